@@ -1,0 +1,1 @@
+"""Who computes: a network with an optimiser, a role and a place in a method; its Ray wrapper; its folder on disk."""

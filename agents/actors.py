@@ -1,0 +1,23 @@
+"""The Ray actor of an agent.
+
+Synchronous, without restarts or retries: its calls run in the order in which they were submitted, and a dead one stays
+dead until the controller rolls everybody back, since a restarted one would have lost its state silently.
+"""
+
+from __future__ import annotations
+
+import ray
+import torch
+
+from agents.endpoint import Endpoint
+from agents.spec import AgentSpec
+
+
+class _Actor(Endpoint):
+    def __init__(self, spec: AgentSpec) -> None:
+        torch.set_num_threads(spec.threads)
+        super().__init__(spec)
+        self.agent.warm_up()
+
+
+AgentActor = ray.remote(max_restarts=0, max_task_retries=0)(_Actor)

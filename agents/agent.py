@@ -1,0 +1,233 @@
+"""An agent in plain Python: network, optimiser, role and method state, driven by four verbs.
+
+    craft    attack the own network on the batch of step t
+    answer   logits in the method's mode, no gradient
+    predict  the train-mode passes, their graph kept for this step's learn
+    learn    loss, backward, optimiser step: once per step
+
+A learner refuses every verb whose step is not its own, so a call that survived a failure cannot move it. All randomness
+is drawn from (seed, step, agent, purpose): there is no random state, and a saved agent is its tensors and a few numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from agents.exchange import detach, nbytes
+from agents.robustness import correct
+from trainers import attacks, optim
+from trainers.config import Attack, OptimConfig
+from trainers.data import Batches, Split
+from trainers.methods.base import Method
+from trainers.rng import generator
+from trainers.types import Adversarial, Answer, Batch, Loss, Message, Metrics, State, When
+
+M = TypeVar("M")
+
+
+class WrongStep(RuntimeError):
+    """A learner was called for a step that is not its own: the call belongs to a history that was rolled back."""
+
+
+class NotFinite(ArithmeticError):
+    """A loss term or a weight became NaN or infinite."""
+
+    def __init__(self, agent: str, term: str, t: int, value: float) -> None:
+        super().__init__(agent, term, t, value)
+        self.agent, self.term, self.t, self.value = agent, term, t, value
+
+    def __str__(self) -> str:
+        return f"{self.agent}: {self.term} became {self.value} in step {self.t}"
+
+
+@dataclass
+class AgentState:
+    """All that distinguishes an agent from a fresh one."""
+
+    t: int
+    model: dict[str, Tensor]
+    optim: dict[str, Tensor]
+    method: State = field(default_factory=dict)
+
+
+class Agent:
+    """One agent of a run.
+
+    Args:
+        me: role name.
+        index: place of the role in ``method.roles()``; part of every random key.
+        method: the method, shared by all agents.
+        model: its network, on its device.
+        batches: the run's training batches.
+        held_out: examples on which ``evaluate`` compares checkpoints.
+        config: its optimiser and schedule.
+        attacks: the configured attacks by name.
+        seed: the run's seed.
+        total_steps: length of the run, for the schedule.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: str,
+        index: int,
+        method: Method,
+        model: nn.Module,
+        batches: Batches,
+        held_out: Split,
+        config: OptimConfig,
+        attacks: Mapping[str, Attack],
+        seed: int,
+        total_steps: int,
+    ) -> None:
+        self.me, self.index, self.method, self.model = me, index, method, model
+        self.batches, self.held_out, self.config, self.attacks = batches, held_out, config, attacks
+        self.seed, self.total_steps = seed, total_steps
+        self.learns = method.roles()[me].learns
+        self.optimizer = optim.build(model, config) if self.learns else None
+        self.method_state = method.start_state(me)
+        self.t = 0
+        model.train(self.learns)
+        self._cached: tuple[int, Batch] | None = None
+        self._kept: Message | None = None
+        self._published = 0
+        self._seconds: dict[str, float] = {}
+
+    def craft(self, t: int, *, attack: str = "train", **hints: Any) -> Adversarial:
+        """Attack the own network on the batch of step ``t``."""
+        with self._verb("craft", t):
+            batch, rng = self._batch(t), self._rng(t, f"attack {attack}")
+            chosen = self.method.attack(
+                self.me, attack, self.attacks, state=self.method_state, when=self._when(t), rng=rng
+            )
+            with attacks.frozen(self.model, bn=chosen.bn):
+                objective = self.method.objective(self.me, self.model, batch, **hints)
+                return self._publish(Adversarial(attacks.run(chosen, objective, batch.x, rng=rng)))
+
+    def answer(self, t: int, on: Mapping[str, Adversarial] | Adversarial | None = None) -> Answer | dict[str, Answer]:
+        """Logits on the clean batch, on one message, or on each of several."""
+        with self._verb("answer", t), attacks.frozen(self.model, bn=self.method.answer_mode(self.me)), torch.no_grad():
+            if isinstance(on, Mapping):
+                return self._publish({k: self.method.reply(self.me, self.model, v.x) for k, v in on.items()})
+            x = self._batch(t).x if on is None else on.x
+            return self._publish(self.method.reply(self.me, self.model, x))
+
+    def predict(self, t: int, **seen: Any) -> Message:
+        """Run the method's train-mode passes and keep their graph for this step's ``learn``."""
+        with self._verb("predict", t):
+            assert self._kept is None, f"{self.me}: step {t} was predicted twice"
+            self._kept = self.method.forward(self.me, self.model, self._batch(t), **seen)
+            values: Message = detach(self._kept)
+            return self._publish(values)
+
+    def learn(self, t: int, **seen: Any) -> Metrics:
+        """One optimiser step.
+
+        Raises:
+            NotFinite: a term is NaN or infinite; the weights stay as they were.
+        """
+        assert self.optimizer is not None, f"{self.me} is frozen and cannot learn"
+        with self._verb("learn", t):
+            batch, when = self._batch(t), self._when(t)
+            own = self._kept or self.method.forward(self.me, self.model, batch, **seen)
+            loss = self.method.loss(self.me, own, batch, state=self.method_state, when=when, **seen)
+            values = self._values(loss, t)
+            weights, state = self.method.balance(self.me, values, self.method_state, when)
+            total = torch.stack([weights.get(k, 1.0) * v for k, v in loss.terms.items()]).sum()
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.lr * when.lr_scale
+            self.optimizer.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.method_state, self.t = state, t + 1
+            values |= {"total": total.item(), "lr": self.config.lr * when.lr_scale}
+        metrics = Metrics(values, self._published, self._seconds)
+        self._forget()
+        return metrics
+
+    def evaluate(self, t: int, attack: Attack) -> dict[str, float]:
+        """Accuracy on the held-out images, clean and under ``attack``; changes nothing."""
+        self._guard(t)
+        options: dict[str, Any] = {"seed": self.seed, "device": self.batches.device, "dtype": self.batches.dtype}
+        clean, robust = (correct(self.model, self.held_out, a, **options) for a in (None, attack))
+        return {
+            "clean": clean.double().mean().item(),
+            "robust": (clean & robust).double().mean().item(),
+            "n": float(len(clean)),
+        }
+
+    def state(self, t: int) -> AgentState:
+        """A copy of everything that step ``t - 1`` left behind.
+
+        Raises:
+            NotFinite: a weight is NaN or infinite, so this state is not worth keeping.
+        """
+        self._guard(t)
+        assert self._kept is None, f"{self.me}: step {t} was predicted but not learned"
+        model = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        for name, value in model.items():
+            if not bool(value.isfinite().all()):
+                raise NotFinite(self.me, f"weight {name}", t, value[~value.isfinite()][0].item())
+        return AgentState(self.t, model, optim.state(self.model, self.optimizer), dict(self.method_state))
+
+    def load_state(self, state: AgentState) -> None:
+        """Continue from ``state``; whatever was under way is forgotten."""
+        self.model.load_state_dict(state.model)
+        if self.optimizer is not None:
+            optim.load_state(self.model, self.optimizer, state.optim)
+            self.optimizer.zero_grad(set_to_none=True)
+        self.method_state, self.t = dict(state.method), state.t
+        self._forget()
+
+    def warm_up(self) -> None:
+        """Pay for the first, slow call of every kernel before the first step; changes nothing."""
+        batch = self.batches.batch(0)
+        with attacks.frozen(self.model), torch.no_grad():
+            self.method.reply(self.me, self.model, batch.x)
+
+    # Inside --------------------------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._cached, self._kept = None, None
+        self._published, self._seconds = 0, {}
+
+    def _guard(self, t: int) -> None:
+        if self.learns and t != self.t:
+            raise WrongStep(f"{self.me} is at step {self.t} and was called for step {t}")
+
+    @contextmanager
+    def _verb(self, name: str, t: int) -> Iterator[None]:
+        self._guard(t)
+        start = time.perf_counter()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def _publish(self, message: M) -> M:
+        self._published += nbytes(message)
+        return message
+
+    def _batch(self, t: int) -> Batch:
+        if self._cached is None or self._cached[0] != t:
+            self._cached = (t, self.batches.batch(t))
+        return self._cached[1]
+
+    def _when(self, t: int) -> When:
+        return optim.when(self.config, t, steps_per_epoch=self.batches.steps_per_epoch, total_steps=self.total_steps)
+
+    def _rng(self, t: int, purpose: str) -> torch.Generator:
+        return generator(self.seed, t, self.index, purpose, device=self.batches.device)
+
+    def _values(self, loss: Loss, t: int) -> dict[str, float]:
+        values = {k: v.item() for k, v in (loss.terms | loss.stats).items()}
+        for name, value in values.items():
+            if not isfinite(value):
+                raise NotFinite(self.me, f"loss term {name!r}", t, value)
+        return values

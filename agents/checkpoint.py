@@ -1,0 +1,103 @@
+"""One agent <-> one folder: model.safetensors, optim.safetensors, state.json. Nothing is pickled, loading never unpickles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from torch import nn
+
+from agents import networks
+from agents.agent import AgentState
+from agents.networks import NetworkConfig
+
+FORMAT = 1
+
+
+class CheckpointError(Exception):
+    """A checkpoint is missing, incomplete, altered or of another format."""
+
+
+def write(path: Path, content: bytes) -> str:
+    """Write a file so that it is whole or absent even when power fails (temporary name, fsync, rename); its sha256."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+    return hashlib.sha256(content).hexdigest()
+
+
+def to_json(value: object) -> bytes:
+    """Readable JSON with a fixed key order."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def save(state: AgentState, network: NetworkConfig, folder: Path) -> dict[str, str]:
+    """Write an agent into ``folder`` and return the sha256 of each file."""
+    from safetensors.torch import save as serialise
+
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"format": FORMAT, "t": state.t, "method": state.method, "network": network.to_json()}
+    contents = {
+        "model.safetensors": serialise(state.model),
+        "optim.safetensors": serialise(state.optim),
+        "state.json": to_json(facts),
+    }
+    return {name: write(folder / name, content) for name, content in contents.items()}
+
+
+def load(folder: Path) -> AgentState:
+    """Read an agent back.
+
+    Raises:
+        CheckpointError: a file is missing or cannot be read; says which.
+    """
+    facts = _facts(folder)
+    return AgentState(facts["t"], _tensors(folder, "model"), _tensors(folder, "optim"), facts["method"])  # type: ignore[arg-type]
+
+
+def load_model(folder: Path) -> nn.Module:
+    """The network of a saved agent in eval mode: images in [0, 1] -> logits.
+
+    Raises:
+        CheckpointError: a file is missing or cannot be read, or the weights do not fit the network.
+    """
+    facts = _facts(folder)
+    model = networks.build(NetworkConfig.from_json(facts["network"]))  # type: ignore[arg-type]
+    try:
+        model.load_state_dict(_tensors(folder, "model"))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{folder / 'model.safetensors'} does not fit the network {model.config.spec}: {error}"
+        ) from error
+    return model.eval()
+
+
+def _facts(folder: Path) -> dict[str, object]:
+    path = folder / "state.json"
+    try:
+        facts = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if facts.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {facts.get('format')!r}; this version reads format {FORMAT}")
+    return dict(facts)
+
+
+def _tensors(folder: Path, name: str) -> dict[str, object]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as deserialise
+
+    path = folder / f"{name}.safetensors"
+    try:
+        return dict(deserialise(path.read_bytes()))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error

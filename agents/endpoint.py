@@ -1,0 +1,50 @@
+"""An agent's verbs on packed messages with flat names: what a team talks to, in its own process or in an actor's.
+
+Both teams use this class, so one process and many exchange the same bytes and copy them at the same places.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from agents import checkpoint
+from agents.exchange import nest, pack, unpack
+from agents.spec import AgentSpec, Facts, describe
+from trainers.config import Attack
+from trainers.types import Metrics
+
+
+class Endpoint:
+    """Every method is the agent's own: messages are unpacked on the way in and packed on the way out."""
+
+    def __init__(self, spec: AgentSpec) -> None:
+        self.agent = spec.build()
+
+    def describe(self) -> Facts:
+        return describe(self.agent)
+
+    def craft(self, t: int, attack: str, **hints: Any) -> Any:
+        return pack(self.agent.craft(t, attack=attack, **self._seen(hints)))
+
+    def answer(self, t: int, **on: Any) -> Any:
+        return pack(self.agent.answer(t, **self._seen(on)))
+
+    def predict(self, t: int, **seen: Any) -> Any:
+        return pack(self.agent.predict(t, **self._seen(seen)))
+
+    def learn(self, t: int, **seen: Any) -> Metrics:
+        return self.agent.learn(t, **self._seen(seen))
+
+    def evaluate(self, t: int, attack: Attack) -> dict[str, float]:
+        return self.agent.evaluate(t, attack)
+
+    def save(self, t: int, folder: str) -> dict[str, str]:
+        return checkpoint.save(self.agent.state(t), self.agent.model.config, Path(folder))  # type: ignore[arg-type]
+
+    def load(self, folder: str) -> int:
+        self.agent.load_state(checkpoint.load(Path(folder)))
+        return self.agent.t
+
+    def _seen(self, flat: dict[str, Any]) -> dict[str, Any]:
+        return {k: unpack(v, device=self.agent.batches.device) for k, v in nest(flat).items()}

@@ -1,0 +1,56 @@
+"""Networks by name. ``build(config)`` makes the one that ``config.spec`` names, for example ``small_cnn:width=16``."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable
+
+from agents.networks.network import Network, NetworkConfig
+from agents.networks.small_cnn import SmallCNN
+from trainers.data import Dataset
+from trainers.rng import seeded
+
+__all__ = ["NETWORKS", "Network", "NetworkConfig", "build", "configure"]
+
+NETWORKS: dict[str, Callable[..., Network]] = {"small_cnn": SmallCNN}
+
+
+def configure(spec: str, dataset: Dataset) -> NetworkConfig:
+    """The configuration of network ``spec`` for the images and classes of ``dataset``."""
+    channels, height, width = dataset.shape
+    mean, std = dataset.statistics()
+    return NetworkConfig(spec, channels, height, width, len(dataset.classes), tuple(mean), tuple(std))
+
+
+def build(config: NetworkConfig, *key: int | str) -> Network:
+    """A network with fresh weights drawn from ``key``; torch's global random state stays as it was.
+
+    Raises:
+        ValueError: unknown network or option, with what is allowed.
+    """
+    maker, options = parse(config.spec)
+    with seeded("init", *key):
+        return maker(config, **options)
+
+
+def parse(spec: str) -> tuple[Callable[..., Network], dict[str, object]]:
+    """``"small_cnn:width=16"`` -> the class and its options."""
+    name, _, rest = spec.partition(":")
+    if name not in NETWORKS:
+        near = difflib.get_close_matches(name, NETWORKS, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"network {name!r} is unknown. {hint}Allowed: {', '.join(sorted(NETWORKS))}")
+    maker = NETWORKS[name]
+    allowed = [p.name for p in inspect.signature(maker).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    options: dict[str, object] = {}
+    for item in filter(None, rest.split(",")):
+        key, _, value = item.partition("=")
+        if key not in allowed:
+            raise ValueError(f"network {name} has no option {key!r}; allowed: {', '.join(allowed) or 'none'}")
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            raise ValueError(f"network option {item!r} is not KEY=NUMBER; write for example {name}:{key}=16") from None
+    return maker, options

@@ -1,0 +1,87 @@
+"""Which examples a network gets right, clean or under attack: the one evaluation loop of validation and ``evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from trainers.attacks import frozen, run
+from trainers.config import Attack
+from trainers.data import Split, to_pixels
+from trainers.losses import cross_entropy
+from trainers.rng import generator
+
+ExampleLoss = Callable[[Tensor, Tensor], Tensor]  # logits [B, K], y [B] -> [B], raised by the attack
+
+
+def correct(
+    model: nn.Module,
+    split: Split,
+    attack: Attack | None,
+    *,
+    seed: int,
+    loss: ExampleLoss = cross_entropy,
+    block: int = 256,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Per example of ``split`` whether ``model`` (in eval mode) is right on it after ``attack``; None is the clean image.
+
+    With restarts an example counts only if it is right after every one of them. Examples go in blocks of fixed size, each with a random generator of its own, so the result depends on the seed only.
+
+    Returns:
+        [N] bool, on the CPU.
+    """
+    hits = []
+    with frozen(model):
+        for start in range(0, len(split), block):
+            y = split.labels[start : start + block].to(device)
+            x = to_pixels(split.images[start : start + block].to(device), dtype)
+            right = torch.ones(len(y), dtype=torch.bool, device=device)
+            for restart in range(attack.restarts if attack else 1):
+                adv = x
+                if attack is not None:
+                    rng = generator(seed, "evaluate", start, restart, device=device)
+                    adv = run(replace(attack, restarts=1), lambda z, y=y: loss(model(z), y), x, rng=rng)  # type: ignore[misc]
+                with torch.no_grad():
+                    right &= model(adv).argmax(1) == y
+            hits.append(right.cpu())
+    return torch.cat(hits)
+
+
+def check_classifier(model: nn.Module, x: Tensor, *, classes: int | None = None) -> None:
+    """Refuse images outside [0, 1] and a model that does not return one row of logits per image.
+
+    Raises:
+        ValueError: says which, with the values seen.
+    """
+    low, high = x.min().item(), x.max().item()
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"images lie in [{low:.4g}, {high:.4g}]; pixels must be in [0, 1] (divide bytes by 255; normalisation belongs inside the network)"
+        )
+    with frozen(model), torch.no_grad():
+        out = model(x)
+    if out.dim() != 2 or len(out) != len(x) or (classes is not None and out.shape[1] != classes):
+        expected = f"[{len(x)}, {classes if classes is not None else 'classes'}]"
+        raise ValueError(
+            f"the model returned shape {list(out.shape)} for {len(x)} images; expected logits of shape {expected}"
+        )
+    if bool((out >= 0).all()) and torch.allclose(
+        out.sum(1), torch.ones(len(out), dtype=out.dtype, device=out.device), atol=1e-4
+    ):
+        raise ValueError(
+            "the model returns probabilities (rows sum to 1); attacks need logits: remove the softmax at its end"
+        )
+
+
+def wilson(hits: float, n: int) -> tuple[float, float]:
+    """95 % score interval of a proportion (Wilson 1927), in [0, 1]."""
+    z = 1.959963984540054
+    p, d = hits / n, 1 + z * z / n
+    middle, half = (p + z * z / (2 * n)) / d, z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
+    return max(0.0, middle - half), min(1.0, middle + half)

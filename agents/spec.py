@@ -1,0 +1,95 @@
+"""Everything needed to make an agent, as plain values that any process can turn into the same agent."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+
+import torch
+
+from agents import networks
+from agents.agent import Agent
+from trainers import data, methods
+from trainers.config import Attack, DataConfig, OptimConfig, require
+from trainers.data import Batches
+from trainers.methods.base import Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What an agent says about itself before the first step."""
+
+    steps_per_epoch: int
+    total_steps: int
+    data_sha256: str
+    parameters: int
+    device: str
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSpec:
+    """An agent to be made: role, method by name, network, optimiser, data."""
+
+    me: str
+    index: int
+    method: str  # name, or path of a .py file
+    options: dict[str, object] = field(default_factory=dict)  # the method's fields
+    network: str
+    optim: OptimConfig
+    data: DataConfig
+    attacks: dict[str, Attack]
+    batch_size: int
+    epochs: int
+    max_steps: int | None
+    seed: int
+    threads: int
+
+    def make_method(self) -> Method:
+        """The method with its options."""
+        return methods.load(self.method)(**self.options)
+
+    def build(self) -> Agent:
+        """The agent with fresh weights: a pure function of this specification.
+
+        Raises:
+            ValueError: unknown method, network or data set.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dataset = data.load(self.data)
+        train, held_out = dataset.held_out(self.data.validation, seed=self.seed)
+        batches = Batches(train, self.data, batch_size=self.batch_size, seed=self.seed, device=device)
+        network = networks.build(networks.configure(self.network, dataset), self.seed, self.index)
+        return Agent(
+            me=self.me,
+            index=self.index,
+            method=self.make_method(),
+            model=network.to(device),
+            batches=batches,
+            held_out=held_out,
+            config=self.optim,
+            attacks=self.attacks,
+            seed=self.seed,
+            total_steps=self.total_steps(batches.steps_per_epoch),
+        )
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Length of the run."""
+        total = self.epochs * steps_per_epoch if self.max_steps is None else self.max_steps
+        require(total >= 1, f"the run has {total} steps; epochs and max_steps must be >= 1")
+        return total
+
+
+def describe(agent: Agent) -> Facts:
+    """What the driver wants to know of an agent, and compares between agents."""
+    return Facts(
+        steps_per_epoch=agent.batches.steps_per_epoch,
+        total_steps=agent.total_steps,
+        data_sha256=agent.batches.sha256,
+        parameters=sum(p.numel() for p in agent.model.parameters()),
+        device=str(agent.batches.device) if agent.batches.device.type == "cpu" else torch.cuda.get_device_name(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )

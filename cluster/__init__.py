@@ -1,0 +1,1 @@
+"""Where and when: commands, configuration, placement, teams, the training loop, checkpoints, recovery."""

@@ -1,0 +1,138 @@
+"""The training loop.
+
+submit(t) ---> references only; agents exchange among themselves     (window steps in flight)
+save(t), evaluate(t) ---> queued behind the steps like any other call: nobody drains
+collect(oldest) ---> floats: record a step, or commit a checkpoint once save and evaluate are in
+an error ---> the program's own: raise.  Lost processes: revive them, roll EVERYONE back to the newest whole
+              checkpoint, replay. Replay gives the same bytes, since every random draw is a function of the step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from agents.agent import NotFinite
+from cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, TrainingStopped
+from cluster.progress import Progress
+from cluster.run_config import RunConfig
+from cluster.run_folder import RunFolder
+from cluster.stop import StopSignal
+from cluster.team import Failure, Pending, Team
+
+
+class Controller:
+    """Drives one run from step ``first`` to its end.
+
+    Args:
+        folder: the run's folder, locked by this process.
+        config: its configuration.
+        team: all agents, at step ``first``.
+        progress: told about everything.
+        stop: set by a signal; the step under way is finished and saved.
+        total: steps of the run.
+    """
+
+    def __init__(
+        self, folder: RunFolder, config: RunConfig, team: Team, progress: Progress, stop: StopSignal, *, total: int
+    ) -> None:
+        self.folder, self.config, self.team, self.progress, self.stop = folder, config, team, progress, stop
+        self.total = total
+        self.checkpoints = folder.checkpoints
+        self._pending: deque[Pending] = deque()
+        self._files: dict[str, dict[str, str]] = {}
+
+    def fit(self, first: int) -> None:
+        """Train to the end.
+
+        Raises:
+            Interrupted: a signal came; everything is saved.
+            TrainingStopped: a loss or weight is not finite.
+            Infrastructure: more than ``max_failures`` recoveries.
+        """
+        t, failures, failure = first, 0, None
+        while True:
+            try:
+                if failure is not None:
+                    t = self._recover(failure)
+                self._train(t)
+                return
+            except Exception as error:
+                failure = self._diagnose(error)
+                failures += 1
+                if failures > self.config.max_failures:
+                    raise Infrastructure(
+                        f"gave up after {self.config.max_failures} recoveries; last: {failure.reason}. "
+                        f"Nothing committed is lost; continue with: sparring resume {self.folder.path}"
+                    ) from error
+
+    def _train(self, t: int) -> None:
+        self._pending.clear()
+        saved = self.checkpoints.committed()[-1:] == [t]
+        if not saved and t == 0:
+            self._checkpoint(0, compare=False)
+        while t < self.total and not self.stop.requested:
+            self._pending.append(self.team.submit(self.config.method, t))
+            t += 1
+            saved = t % self.config.checkpoint.every == 0 or t == self.total
+            if saved:
+                self._checkpoint(t)
+            while sum(p.kind == "step" for p in self._pending) >= self.config.window:
+                self._collect()
+        if not saved:
+            self._checkpoint(t)
+        while self._pending:
+            self._collect()
+        if t < self.total:
+            raise Interrupted(
+                f"stopped after step {t} of {self.total}, which is saved; continue with: sparring resume {self.folder.path}"
+            )
+
+    def _checkpoint(self, t: int, *, compare: bool = True) -> None:
+        self._pending.append(self.team.save(t, self.checkpoints.working(t) / "agents"))
+        compared = self.team.evaluate(t, self.config.evaluation_attack) if compare else Pending("evaluate", t, {})
+        self._pending.append(compared)
+
+    def _collect(self) -> None:
+        """Take in the oldest result; it stays queued until it is in, so that a failure finds its references."""
+        oldest = self._pending[0]
+        result: Any = self.team.collect(oldest, timeout=self.config.call_timeout)
+        self._pending.popleft()
+        if oldest.kind == "step":
+            self.progress.step(oldest.t, result)
+        elif oldest.kind == "save":
+            self._files = result
+        else:
+            self.checkpoints.commit(oldest.t, self._files, result)
+            self.checkpoints.prune(self.config.checkpoint.keep)
+            self.progress.checkpoint(oldest.t, result)
+
+    def _diagnose(self, error: Exception) -> Failure:
+        """The lost processes behind an error; any other error is raised."""
+        failure = self.team.diagnose(error, [ref for p in self._pending for ref in p.refs])
+        if failure is not None:
+            return failure
+        cause = self.team.unwrap(error)
+        if isinstance(cause, NotFinite):
+            good = self.checkpoints.committed()
+            raise TrainingStopped(
+                f"training stopped itself: {cause}. The last good checkpoint is "
+                f"{self.checkpoints.path(good[-1]) if good else 'none'}. Try a lower --optim.lr or a warm-up (--optim.warmup 1)"
+            ) from error
+        raise error if cause is error else cause from error
+
+    def _recover(self, failure: Failure) -> int:
+        """Replace what was lost and put every agent back to the newest whole checkpoint; its step."""
+        self.progress.event(f"lost: {failure.reason}; rolling all agents back")
+        revived = self.team.revive(failure.dead)
+        self._pending.clear()
+        t, wrong = self.checkpoints.newest_whole()
+        if t is None:
+            raise BrokenCheckpoint(
+                f"no checkpoint to go back to in {self.checkpoints.folder}: {'; '.join(wrong) or 'none was committed'}"
+            )
+        self.checkpoints.drop_after(t)
+        self.team.restore(self.checkpoints.path(t) / "agents", timeout=self.config.call_timeout)
+        self.progress.rewind(t)
+        self.progress.event(f"recovered: {', '.join(revived) or 'all'} replaced, every agent at step {t} again")
+        return t

@@ -1,0 +1,57 @@
+"""Results as a person reads them: tables on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: the first column to the left, numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for column in shown.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    for row in rows:
+        shown.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    console.print(shown, width=None if console.is_terminal else 1000)
+
+
+def percent(value: float) -> str:
+    """0.987 -> 98.7 %."""
+    return f"{100 * value:.1f} %"
+
+
+def with_interval(value: float, ci95: Sequence[float]) -> str:
+    """0.71 and its interval -> 71.0 % [66.1, 75.4]."""
+    return f"{percent(value)} [{100 * ci95[0]:.1f}, {100 * ci95[1]:.1f}]"
+
+
+def evaluation(report: Mapping[str, Any]) -> None:
+    """One row per agent and threat of an evaluation's report."""
+    first = next(iter(report["agents"].values()))
+    attacks = [a for a in next(iter(first["threats"].values()))["attacks"] if a != "clean"]
+    rows = []
+    for agent, result in report["agents"].items():
+        for threat, entry in result["threats"].items():
+            values = [percent(entry["attacks"][a]) for a in attacks]
+            rows.append(
+                [
+                    agent,
+                    threat,
+                    percent(result["clean_accuracy"]),
+                    *values,
+                    with_interval(entry["robust_accuracy"], entry["ci95"]),
+                ]
+            )
+        if len(result["threats"]) > 1:
+            union = with_interval(result["robust_accuracy"], result["ci95"])
+            rows.append([agent, "union", percent(result["clean_accuracy"]), *[""] * len(attacks), union])
+    table(["agent", "threat", "clean", *attacks, "robust [95 %]"], rows)
+    print(
+        f"\n{first['n']} test images of {report['data']}; robust = right on the clean image and after every attack of the row"
+    )
+    print(f"report: {report['report']}")

@@ -1,0 +1,118 @@
+"""``sparring doctor``: is this machine ready? One line per question: ok, warn or fail."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+MINIMUM_TORCH = (2, 11)
+MINIMUM_RAY = (2, 59)  # first release with token authentication on by default
+RAY_PORT = 6379
+
+
+class Check(NamedTuple):
+    """The answer to one question."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    text: str
+
+
+def checks() -> Iterator[Check]:
+    """All questions, the quick ones first."""
+    for question in (
+        _python,
+        _package("torch", MINIMUM_TORCH),
+        _package("ray", MINIMUM_RAY),
+        _cuda,
+        _cores,
+        _memory,
+        _disk,
+        _port,
+        _token,
+    ):
+        yield question()
+
+
+def _python() -> Check:
+    ok = sys.version_info >= (3, 11)
+    return Check(
+        "python", "ok" if ok else "fail", platform.python_version() + ("" if ok else "; Sparring needs 3.11 or newer")
+    )
+
+
+def _package(name: str, minimum: tuple[int, int]) -> Callable[[], Check]:
+    def check() -> Check:
+        wanted = ".".join(map(str, minimum))
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return Check(name, "fail", "not installed; run: pip install -e . -c constraints.txt")
+        numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
+        return Check(
+            name, *(("ok", version) if numbers >= minimum else ("fail", f"{version}; needs {wanted} or newer"))
+        )
+
+    return check
+
+
+def _cuda() -> Check:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check("cuda", "warn", "no GPU visible; everything runs on CPU, which suits the digits recipes only")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return Check("cuda", "ok", f"{len(names)} GPU: {', '.join(sorted(set(names)))}")
+
+
+def _cores() -> Check:
+    cores = os.cpu_count() or 1
+    if cores < 2:
+        return Check("cores", "warn", "1 core: two agents need --placement.cpus-per-agent 0.5")
+    return Check("cores", "ok", f"{cores}, one per agent by default")
+
+
+def _memory() -> Check:
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return Check("memory", "ok" if free > 2 else "warn", f"{free:.1f} GiB free; an agent takes about 0.3 GiB on CPU")
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    return Check("disk", "ok" if free > 2 else "warn", f"{free:.1f} GiB free in {Path.cwd()}")
+
+
+def _port() -> Check:
+    with socket.socket() as s:
+        s.settimeout(1)
+        taken = s.connect_ex(("127.0.0.1", RAY_PORT)) == 0
+    if taken:
+        return Check(
+            "ray port",
+            "warn",
+            f"{RAY_PORT} is taken, perhaps by a Ray head; a run starts a Ray of its own unless --address names one",
+        )
+    return Check("ray port", "ok", f"{RAY_PORT} is free for a head node")
+
+
+def _token() -> Check:
+    mode = os.environ.get("RAY_AUTH_MODE")
+    if mode == "disabled":
+        return Check(
+            "token", "warn", "RAY_AUTH_MODE=disabled: anyone who reaches Ray's ports can run code here; unset it"
+        )
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    if "RAY_AUTH_TOKEN" in os.environ or path.is_file():
+        return Check(
+            "token",
+            "ok",
+            "Ray asks for a token; nodes of one cluster must share it (RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)",
+        )
+    return Check("token", "ok", f"none yet; Ray writes {path} at its first start")

@@ -1,0 +1,185 @@
+"""How robust a trained network is: accuracy on test images, clean and after attacks, worst case per example.
+
+An attack is written as in the papers: ``clean``, ``fgsm``, ``pgd-20`` (cross entropy, uniform start, step 2.5 eps/steps),
+``pgd-20x5`` (5 restarts), ``margin-pgd-30`` (the Carlini-Wagner margin). A threat is ``NORM:EPS``.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agents.checkpoint import to_json, write
+from agents.robustness import ExampleLoss, check_classifier, correct, wilson
+from cluster.errors import Exists, UsageError
+from cluster.models import chosen_agents, load_agent, load_test
+from cluster.run_folder import NAME, RunFolder
+from trainers.config import Attack, Threat
+from trainers.data import Split
+from trainers.losses import cross_entropy, margin
+
+ATTACKS = "clean, fgsm, pgd-K, pgd-KxR (R restarts), margin-pgd-K"
+_PGD = re.compile(r"(?P<margin>margin-)?pgd-(?P<steps>[1-9]\d*)(x(?P<restarts>[1-9]\d*))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Robustness of one network. Accuracies in [0, 1]."""
+
+    clean_accuracy: float
+    clean_ci95: tuple[float, float]
+    robust_accuracy: float  # right on the clean image and after every attack under every threat
+    ci95: tuple[float, float]  # of robust_accuracy (Wilson)
+    n: int
+    threats: dict[str, dict[str, Any]]  # "linf:0.15" -> robust_accuracy, ci95, attacks {name: accuracy}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def parse_attack(name: str, threat: Threat) -> tuple[Attack, ExampleLoss]:
+    """``"pgd-20"`` under a threat -> the attack and what it raises.
+
+    Raises:
+        UsageError: no such attack.
+    """
+    if name == "fgsm":
+        return Attack(kind="fgsm", norm=threat.norm, eps=threat.eps), cross_entropy
+    match = _PGD.fullmatch(name)
+    if match is None:
+        raise UsageError(f"attack {name!r} is unknown; allowed: {ATTACKS}")
+    attack = Attack(norm=threat.norm, eps=threat.eps, steps=int(match["steps"]), restarts=int(match["restarts"] or 1))
+    return attack, margin if match["margin"] else cross_entropy
+
+
+def evaluate_model(
+    model: nn.Module,
+    split: Split,
+    *,
+    attacks: Sequence[str],
+    threats: Sequence[Threat],
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Result:
+    """Evaluate ``model`` (images in [0, 1] -> logits) on ``split``; its mode and gradients stay as they were.
+
+    Raises:
+        UsageError: unknown attack.
+        ValueError: the model returns probabilities or the wrong shape.
+    """
+    parsed = {str(t): {a: parse_attack(a, t) for a in attacks if a != "clean"} for t in threats}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    check_classifier(model, split[torch.arange(min(16, len(split)))].pixels(device=device))
+    clean = correct(model, split, None, seed=seed, device=device)
+    everything, report = clean, {}
+    for threat, chosen in parsed.items():
+        worst, each = clean, {"clean": _share(clean)} if "clean" in attacks else {}
+        for name, (attack, loss) in chosen.items():
+            started = time.perf_counter()
+            hits = clean & correct(model, split, attack, seed=seed, loss=loss, device=device)
+            each[name] = _share(hits)
+            worst = worst & hits
+            progress(f"{threat} {name}: {each[name]:.1%} right ({time.perf_counter() - started:.1f} s)")
+        report[threat] = {"robust_accuracy": _share(worst), "ci95": _interval(worst), "attacks": each}
+        everything = everything & worst
+    return Result(_share(clean), _interval(clean), _share(everything), _interval(everything), len(clean), report)
+
+
+def evaluate_run(
+    folder: RunFolder,
+    *,
+    attacks: Sequence[str],
+    threats: Sequence[str] = (),
+    agents: Sequence[str] = (),
+    checkpoint: str = "best",
+    examples: int | None = None,
+    name: str | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Evaluate a run's product agents on the test images and write ``evaluation/NAME/report.json``.
+
+    Args:
+        attacks: see the module.
+        threats: ``NORM:EPS``; the run's own when empty. The worst case over several is their union.
+        agents: roles, when others than the method's products are meant.
+        checkpoint: ``best`` on the held-out images, or ``last``.
+        examples: the first so many test images; all when None.
+        name: of the evaluation; the next number when None.
+
+    Returns:
+        The report: the keys of :class:`Result` (means over the agents, when there are several) and each agent's own.
+    """
+    config = folder.config
+    parsed = [Threat.parse(t) for t in threats] or [Threat(config.attack.norm, config.attack.eps)]
+    for attack in attacks:
+        if attack != "clean":
+            parse_attack(attack, parsed[0])
+    split = load_test(config.data, examples)
+    target = _folder(folder, name)
+    results = {}
+    for agent in chosen_agents(folder, agents):
+        model, step = load_agent(folder, agent, checkpoint=checkpoint)
+
+        def say(text: str, agent: str = agent) -> None:
+            progress(f"{agent}  {text}")
+
+        result = evaluate_model(model, split, attacks=attacks, threats=parsed, seed=config.seed, progress=say)
+        results[agent] = {"checkpoint": step, **result.to_dict()}
+    report = {
+        **summary(results),
+        "run": str(folder.path),
+        "data": config.data.name,
+        "seed": config.seed,
+        "agents": results,
+    }
+    target.mkdir(parents=True)
+    write(target / "report.json", to_json(report))
+    return {**report, "report": str(target / "report.json")}
+
+
+def summary(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """One agent's result, or the mean of several; an interval then is that of a proportion of n examples."""
+    keys = ("clean_accuracy", "clean_ci95", "robust_accuracy", "ci95", "n", "threats")
+    first = next(iter(results.values()))
+    if len(results) == 1:
+        return {k: first[k] for k in keys}
+    n = first["n"]
+    mean = {k: _mean([r[k] for r in results.values()]) for k in ("clean_accuracy", "robust_accuracy", "threats")}
+    for entry in (mean, *mean["threats"].values()):
+        entry["ci95"] = wilson(entry["robust_accuracy"] * n, n)
+    return {**mean, "clean_ci95": wilson(mean["clean_accuracy"] * n, n), "n": n, "mean_of": list(results)}
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Mean of numbers, key by key in mappings; what is neither is left out."""
+    if isinstance(values[0], Mapping):
+        return {k: _mean([v[k] for v in values]) for k in values[0] if not isinstance(values[0][k], tuple | list)}
+    return sum(values) / len(values)
+
+
+def _folder(run: RunFolder, name: str | None) -> Path:
+    base = run.path / "evaluation"
+    if name is None:
+        taken = [int(p.name) for p in base.glob("*") if p.name.isdigit()]
+        return base / str(max(taken, default=0) + 1)
+    if not NAME.fullmatch(name):
+        raise UsageError(f"--name {name!r} is not allowed; use letters, digits, '.', '_' and '-'")
+    if (base / name).exists():
+        raise Exists(f"evaluation {base / name} exists and is never overwritten; choose another --name")
+    return base / name
+
+
+def _share(hits: Tensor) -> float:
+    return hits.double().mean().item()
+
+
+def _interval(hits: Tensor) -> tuple[float, float]:
+    return wilson(int(hits.sum()), len(hits))

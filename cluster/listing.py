@@ -1,0 +1,109 @@
+"""What there is: runs, methods, the state of a run's checkpoints."""
+
+from __future__ import annotations
+
+import ast
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster import display
+from cluster.checkpoints import Checkpoints
+from cluster.errors import UsageError
+
+METHODS = Path(__file__).resolve().parent.parent / "trainers" / "methods"
+
+
+def runs(runs_dir: Path) -> list[dict[str, Any]]:
+    """Every run in a folder: name, method, last committed step, best held-out robust accuracy per agent, locked or not."""
+    found = []
+    for config in sorted(runs_dir.glob("*/config.yaml")):
+        path = config.parent
+        checkpoints = Checkpoints(path / "checkpoints")
+        steps = checkpoints.committed()
+        best = checkpoints.manifest(steps[-1])["best"] if steps else {}
+        found.append(
+            {
+                "run": str(path),
+                "method": yaml.safe_load(config.read_text())["method"]["name"],
+                "step": steps[-1] if steps else None,
+                "best": {agent: entry["value"] for agent, entry in best.items()},
+                "running": (path / "run.lock").exists(),
+            }
+        )
+    return found
+
+
+def show_runs(result: dict[str, Any]) -> None:
+    """As a table."""
+    if not result["runs"]:
+        print("no runs here; make one with: sparring demo")
+        return
+    rows = [
+        [
+            r["run"],
+            Path(r["method"]).stem,
+            "-" if r["step"] is None else str(r["step"]),
+            ", ".join(f"{a} {display.percent(v)}" for a, v in r["best"].items()) or "-",
+            "running" if r["running"] else "",
+        ]
+        for r in result["runs"]
+    ]
+    display.table(["run", "method", "saved step", "best held-out robust accuracy", ""], rows)
+
+
+def methods() -> dict[str, str]:
+    """Name -> first line of the file's docstring, read without importing it."""
+    files = [f for f in sorted(METHODS.glob("*.py")) if f.stem not in ("__init__", "base")]
+    return {f.stem: (ast.get_docstring(ast.parse(f.read_text())) or "").partition("\n")[0] for f in files}
+
+
+def show_methods(result: dict[str, Any]) -> None:
+    """One line per method."""
+    for name, line in result["methods"].items():
+        print(f"{name:10} {line}")
+
+
+def fsck(run: Path) -> dict[str, Any]:
+    """Committed steps of a run and every missing or altered file.
+
+    Raises:
+        UsageError: not a run.
+    """
+    if not (run / "config.yaml").is_file():
+        raise UsageError(f"{run} is not a run (it has no config.yaml). List runs with: sparring runs")
+    checkpoints = Checkpoints(run / "checkpoints")
+    steps = checkpoints.committed()
+    problems = {t: checkpoints.problems(t) for t in steps}
+    whole = [t for t in steps if not problems[t]]
+    return {
+        "run": str(run),
+        "steps": steps,
+        "problems": [p for wrong in problems.values() for p in wrong],
+        "newest_whole": whole[-1] if whole else None,
+    }
+
+
+def show_fsck(report: dict[str, Any]) -> None:
+    """What was found and what to do."""
+    for problem in report["problems"]:
+        print(problem)
+    steps = ", ".join(map(str, report["steps"])) or "none"
+    if not report["problems"]:
+        print(f"{report['run']}: committed steps {steps}; all whole")
+    elif report["newest_whole"] is not None:
+        print(
+            f"the newest whole checkpoint is step {report['newest_whole']}; go on from it with: sparring resume {report['run']}"
+        )
+    else:
+        print("no checkpoint is whole")
+
+
+def show_finished(result: dict[str, Any]) -> None:
+    """Held-out accuracy per agent and the next command."""
+    rows = [[a, display.percent(v["clean"]), display.percent(v["robust"])] for a, v in result["agents"].items()]
+    display.table(["agent", "held-out clean", "held-out robust"], rows)
+    run = os.path.relpath(result["run"])
+    print(f"\nrun folder: {run}\nnext: sparring evaluate {run}")

@@ -1,0 +1,77 @@
+"""Trained networks and test images, read back from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from agents.checkpoint import CheckpointError, load_model
+from cluster.errors import BrokenCheckpoint, DataError, UsageError
+from cluster.run_folder import RunFolder
+from trainers import data
+from trainers.config import DataConfig
+from trainers.data import Split
+
+
+def load_agent(folder: RunFolder, agent: str | None = None, *, checkpoint: str = "best") -> tuple[nn.Module, int]:
+    """The network of an agent in eval mode and the step it was saved at.
+
+    Raises:
+        UsageError: no such agent, or several products and none named.
+        BrokenCheckpoint: no whole checkpoint; names the damaged files.
+    """
+    if checkpoint not in ("best", "last"):
+        raise UsageError(f"checkpoint {checkpoint!r} is not allowed; use best or last")
+    names = chosen_agents(folder, [agent] if agent else [])
+    if len(names) > 1:
+        raise UsageError(f"run {folder.path.name} has {len(names)} products; name one: {', '.join(names)}")
+    checkpoints = folder.checkpoints
+    steps = checkpoints.committed()
+    if not steps:
+        raise BrokenCheckpoint(
+            f"{folder.path} has no committed checkpoint; train it with: sparring resume {folder.path}"
+        )
+    best = checkpoints.manifest(steps[-1])["best"]
+    step = best[names[0]]["step"] if checkpoint == "best" and names[0] in best else steps[-1]
+    wrong = checkpoints.problems(step)
+    if wrong:
+        raise BrokenCheckpoint(
+            f"checkpoint of step {step} in {folder.path} is damaged: {'; '.join(wrong)}. See: sparring fsck {folder.path}"
+        )
+    try:
+        return load_model(checkpoints.path(step) / "agents" / names[0]), step
+    except CheckpointError as error:
+        raise BrokenCheckpoint(str(error)) from error
+
+
+def load_test(config: DataConfig, examples: int | None = None) -> Split:
+    """Test images of a data set, all or the first so many.
+
+    Raises:
+        DataError: the data set is unknown or cannot be read.
+        UsageError: fewer images than asked for.
+    """
+    try:
+        split = data.load(config).test
+    except (ValueError, OSError) as error:
+        raise DataError(str(error)) from error
+    if examples is None:
+        return split
+    if not 1 <= examples <= len(split):
+        raise UsageError(f"--examples {examples} is not allowed; the test split has 1 to {len(split)}")
+    return split[torch.arange(examples)]
+
+
+def chosen_agents(folder: RunFolder, agents: Sequence[str] = ()) -> list[str]:
+    """The named agents, or the method's products.
+
+    Raises:
+        UsageError: the run has no such agent.
+    """
+    method = folder.config.method
+    unknown = [a for a in agents if a not in method.roles()]
+    if unknown:
+        raise UsageError(f"run {folder.path.name} has no agent {unknown[0]!r}; it has: {', '.join(method.roles())}")
+    return list(agents) or list(method.deploy())

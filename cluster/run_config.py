@@ -1,0 +1,201 @@
+"""One complete run as a value, to and from YAML.
+
+``RunConfig`` is the settings and a method. Unknown keys are refused with the nearest allowed one; numbers may be written
+as fractions (``8/255``); only plain YAML is read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from agents.spec import AgentSpec
+from cluster.settings import Settings
+from trainers import methods
+from trainers.config import Attack, fraction
+from trainers.methods.base import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Settings):
+    """One complete run."""
+
+    method: Method
+    """The method and its options."""
+    recipe: str = ""
+    """Name of the recipe that this configuration started from; names the run's folder."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.method.check({"train": self.attack})
+
+    @property
+    def evaluation_attack(self) -> Attack:
+        """PGD under the run's threat model, for comparing checkpoints on the held-out images."""
+        return Attack(norm=self.attack.norm, eps=self.attack.eps, steps=self.checkpoint.attack_steps)
+
+    def specs(self) -> list[AgentSpec]:
+        """One specification per role, in role order."""
+        name = method_name(self.method)
+        options = {f.name: getattr(self.method, f.name) for f in fields(self.method)}
+        return [
+            AgentSpec(
+                me=role,
+                index=index,
+                method=name,
+                options=options,
+                network=self.network,
+                optim=self.optim,
+                data=self.data,
+                attacks={"train": self.attack},
+                batch_size=self.batch_size,
+                epochs=self.epochs,
+                max_steps=self.max_steps,
+                seed=self.seed,
+                threads=self.threads_per_agent,
+            )
+            for index, role in enumerate(self.method.roles())
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; the method's name stands beside its options."""
+        values = asdict(self)
+        values["method"] = {"name": method_name(self.method), **values["method"]}
+        return {k: values[k] for k in ("recipe", "method", *(k for k in values if k not in ("recipe", "method")))}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """The inverse of :meth:`to_dict`; what is missing takes its default.
+
+        Raises:
+            ValueError: an unknown key or a value of the wrong type, with what is allowed.
+        """
+        values = dict(values)
+        given = values.pop("method", None)
+        if isinstance(given, str):
+            given = {"name": given}
+        if not isinstance(given, Mapping) or "name" not in given:
+            raise ValueError(
+                f"method: expected a mapping with a name, seen {given!r}; allowed: {', '.join(methods.names())}"
+            )
+        options = {k: v for k, v in given.items() if k != "name"}
+        method = parse(methods.load(given["name"]), options, "method")
+        config: RunConfig = parse(cls, {**values, "method": method}, "")
+        return config
+
+    def replace(self, overrides: Mapping[str, Any]) -> RunConfig:
+        """The same run with values changed by path: ``{"epochs": 2, "attack.eps": "8/255", "peers": 3}``."""
+        values = self.to_dict()
+        for path, value in overrides.items():
+            *parents, last = ("method.peers" if path == "peers" else path).split(".")
+            level = values
+            for parent in parents:
+                if not isinstance(level.get(parent), dict):
+                    _unknown(path, level)
+                level = level[parent]
+            level[last] = value
+        return RunConfig.from_dict(values)
+
+
+def method_name(method: Method) -> str:
+    """The name, or the file's path, that ``methods.load`` turns into the class of ``method`` again."""
+    module = type(method).__module__
+    if module.startswith("trainers.methods."):
+        return module.rpartition(".")[2]
+    import sys
+
+    return str(sys.modules[module].__file__)
+
+
+def dump(config: RunConfig) -> str:
+    """As YAML."""
+    return yaml.safe_dump(_plain(config.to_dict()), sort_keys=False)
+
+
+def load(path: Path) -> RunConfig:
+    """From a YAML file.
+
+    Raises:
+        ValueError: the file is missing, is not plain YAML, or holds a key or value that is not allowed.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not plain YAML: {error}") from None
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{path} must hold a mapping of settings, seen {type(values).__name__}")
+    try:
+        return RunConfig.from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def parse(kind: Any, value: Any, path: str) -> Any:
+    """Check a plain value against a type annotation and convert it.
+
+    Raises:
+        ValueError: names the path, the value seen and what is allowed.
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if is_dataclass(kind) and isinstance(kind, type):
+        return value if isinstance(value, kind) else _parse_dataclass(kind, value, path)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return parse(next(a for a in args if a is not type(None)), value, path)
+    if origin is Literal:
+        return value if value in args else _refuse(path, value, f"one of {', '.join(map(str, args))}")
+    if origin is tuple:
+        items = value if isinstance(value, list | tuple) else _refuse(path, value, "a list")
+        return tuple(parse(args[0], item, f"{path}[{i}]") for i, item in enumerate(items))
+    if kind is float and isinstance(value, str):
+        try:
+            return fraction(value)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, float, str, bool) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        _refuse(
+            path,
+            value,
+            {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}[kind.__name__],
+        )
+    return value
+
+
+def _parse_dataclass(kind: Any, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        _refuse(path, value, "a mapping")
+    hints = get_type_hints(kind)
+    known = {f.name: hints[f.name] for f in fields(kind)}
+    prefix = f"{path}." if path else ""
+    for key in value:
+        if key not in known:
+            _unknown(f"{prefix}{key}", known)
+    return kind(**{k: parse(known[k], v, f"{prefix}{k}") for k, v in value.items()})
+
+
+def _unknown(path: str, known: Mapping[str, Any]) -> Any:
+    key = path.rpartition(".")[2]
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"{path} is not a setting; {hint}allowed: {', '.join(known)}")
+
+
+def _refuse(path: str, value: Any, allowed: str) -> Any:
+    raise ValueError(f"{path} = {value!r} is not allowed; expected {allowed}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value

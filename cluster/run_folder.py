@@ -1,0 +1,164 @@
+"""A run's folder: made once, never overwritten, locked while a process writes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.checkpoint import to_json, write
+from cluster import run_config
+from cluster.checkpoints import Checkpoints
+from cluster.errors import Exists, UsageError
+from cluster.run_config import RunConfig
+
+HEARTBEAT = 10.0  # seconds between signs of life in run.lock
+STALE = 60.0  # seconds without one after which a lock of another host is taken over
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder ``runs/NAME`` and what is in it."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, runs_dir: Path, name: str | None, config: RunConfig) -> RunFolder:
+        """A new folder with config.yaml; without a name the next free ``<recipe>-<number>``.
+
+        Raises:
+            Exists: a run of this name is there.
+            UsageError: the name cannot be a folder's.
+        """
+        if name is not None and not NAME.fullmatch(name):
+            raise UsageError(
+                f"--name {name!r} is not allowed; use letters, digits, '.', '_' and '-', starting with one of the first two"
+            )
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        path = runs_dir / name if name else _next(runs_dir, config.recipe or "run")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            if name is None:  # another process took the number at the same moment
+                return cls.create(runs_dir, None, config)
+            raise Exists(
+                f"run {path} exists and is never overwritten. Choose another --name, add --resume-if-exists to continue it, "
+                f"or run: sparring resume {path}"
+            ) from None
+        write(path / "config.yaml", run_config.dump(config).encode())
+        return cls(path.resolve())
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run.
+
+        Raises:
+            UsageError: not a run's folder.
+        """
+        if not (path / "config.yaml").is_file():
+            near = sorted(p.parent.name for p in path.parent.glob("*/config.yaml"))
+            known = f"; runs in {path.parent}: {', '.join(near)}" if near else ""
+            raise UsageError(f"{path} is not a run (it has no config.yaml){known}. List runs with: sparring runs")
+        return cls(path.resolve())
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return run_config.load(self.path / "config.yaml")
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Its checkpoints."""
+        return Checkpoints(self.path / "checkpoints")
+
+    def write_env(self, facts: dict[str, Any]) -> None:
+        """env.json: versions, hardware, placement."""
+        write(self.path / "env.json", to_json(facts))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl: one per agent and step. A last line that a crash cut off is left out."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def rewind_metrics(self, t: int) -> None:
+        """Forget the metrics of step ``t`` and later: those steps are about to run again."""
+        kept = [line for line in self.metrics() if line["t"] < t]
+        write(self.path / "metrics.jsonl", b"".join(json.dumps(line).encode() + b"\n" for line in kept))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold run.lock; a lock whose holder is dead is taken over.
+
+        Raises:
+            Exists: another live process holds it; names host and pid.
+        """
+        path = self.path / "run.lock"
+        _acquire(path)
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(HEARTBEAT):
+                os.utime(path)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            path.unlink(missing_ok=True)
+
+
+def _next(runs_dir: Path, recipe: str) -> Path:
+    pattern = re.compile(re.escape(recipe) + r"-(\d+)")
+    numbers = [int(m[1]) for p in runs_dir.iterdir() if (m := pattern.fullmatch(p.name))]
+    return runs_dir / f"{recipe}-{max(numbers, default=0) + 1}"
+
+
+def _acquire(path: Path) -> None:
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    while True:
+        try:
+            with open(path, "x") as f:
+                json.dump(mine, f)
+            return
+        except FileExistsError:
+            try:
+                holder = json.loads(path.read_text() or "{}")
+                age = time.time() - path.stat().st_mtime
+            except (FileNotFoundError, ValueError):
+                time.sleep(0.05)  # released or being written at this moment
+                continue
+            if _alive(holder, age):
+                raise Exists(
+                    f"run {path.parent} is locked by process {holder.get('pid')} on {holder.get('host')} "
+                    f"(last sign of life {age:.0f} s ago). Wait for it, or stop it first"
+                ) from None
+            path.unlink(missing_ok=True)
+
+
+def _alive(holder: dict[str, Any], age: float) -> bool:
+    if holder.get("host") != socket.gethostname() or not Path("/proc/self/stat").exists():
+        return age < STALE
+    started = _started(holder["pid"])
+    return started is not None and started == holder["started"]
+
+
+def _started(pid: int) -> str | None:
+    """When a process of this host started (so that a reused pid is not taken for it); None when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]

@@ -1,0 +1,82 @@
+"""The settings of a run that no method changes. Importing this costs no torch, so ``sparring train --help`` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trainers.config import Attack, DataConfig, OptimConfig, require
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What each agent gets."""
+
+    gpus_per_agent: float | None = None
+    """GPUs of one agent; a fraction shares a GPU. Default 1 where the cluster has GPUs, else 0."""
+    cpus_per_agent: float = 1.0
+    """Logical CPUs of one agent."""
+    strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """How Ray spreads the agents over nodes; PACK keeps the exchange on one host where it fits."""
+
+    def __post_init__(self) -> None:
+        require(self.cpus_per_agent >= 0, f"placement.cpus_per_agent = {self.cpus_per_agent} must be >= 0")
+        require((self.gpus_per_agent or 0) >= 0, f"placement.gpus_per_agent = {self.gpus_per_agent} must be >= 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpointing:
+    """When all agents are saved and compared on the held-out images."""
+
+    every: int = 100
+    """Steps between checkpoints; the last step is always saved."""
+    keep: int = 2
+    """Newest checkpoints kept; the best of each agent is kept besides."""
+    attack_steps: int = 10
+    """PGD steps of the robust accuracy on the held-out images (threat model of the run)."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, f"checkpoint.every = {self.every} must be >= 1")
+        require(self.keep >= 1, f"checkpoint.keep = {self.keep} must be >= 1")
+        require(self.attack_steps >= 0, f"checkpoint.attack_steps = {self.attack_steps} must be >= 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything of a run but its method."""
+
+    network: str = "small_cnn"
+    """Network of every agent, options after a colon: small_cnn:width=16."""
+    data: DataConfig = field(default_factory=DataConfig)
+    attack: Attack = field(default_factory=Attack)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    epochs: int = 20
+    """Passes over the training images."""
+    max_steps: int | None = None
+    """Length of the run in steps, instead of epochs."""
+    batch_size: int = 128
+    """Images per step."""
+    seed: int = 0
+    """Seed of weights, order, augmentation and attacks."""
+    team: Literal["ray", "local"] = "ray"
+    """ray: every agent an actor. local: all in this process, without Ray."""
+    address: str | None = None
+    """Address of a running Ray cluster (host:port); default: a Ray of its own on this machine."""
+    threads_per_agent: int = 1
+    """CPU threads of each agent; part of the promise of identical bytes."""
+    window: int = 2
+    """Steps in flight."""
+    call_timeout: float = 600.0
+    """Seconds after which a step that does not end counts as hung."""
+    max_failures: int = 3
+    """Recoveries from lost processes before giving up."""
+    placement: Placement = field(default_factory=Placement)
+    checkpoint: Checkpointing = field(default_factory=Checkpointing)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "threads_per_agent", "window"):
+            value = getattr(self, name)
+            require(value >= 1, f"{name} = {value} must be >= 1")
+        require(self.max_steps is None or self.max_steps >= 1, f"max_steps = {self.max_steps} must be >= 1")
+        require(self.call_timeout > 0, f"call_timeout = {self.call_timeout} must be > 0")
+        require(self.max_failures >= 0, f"max_failures = {self.max_failures} must be >= 0")

@@ -1,0 +1,131 @@
+"""The team that a controller drives: one protocol, two classes that exchange the same bytes.
+
+``LocalTeam`` (here) holds every agent in this process and needs no Ray: for debugging, a single GPU, a machine without
+Ray. ``RayTeam`` (``cluster/ray_team.py``) holds references to actors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from agents.endpoint import Endpoint
+from agents.exchange import flatten
+from agents.spec import AgentSpec, Facts
+from trainers.config import Attack
+from trainers.methods.base import Method
+
+
+@dataclass(slots=True)
+class Pending:
+    """Calls under way for step ``t``: one result per role to collect, and every reference made on the way."""
+
+    kind: Literal["step", "save", "evaluate"]
+    t: int
+    results: dict[str, Any]
+    refs: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Processes were lost or hang; all agents must go back to the last checkpoint."""
+
+    reason: str  # one line for the log
+    dead: frozenset[str] | None  # roles known to be dead; None when it may be anyone (a hang, a lost object)
+
+
+class Team(Protocol):
+    """What a controller needs. ``submit``, ``save`` and ``evaluate`` queue calls; ``collect`` waits for them in order.
+
+    After an error, ``diagnose`` says whether processes were lost, ``revive`` replaces them (all for None) and ``restore``
+    loads every agent from a checkpoint's folder.
+    """
+
+    def __getitem__(self, role: str) -> Any: ...
+    def describe(self) -> dict[str, Facts]: ...
+    def submit(self, method: Method, t: int) -> Pending: ...
+    def save(self, t: int, folder: Path) -> Pending: ...
+    def evaluate(self, t: int, attack: Attack) -> Pending: ...
+    def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]: ...
+    def restore(self, folder: Path, *, timeout: float) -> None: ...
+    def diagnose(self, error: Exception, refs: Sequence[Any]) -> Failure | None: ...
+    def unwrap(self, error: Exception) -> BaseException: ...
+    def revive(self, roles: frozenset[str] | None) -> list[str]: ...
+    def close(self) -> None: ...
+
+
+class LocalHandle:
+    """A handle whose references are the packed messages themselves."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.metrics: Any = None
+
+    def craft(self, t: int, *, attack: str = "train", **hints: Any) -> Any:
+        return self.endpoint.craft(t, attack, **flatten(hints))
+
+    def answer(self, t: int, on: Any = None) -> Any:
+        return self.endpoint.answer(t, **asked(on))
+
+    def predict(self, t: int, **seen: Any) -> Any:
+        return self.endpoint.predict(t, **flatten(seen))
+
+    def learn(self, t: int, **seen: Any) -> None:
+        self.metrics = self.endpoint.learn(t, **flatten(seen))
+
+
+def asked(on: Any) -> Mapping[str, Any]:
+    """The keywords of ``answer``: none for the agent's own clean batch."""
+    return {} if on is None else flatten({"on": on})
+
+
+class LocalTeam:
+    """All agents in this process, one after the other, with as many threads as an actor would have."""
+
+    def __init__(self, specs: Sequence[AgentSpec]) -> None:
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(specs[0].threads)
+        self._handles = {spec.me: LocalHandle(Endpoint(spec)) for spec in specs}
+
+    def __getitem__(self, role: str) -> LocalHandle:
+        return self._handles[role]
+
+    def describe(self) -> dict[str, Facts]:
+        return {role: h.endpoint.describe() for role, h in self._handles.items()}
+
+    def submit(self, method: Method, t: int) -> Pending:
+        for handle in self._handles.values():
+            handle.metrics = None
+        method.step(self, t)
+        return Pending("step", t, {role: h.metrics for role, h in self._handles.items() if h.metrics is not None})
+
+    def save(self, t: int, folder: Path) -> Pending:
+        saved = {role: h.endpoint.save(t, str(folder / role)) for role, h in self._handles.items()}
+        return Pending("save", t, saved)
+
+    def evaluate(self, t: int, attack: Attack) -> Pending:
+        learners = {role: h for role, h in self._handles.items() if h.endpoint.agent.learns}
+        return Pending("evaluate", t, {role: h.endpoint.evaluate(t, attack) for role, h in learners.items()})
+
+    def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]:
+        return pending.results
+
+    def restore(self, folder: Path, *, timeout: float) -> None:
+        for role, handle in self._handles.items():
+            handle.endpoint.load(str(folder / role))
+
+    def diagnose(self, error: Exception, refs: Sequence[Any]) -> Failure | None:
+        return None  # an agent in this process cannot be lost without the process
+
+    def unwrap(self, error: Exception) -> BaseException:
+        return error
+
+    def revive(self, roles: frozenset[str] | None) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        torch.set_num_threads(self._threads)

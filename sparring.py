@@ -1,0 +1,151 @@
+"""Sparring: train image classifiers that make each other robust. The public Python API and the ``sparring`` command.
+
+run    = sparring.train(sparring.recipe("mat-digits", **{"epochs": 2, "attack.eps": 0.1}))
+model  = sparring.load(run.path, agent="peer0")
+adv    = sparring.attack(model, x, y, norm="linf", eps=0.1, steps=10)
+result = sparring.evaluate(model, "digits", attacks=["clean", "pgd-20"], threats=["linf:0.1"])
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+_CLONE = Path(__file__).resolve().parent
+if not (_CLONE / "cluster" / "cli.py").is_file():
+    raise ImportError(
+        f"sparring.py stands in {_CLONE} without the folders cluster/, agents/ and trainers/ beside it: it was copied away "
+        "from its clone. Install the clone in place: pip install -e ."
+    )
+if sys.path[0] != str(_CLONE):
+    sys.path.insert(0, str(_CLONE))  # our folders are the packages; another `agents` may be installed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cluster.evaluation import Result
+    from cluster.launch import Run
+    from cluster.run_config import RunConfig
+    from trainers.config import NormName
+
+__version__ = "0.1.0"
+__all__ = ["attack", "evaluate", "load", "main", "recipe", "resume", "train"]
+
+
+def recipe(name: str, **overrides: object) -> RunConfig:
+    """A named run, or a method on digits, with values changed by path.
+
+    Example:
+        >>> recipe("mat-digits", **{"peers": 3, "attack.eps": "0.1"}).method.peers
+        3
+
+    Raises:
+        ValueError: unknown recipe or setting, or a value that is not allowed.
+    """
+    from cluster import recipes
+
+    return recipes.recipe(name).replace(overrides)
+
+
+def train(
+    config: RunConfig,
+    *,
+    runs_dir: str | Path = "runs",
+    name: str | None = None,
+    resume_if_exists: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Train a new run and return it: ``path``, ``metrics``, ``best``, ``agents``."""
+    from cluster import launch
+
+    return launch.train(config, runs_dir=Path(runs_dir), name=name, resume_if_exists=resume_if_exists, quiet=quiet)
+
+
+def resume(path: str | Path, *, quiet: bool = False) -> Run:
+    """Continue an interrupted run to the result that it would have had."""
+    from cluster import launch
+
+    return launch.resume(Path(path), quiet=quiet)
+
+
+def load(path: str | Path, *, agent: str | None = None, checkpoint: str = "best") -> nn.Module:
+    """The trained network of a run: eval mode, images [B, C, H, W] in [0, 1] -> logits [B, K].
+
+    Args:
+        path: the run's folder.
+        agent: role; needed when the run has several products.
+        checkpoint: ``best`` by held-out robust accuracy, or ``last``.
+    """
+    from cluster.models import load_agent
+    from cluster.run_folder import RunFolder
+
+    return load_agent(RunFolder.open(Path(path)), agent, checkpoint=checkpoint)[0]
+
+
+def attack(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: NormName = "linf",
+    eps: float,
+    steps: int = 10,
+    step_size: float | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+) -> Tensor:
+    """PGD on the cross entropy of ``model``: adversarial examples in the ball and in the box.
+
+    Args:
+        model: images in [0, 1] -> logits; mode, gradients and the global random state stay as they were.
+        x: [B, C, H, W] in [0, 1].
+        y: [B] labels.
+        norm: linf, l2 or l1.
+        eps: radius in pixels of [0, 1].
+        step_size: default 2.5 * eps / steps.
+
+    Raises:
+        ValueError: pixels outside [0, 1], probabilities instead of logits, eps in the wrong unit.
+    """
+    from agents.robustness import check_classifier
+    from trainers.attacks import frozen, run
+    from trainers.config import Attack
+    from trainers.losses import cross_entropy
+    from trainers.rng import generator
+
+    chosen = Attack(norm=norm, eps=eps, steps=steps, step_size=step_size, restarts=restarts)
+    check_classifier(model, x)
+    with frozen(model):
+        return run(chosen, lambda z: cross_entropy(model(z), y), x, rng=generator(seed, "attack", device=x.device))
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: str,
+    *,
+    attacks: Sequence[str] = ("clean", "pgd-20"),
+    threats: Sequence[str],
+    examples: int | None = None,
+    seed: int = 0,
+) -> Result:
+    """Accuracy of ``model`` on the test images of ``dataset``, worst case per example over attacks and threats."""
+    from cluster import evaluation, models
+    from trainers.config import DataConfig, Threat
+
+    split = models.load_test(DataConfig(name=dataset), examples)
+    return evaluation.evaluate_model(
+        model, split, attacks=attacks, threats=[Threat.parse(t) for t in threats], seed=seed
+    )
+
+
+def main() -> int:
+    """The ``sparring`` command."""
+    from cluster.cli import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

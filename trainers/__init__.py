@@ -1,0 +1,1 @@
+"""What is computed: data, attacks, losses, optimisers and methods, in pure PyTorch."""

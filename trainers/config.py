@@ -1,0 +1,168 @@
+"""The parts of a run's configuration that the computation needs: data, attack, optimiser.
+
+Frozen dataclasses of plain values, checked when they are made: a ``ValueError`` says what was wrong, the value seen and
+what is allowed. Importing this module costs no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal, get_args
+
+NormName = Literal["linf", "l2", "l1"]
+NORM_NAMES: tuple[str, ...] = get_args(NormName)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``ValueError(message)`` unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def check_threat(norm: str, eps: float) -> None:
+    """Refuse a norm that does not exist and a radius in the wrong unit.
+
+    Raises:
+        ValueError: unknown norm; eps negative or not finite; linf eps above 1, the whole pixel range.
+    """
+    require(norm in NORM_NAMES, f"norm {norm!r} is unknown; allowed: {', '.join(NORM_NAMES)}")
+    require(isfinite(eps) and eps >= 0, f"eps = {eps} must be a finite number >= 0")
+    if norm == "linf" and eps > 1:
+        raise ValueError(
+            f"eps = {eps:g} exceeds the pixel range: images are in [0, 1] and linf eps is at most 1. Did you mean {eps:g}/255?"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Threat:
+    """A perturbation set: every x + d in [0, 1] with ``||d||_norm <= eps``; eps in pixels of [0, 1]."""
+
+    norm: NormName
+    eps: float
+
+    def __post_init__(self) -> None:
+        check_threat(self.norm, self.eps)
+
+    @classmethod
+    def parse(cls, text: str) -> Threat:
+        """``"linf:8/255"`` -> ``Threat("linf", 0.03137...)``.
+
+        Raises:
+            ValueError: the text is not NORM:EPS, or the values are not allowed.
+        """
+        norm, separator, eps = text.partition(":")
+        require(bool(separator), f"threat {text!r} is not NORM:EPS; write for example linf:8/255 or l2:0.5")
+        return cls(norm, fraction(eps))  # type: ignore[arg-type]  # checked in __post_init__
+
+    def __str__(self) -> str:
+        return f"{self.norm}:{self.eps:.6g}"
+
+
+def fraction(text: str) -> float:
+    """A number written as ``0.3`` or ``8/255``.
+
+    Raises:
+        ValueError: neither form.
+    """
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{text!r} is not a number; write for example 0.03 or 8/255") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attack:
+    """A projected gradient attack, completely described. eps and step_size are in pixels of [0, 1]."""
+
+    kind: Literal["pgd", "fgsm"] = "pgd"
+    """pgd: ``steps`` steps. fgsm: one step of length eps from the clean image (unless step_size or start say otherwise)."""
+    norm: NormName = "linf"
+    """Norm of the perturbation."""
+    eps: float = 8 / 255
+    """Radius of the ball."""
+    steps: int = 10
+    """Gradient steps; fgsm takes one."""
+    step_size: float | None = None
+    """Length of a step in the norm; default 2.5 * eps / steps, for fgsm eps."""
+    start: Literal["uniform", "gaussian", "none"] | None = None
+    """uniform in the ball; gaussian: x + 0.001 N(0, 1); none: x itself. Default uniform, for fgsm none."""
+    restarts: int = 1
+    """Independent starts; the example with the highest objective is kept."""
+    bn: Literal["eval", "train"] = "eval"
+    """Mode of the attacked network. train uses batch statistics and moves the running ones, as some published code does."""
+
+    def __post_init__(self) -> None:
+        check_threat(self.norm, self.eps)
+        require(self.steps >= 0, f"attack.steps = {self.steps} must be >= 0")
+        require(self.restarts >= 1, f"attack.restarts = {self.restarts} must be >= 1")
+        require(self.step_size is None or self.step_size > 0, f"attack.step_size = {self.step_size} must be > 0")
+
+    @property
+    def iterations(self) -> int:
+        """Number of gradient steps."""
+        return 1 if self.kind == "fgsm" else self.steps
+
+    @property
+    def length(self) -> float:
+        """Length of one step in the norm, the default filled in."""
+        if self.step_size is not None:
+            return self.step_size
+        return self.eps if self.kind == "fgsm" else 2.5 * self.eps / max(self.steps, 1)
+
+    @property
+    def initial(self) -> Literal["uniform", "gaussian", "none"]:
+        """The start, the default filled in."""
+        return self.start or ("none" if self.kind == "fgsm" else "uniform")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which images, and how they are split and augmented."""
+
+    name: str = "digits"
+    """Name of the data set."""
+    validation: float = 0.1
+    """Share of the training images held out, drawn by the seed, on which checkpoints are compared."""
+    augment: Literal["none", "shift", "crop-flip"] = "none"
+    """shift: random crop after zero padding. crop-flip: the same and a random horizontal flip."""
+    padding: int = 1
+    """Zero pixels on each side before the random crop (CIFAR: 4)."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.validation < 1, f"data.validation = {self.validation} must lie between 0 and 1")
+        require(self.padding >= 0, f"data.padding = {self.padding} must be >= 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """Optimiser and learning-rate schedule of one agent."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """Optimiser."""
+    lr: float = 0.1
+    """Base learning rate."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 5e-4
+    """Weight decay on all parameters (sgd: in the gradient; adamw: decoupled)."""
+    nesterov: bool = False
+    """Nesterov momentum (sgd)."""
+    schedule: Literal["constant", "linear", "cosine", "multistep"] = "linear"
+    """linear and cosine go from lr to 0 over the run; multistep multiplies by gamma at each milestone."""
+    milestones: tuple[int, ...] = ()
+    """Epochs, counted from 0, at whose start multistep lowers the rate."""
+    gamma: float = 0.1
+    """Factor of multistep."""
+    warmup: float = 0.0
+    """Epochs of linear warm-up from 0."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"optim.lr = {self.lr} must be > 0")
+        require(0 <= self.momentum < 1, f"optim.momentum = {self.momentum} must lie in [0, 1)")
+        require(self.weight_decay >= 0, f"optim.weight_decay = {self.weight_decay} must be >= 0")
+        require(self.warmup >= 0, f"optim.warmup = {self.warmup} must be >= 0")
+        require(
+            list(self.milestones) == sorted(set(self.milestones)), f"optim.milestones = {self.milestones} must increase"
+        )

@@ -1,0 +1,48 @@
+"""Small pure losses. Logits go in, one value per example comes out, so that every reduction is visible where it is chosen.
+
+All work in log space: gradients stay finite for saturated logits (tested at +-1e4).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross entropy per example: ``logits [B, K], y [B] -> [B]``."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def kl(target: Tensor, logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """KL(softmax(target / T) || softmax(logits / T)) per example, without the factor T^2.
+
+    The first argument is the teacher. ``.mean()`` of the result is torch's ``batchmean``. Neither side is detached.
+
+    Args:
+        target: [B, K] logits of the distribution that is imitated.
+        logits: [B, K] logits of the one that imitates.
+        temperature: T > 0.
+
+    Returns:
+        [B], each >= 0.
+    """
+    log_q = F.log_softmax(target / temperature, dim=1)
+    log_p = F.log_softmax(logits / temperature, dim=1)
+    return (log_q.exp() * (log_q - log_p)).sum(1)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Largest wrong logit minus the right one, per example: ``[B, K], [B] -> [B]``; positive where misclassified.
+
+    Source: the objective of Carlini and Wagner (arXiv 1608.04644, f_6) without its cap.
+    """
+    right = logits.gather(1, y[:, None]).squeeze(1)
+    wrong = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return wrong - right
+
+
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """Share of examples whose largest logit is the label: a scalar in [0, 1] without gradient."""
+    return (logits.detach().argmax(1) == y).to(logits.dtype).mean()

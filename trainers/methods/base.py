@@ -1,0 +1,78 @@
+"""What a method is: who asks whom on the driver, and the paper's equations at the agents.
+
+An instance is immutable configuration (the dataclass fields are the flags ``--method.NAME``) and travels to every agent.
+All mutable state of a method is the ``state`` that ``balance`` returns. A method lives in one file of this folder whose
+name is its registration; it never learns whether it runs on Ray or in one process, on one lane or on many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Generator, Tensor, nn
+
+from trainers.config import Attack
+from trainers.losses import cross_entropy
+from trainers.types import Answer, Batch, Loss, Message, Role, State, Team, When
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Base of all methods. ``me`` is the role name of the agent on which a hook runs.
+
+    Driver side: ``roles``, ``deploy``, ``step``; they see names and references only. Agent side: all other hooks.
+    Only ``roles``, ``step``, ``forward`` and ``loss`` must be written.
+    """
+
+    DEPLOY: ClassVar[tuple[str, ...] | None] = None  # product roles; None: every learner
+
+    def roles(self) -> dict[str, Role]:
+        """Role names in a fixed order, which numbers the agents."""
+        raise NotImplementedError
+
+    def deploy(self) -> tuple[str, ...]:
+        """The roles that are products: what load, evaluate, report and serve take by default."""
+        return self.DEPLOY or tuple(name for name, role in self.roles().items() if role.learns)
+
+    def step(self, team: Team[Any], t: int) -> None:
+        """One step: the same calls in the same order for every ``t`` and state."""
+        raise NotImplementedError
+
+    def check(self, attacks: Mapping[str, Attack]) -> None:
+        """Raise ``ValueError`` when the configured attacks do not suit the method."""
+
+    def attack(
+        self, me: str, name: str, attacks: Mapping[str, Attack], *, state: State, when: When, rng: Generator
+    ) -> Attack:
+        """The attack that ``craft(attack=name)`` runs."""
+        return attacks[name]
+
+    def objective(self, me: str, model: nn.Module, batch: Batch, **hints: Any) -> Callable[[Tensor], Tensor]:
+        """What the attack raises: images -> one value per example. Called once per attack, with the network frozen."""
+        return lambda x: cross_entropy(model(x), batch.y)
+
+    def answer_mode(self, me: str) -> Literal["eval", "train"]:
+        """Mode of batch norm while answering."""
+        return "eval"
+
+    def reply(self, me: str, model: nn.Module, x: Tensor) -> Answer:
+        """What ``answer`` says about images."""
+        return Answer(model(x))
+
+    def forward(self, me: str, model: nn.Module, batch: Batch, **seen: Any) -> Message:
+        """ALL train-mode passes of the step, in the paper's order (batch norm depends on it)."""
+        raise NotImplementedError
+
+    def loss(self, me: str, own: Any, batch: Batch, *, state: State, when: When, **seen: Any) -> Loss:
+        """The paper's loss from ``own`` (the result of ``forward``) and what was received. Never calls a network."""
+        raise NotImplementedError
+
+    def start_state(self, me: str) -> State:
+        """The state before the first step: JSON values."""
+        return {}
+
+    def balance(self, me: str, means: dict[str, float], state: State, when: When) -> tuple[dict[str, float], State]:
+        """Weights of this step's terms (missing: 1) and the next state, from the values of terms and stats."""
+        return {}, state

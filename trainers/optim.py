@@ -1,0 +1,68 @@
+"""Optimisers, and learning-rate schedules as pure functions of the step."""
+
+from __future__ import annotations
+
+from math import cos, pi
+
+import torch
+from torch import Tensor, nn
+
+from trainers.config import OptimConfig
+from trainers.types import When
+
+
+def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimiser over all parameters of ``model``."""
+    if config.name == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+    )
+
+
+def when(config: OptimConfig, t: int, *, steps_per_epoch: int, total_steps: int) -> When:
+    """Epoch and learning-rate factor of step ``t``: a pure function, so nothing of a schedule is ever saved.
+
+    Example:
+        >>> when(OptimConfig(schedule="linear"), 5, steps_per_epoch=10, total_steps=20).lr_scale
+        0.75
+    """
+    epoch = t // steps_per_epoch
+    progress = min(t / total_steps, 1.0)
+    scale = 1.0
+    if config.schedule == "linear":
+        scale = 1 - progress
+    elif config.schedule == "cosine":
+        scale = (1 + cos(pi * progress)) / 2
+    elif config.schedule == "multistep":
+        scale = config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+    warmup_steps = config.warmup * steps_per_epoch
+    if t < warmup_steps:
+        scale *= (t + 1) / warmup_steps
+    return When(t, epoch, scale)
+
+
+def state(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+    """The optimiser's tensors as ``{"layer.weight/momentum_buffer": tensor}``, copied to the CPU; {} for a frozen agent."""
+    if optimizer is None:
+        return {}
+    return {
+        f"{name}/{key}": value.detach().cpu().clone()
+        for name, p in model.named_parameters()
+        for key, value in optimizer.state.get(p, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+    """Replace the optimiser's state by one of :func:`state`; moments take their parameter's device and type."""
+    optimizer.state.clear()
+    parameters = dict(model.named_parameters())
+    for name, value in saved.items():
+        parameter, key = name.rsplit("/", 1)
+        p = parameters[parameter]
+        optimizer.state[p][key] = value.clone() if value.dim() == 0 else value.clone().to(p)

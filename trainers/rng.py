@@ -1,0 +1,27 @@
+"""Counter-based randomness: every draw comes from a generator named by what it is for, so no random state is ever saved."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def seed_of(*key: int | str) -> int:
+    """A 63-bit seed from a key such as ``(seed, t, agent, "start")``; equal on every machine and Python."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
+
+
+def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator for one purpose: ``generator(seed, t, agent, "start")``."""
+    return torch.Generator(device).manual_seed(seed_of(*key))
+
+
+@contextmanager
+def seeded(*key: int | str) -> Iterator[None]:
+    """Run code that draws from torch's global generator (weight initialisation) from a key; the caller's state returns."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of(*key))
+        yield

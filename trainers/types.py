@@ -1,0 +1,102 @@
+"""The messages between agents and the few values around them. Everything is frozen.
+
+Tensors in a message are detached and contiguous, float32 unless a run computes in float64. B images per batch, C
+channels, K classes. A method may define messages of its own in its file by subclassing :class:`Message`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, TypeVar
+
+from torch import Tensor
+
+R = TypeVar("R")  # a message inside an agent; a reference to one on the driver
+State: TypeAlias = dict[str, object]  # a method's mutable state: floats, ints, strings, None and lists of them (JSON)
+Payload: TypeAlias = "R | Mapping[str, Payload[R]]"  # what a verb takes: one value, or named ones, nested at will
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """The moment of a step; a pure function of ``t``."""
+
+    t: int
+    epoch: int
+    lr_scale: float  # learning rate now / base learning rate
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Clean images and labels of one step, the same at every agent."""
+
+    x: Tensor  # [B, C, H, W] in [0, 1]
+    y: Tensor  # [B] int64
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Base of everything that travels between agents. Fields: tensors, None, tuples or dicts of tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adversarial(Message):
+    """Adversarial examples, in the ball of their attack and in the box."""
+
+    x: Tensor  # [B, C, H, W] in [0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Message):
+    """What an agent says about images: ``Answer(logits=tensor([[2.1, -0.3, ...], ...]))``."""
+
+    logits: Tensor  # [B, K]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Named terms of a loss, before ``balance`` weighs them."""
+
+    terms: dict[str, Tensor]  # scalars that keep their graph
+    stats: dict[str, Tensor] = field(default_factory=dict)  # scalars without one: reported, and seen by ``balance``
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What one learner reports of one step."""
+
+    values: dict[str, float]  # loss terms, stats, total, lr: the same bytes on every team
+    exchange_bytes: int  # bytes of tensors that this agent published in the step
+    seconds: dict[str, float]  # wall time of each verb
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """How an agent takes part: a learner has an optimiser and steps; a frozen one crafts and answers."""
+
+    learns: bool
+
+
+LEARNER, FROZEN = Role(True), Role(False)
+
+
+class Handle(Protocol[R]):
+    """One agent as a method's ``step`` sees it. Only references pass through."""
+
+    def craft(self, t: int, *, attack: str = "train", **hints: Payload[R]) -> R:
+        """Attack the agent's own network on the batch of step ``t``; refers to an :class:`Adversarial`."""
+
+    def answer(self, t: int, on: Payload[R] | None = None) -> R:
+        """Logits without gradient on the clean batch (an :class:`Answer`), or on each named example (a dict of them)."""
+
+    def predict(self, t: int, **seen: Payload[R]) -> R:
+        """Run ``forward``, keep its graph for this step's ``learn`` and refer to the detached values."""
+
+    def learn(self, t: int, **seen: Payload[R]) -> None:
+        """Loss, backward and optimiser step: exactly once per learner and step."""
+
+
+class Team(Protocol[R]):
+    """All agents of a run by role name."""
+
+    def __getitem__(self, role: str) -> Handle[R]: ...
