@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.checkpoint import FORMAT, to_json, write
+from cluster.errors import BrokenCheckpoint
 
 METRIC = "robust"  # what "best" means: accuracy under attack on the held-out images
 
@@ -44,8 +45,18 @@ class Checkpoints:
         )
 
     def manifest(self, t: int) -> dict[str, Any]:
-        """MANIFEST.json of step ``t``."""
-        return dict(json.loads((self.path(t) / "MANIFEST.json").read_bytes()))
+        """MANIFEST.json of step ``t``.
+
+        Raises:
+            BrokenCheckpoint: it is missing or not JSON.
+        """
+        path = self.path(t) / "MANIFEST.json"
+        try:
+            return dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            raise BrokenCheckpoint(
+                f"{path} cannot be read: {error}. See: sparring fsck {self.folder.parent}"
+            ) from error
 
     def commit(
         self, t: int, files: Mapping[str, Mapping[str, str]], validation: Mapping[str, Mapping[str, float]]

@@ -115,4 +115,10 @@ def _token() -> Check:
             "ok",
             "Ray asks for a token; nodes of one cluster must share it (RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)",
         )
+    if "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return Check(
+            "token",
+            "fail",
+            f"RAY_AUTH_TOKEN_PATH={path} cannot be read; write one with: ray get-auth-token --generate > {path}",
+        )
     return Check("token", "ok", f"none yet; Ray writes {path} at its first start")

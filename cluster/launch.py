@@ -21,6 +21,7 @@ from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
 from cluster.stop import StopSignal
 from cluster.team import LocalTeam, Team
+from trainers import data
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def train(
     Raises:
         SparringError: see ``cluster/errors.py``; the text says what to do.
     """
-    networks.parse(config.network)  # a misspelt network is refused before a folder or a process is made
+    networks.parse(config.network)  # misspelt names are refused before a folder or a process is made
+    data.check(config.data)
     if resume_if_exists:
         if name is None:
             raise UsageError("--resume-if-exists needs --name: without it every run gets a new name")

@@ -97,7 +97,7 @@ class RunConfig(Settings):
             level = values
             for parent in parents:
                 if not isinstance(level.get(parent), dict):
-                    _unknown(path, level)
+                    _unknown(path, parent, level)
                 level = level[parent]
             level[last] = value
         return RunConfig.from_dict(values)
@@ -180,12 +180,11 @@ def _parse_dataclass(kind: Any, value: Any, path: str) -> Any:
     prefix = f"{path}." if path else ""
     for key in value:
         if key not in known:
-            _unknown(f"{prefix}{key}", known)
+            _unknown(f"{prefix}{key}", key, known)
     return kind(**{k: parse(known[k], v, f"{prefix}{k}") for k, v in value.items()})
 
 
-def _unknown(path: str, known: Mapping[str, Any]) -> Any:
-    key = path.rpartition(".")[2]
+def _unknown(path: str, key: str, known: Mapping[str, Any]) -> Any:
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(f"{path} is not a setting; {hint}allowed: {', '.join(known)}")

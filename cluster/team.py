@@ -6,7 +6,7 @@ Ray. ``RayTeam`` (``cluster/ray_team.py``) holds references to actors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,15 +19,18 @@ from agents.spec import AgentSpec, Facts
 from trainers.config import Attack
 from trainers.methods.base import Method
 
+Kind = Literal["step", "save", "evaluate"]
+
 
 @dataclass(slots=True)
 class Pending:
     """Calls under way for step ``t``: one result per role to collect, and every reference made on the way."""
 
-    kind: Literal["step", "save", "evaluate"]
+    kind: Kind
     t: int
     results: dict[str, Any]
     refs: list[Any] = field(default_factory=list)
+    error: Exception | None = None  # LocalTeam: what ``collect`` will raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +101,32 @@ class LocalTeam:
         return {role: h.endpoint.describe() for role, h in self._handles.items()}
 
     def submit(self, method: Method, t: int) -> Pending:
-        for handle in self._handles.values():
-            handle.metrics = None
-        method.step(self, t)
-        return Pending("step", t, {role: h.metrics for role, h in self._handles.items() if h.metrics is not None})
+        def step() -> dict[str, Any]:
+            for handle in self._handles.values():
+                handle.metrics = None
+            method.step(self, t)
+            return {role: h.metrics for role, h in self._handles.items() if h.metrics is not None}
+
+        return self._now("step", t, step)
 
     def save(self, t: int, folder: Path) -> Pending:
-        saved = {role: h.endpoint.save(t, str(folder / role)) for role, h in self._handles.items()}
-        return Pending("save", t, saved)
+        return self._now("save", t, lambda: {r: h.endpoint.save(t, str(folder / r)) for r, h in self._handles.items()})
 
     def evaluate(self, t: int, attack: Attack) -> Pending:
         learners = {role: h for role, h in self._handles.items() if h.endpoint.agent.learns}
-        return Pending("evaluate", t, {role: h.endpoint.evaluate(t, attack) for role, h in learners.items()})
+        return self._now("evaluate", t, lambda: {r: h.endpoint.evaluate(t, attack) for r, h in learners.items()})
 
     def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]:
+        if pending.error is not None:
+            raise pending.error
         return pending.results
+
+    def _now(self, kind: Kind, t: int, call: Callable[[], dict[str, Any]]) -> Pending:
+        """Run at once; an error waits for ``collect``, so that what was done before it is taken in first, as on Ray."""
+        try:
+            return Pending(kind, t, call())
+        except Exception as error:
+            return Pending(kind, t, {}, error=error)
 
     def restore(self, folder: Path, *, timeout: float) -> None:
         for role, handle in self._handles.items():

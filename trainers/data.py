@@ -164,5 +164,10 @@ def load(config: DataConfig) -> Dataset:
     Raises:
         ValueError: no data set of this name.
     """
-    require(config.name in DATASETS, f"data.name = {config.name!r} is unknown; allowed: {', '.join(sorted(DATASETS))}")
+    check(config)
     return DATASETS[config.name](config)
+
+
+def check(config: DataConfig) -> None:
+    """Raise ``ValueError`` when there is no data set of this name; reads nothing."""
+    require(config.name in DATASETS, f"data.name = {config.name!r} is unknown; allowed: {', '.join(sorted(DATASETS))}")

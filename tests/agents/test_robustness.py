@@ -1,0 +1,56 @@
+"""The evaluation loop and the checks of what it is given."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from agents.robustness import check_classifier, correct, wilson
+from tests.helpers import TinyNet
+from trainers.config import Attack
+from trainers.data import Split
+
+
+def split(n: int = 60) -> Split:
+    rng = torch.Generator().manual_seed(0)
+    return Split(
+        torch.randint(0, 256, (n, 6, 6, 1), generator=rng, dtype=torch.uint8), torch.randint(0, 4, (n,), generator=rng)
+    )
+
+
+def test_clean_is_argmax() -> None:
+    model, s = TinyNet(), split()
+    hits = correct(model, s, None, seed=0, block=7)
+    assert model.training
+    assert torch.equal(hits, model.eval()(s.pixels()).argmax(1) == s.labels)
+
+
+def test_restarts_can_only_find_more() -> None:
+    model, s = TinyNet(bn=False), split(200)
+    one = correct(model, s, Attack(eps=0.5, steps=1, step_size=1e-3), seed=0)
+    many = correct(model, s, Attack(eps=0.5, steps=1, step_size=1e-3, restarts=6), seed=0)
+    assert bool((many <= one).all())
+    assert many.sum() < one.sum()
+
+
+@pytest.mark.parametrize("x", [torch.rand(2, 1, 6, 6) * 255, torch.randn(2, 1, 6, 6)])
+def test_pixels_outside_the_box(x: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"images lie in \[.*pixels must be in \[0, 1\]"):
+        check_classifier(TinyNet(), x)
+
+
+def test_probabilities_and_wrong_shapes() -> None:
+    x = torch.rand(5, 1, 6, 6)
+    with pytest.raises(ValueError, match=r"returns probabilities.*remove the softmax"):
+        check_classifier(nn.Sequential(TinyNet(), nn.Softmax(1)), x)
+    with pytest.raises(ValueError, match=r"returned shape \[5, 4\] for 5 images; expected logits of shape \[5, 10\]"):
+        check_classifier(TinyNet(), x, classes=10)
+    with pytest.raises(ValueError, match="returned shape"):
+        check_classifier(nn.Identity(), x)
+    check_classifier(TinyNet(), x, classes=4)
+
+
+def test_wilson_against_published_values() -> None:
+    assert wilson(0, 10) == (0.0, pytest.approx(0.2775, abs=1e-4))
+    assert wilson(81, 263) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))  # Newcombe 1998

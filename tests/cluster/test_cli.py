@@ -1,0 +1,257 @@
+"""The command as a user runs it: what it prints, its exit codes, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster import cli
+from cluster.arguments import decimal
+from tests.conftest import Command
+from tests.helpers import CLONE, small_flags
+
+LOCAL = [*small_flags(max_steps=6), "--team=local"]
+
+
+def test_a_run_from_train_to_evaluate(sparring: Command, tmp_path: Path) -> None:
+    done = sparring("train", "mat", *LOCAL, "--peers=3", "--attack.eps", "38/255", "--json", "--name", "a")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["run"] == str(tmp_path / "runs" / "a")
+    assert set(result["agents"]) == {"peer0", "peer1", "peer2"}
+    assert set(result["agents"]["peer0"]) == {"clean", "robust"}
+    assert "batch_size: 128 -> 32" in done.stderr  # what differs from the recipe
+    assert "step 6/6  peer2  hard " in done.stderr
+    run = tmp_path / "runs" / "a"
+    assert "eps: 0.14901960784313725" in (run / "config.yaml").read_text()
+    env = json.loads((run / "env.json").read_text())
+    assert env["versions"]["torch"]
+    assert env["agents"]["peer0"]["steps_per_epoch"] == 41
+    assert any((run / "tensorboard").iterdir())
+
+    done = sparring(
+        "evaluate",
+        "runs/a",
+        "--attacks=clean,fgsm,pgd-2",
+        "--threat=linf:4/255",
+        "--threat=l2:0.5",
+        "--threat=l1:2",
+        "--examples=30",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert {"clean_accuracy", "robust_accuracy", "ci95", "n", "threats"} <= set(report)
+    assert list(report["agents"]["peer2"]["threats"]) == ["linf:0.0156863", "l2:0.5", "l1:2"]
+    table = sparring("evaluate", "runs/a", "--attacks=fgsm", "--agent=peer1", "--examples=30", "--quiet")
+    assert "peer1" in table.stdout
+    assert "peer0" not in table.stdout
+    assert table.stderr == ""
+
+    assert "runs/a" in sparring("runs").stdout
+    assert sparring("resume", "runs/a", "--quiet").returncode == 0
+    again = sparring("train", "mat", *LOCAL, "--name=a")
+    assert again.returncode == 3
+    assert "is never overwritten" in again.stderr
+    assert "sparring resume runs/a" in again.stderr
+    assert sparring("train", "mat", *LOCAL, "--name=a", "--resume-if-exists").returncode == 0
+    assert sparring("fsck", "runs/a").returncode == 0
+    next(run.glob("checkpoints/step-000006/agents/peer1/model.safetensors")).unlink()
+    bad = sparring("fsck", "runs/a")
+    assert bad.returncode == 5
+    assert "step-000006/agents/peer1/model.safetensors is missing" in bad.stdout
+    assert sparring("evaluate", "runs/a", "--agent=peer1", "--checkpoint=last").returncode == 5
+
+
+MISTAKES = [
+    (["trian"], 2, ["command 'trian' is unknown", "Did you mean 'train'?"]),
+    (["train", "mta"], 2, ["'mta' is unknown", "Did you mean 'mat'?"]),
+    (["train"], 2, ["train needs a recipe or a method first"]),
+    (["train", "--epochs=2", "mat"], 2, ["comes first, before --epochs=2"]),
+    (["train", "mat", "--method.temprature=2"], 2, ["--method.temprature", "--method.temperature"]),
+    (["train", "mat", "--attack.eps=8"], 2, ["eps = 8 exceeds the pixel range", "8/255"]),
+    (["train", "mat", "--peers=x"], 2, ["--peers 'x' is not allowed"]),
+    (["train", "at", "--peers=2"], 2, ["method.peers is not a setting"]),
+    (["train", "mat", "--network=smal_cnn"], 2, ["Did you mean 'small_cnn'?"]),
+    (["train", "mat", "--team=local", "--data.name=digit"], 2, ["data.name = 'digit' is unknown", "digits"]),
+    (["train", "mat", "--resume-if-exists"], 2, ["--resume-if-exists needs --name"]),
+    (["train", "mat", "--team=local", "--name=../x"], 2, ["--name '../x' is not allowed"]),
+    (["train", "-c", "none.yaml"], 2, ["none.yaml does not exist"]),
+    (["resume", "runs/none"], 2, ["is not a run", "sparring runs"]),
+    (["evaluate", "runs/none"], 2, ["is not a run"]),
+    (["fsck", "runs/none"], 2, ["is not a run"]),
+]
+
+
+@pytest.mark.parametrize(("args", "code", "words"), MISTAKES, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_mistakes(args: list[str], code: int, words: list[str], sparring: Command, tmp_path: Path) -> None:
+    """A sentence, the right exit code, no traceback, and nothing left on disk."""
+    done = sparring(*args)
+    assert done.returncode == code
+    said = " ".join((done.stderr + done.stdout).replace("│", " ").split())
+    for word in words:
+        assert word in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_nan_stops_with_7_and_keeps_the_last_good_step(sparring: Command, tmp_path: Path) -> None:
+    done = sparring(
+        "train",
+        "mat",
+        *LOCAL,
+        "--max-steps=60",
+        "--optim.lr=1e30",
+        "--optim.warmup=100",
+        "--checkpoint.every=1",
+        "--name=a",
+    )
+    assert done.returncode == 7, done.stderr
+    assert "training stopped itself: peer" in done.stderr
+    assert "step" in done.stderr
+    assert "--optim.lr" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sparring("fsck", "runs/a").returncode == 0
+    assert "step-0000" in done.stderr
+
+
+def test_too_few_cpus_on_this_machine_is_said_within_10_seconds(tmp_path: Path) -> None:
+    cores = os.cpu_count() or 1
+    started = time.monotonic()
+    command = [sys.executable, str(CLONE / "sparring.py"), "train", "mat", f"--peers={cores + 1}", "--max-steps=2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - started
+    assert done.returncode == 6
+    assert f"{cores + 1} agents need 1 CPU each" in done.stderr
+    assert f"node 0: {cores} CPU" in done.stderr
+    assert "--placement.cpus-per-agent 0.5" in done.stderr
+    assert seconds < 10 + 4  # and four for Python, torch and Ray to start
+
+
+def test_too_few_gpus(sparring: Command, ray_session: str, tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = sparring("train", "mat", "--placement.gpus-per-agent=1", "--max-steps=2")
+    assert done.returncode == 6
+    assert "2 agents need 1 CPU, 1 GPU each" in done.stderr
+    assert time.monotonic() - started < 10
+    assert not list(tmp_path.glob("runs/*/checkpoints"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_signals_finish_the_step_save_and_exit_130(sent: int, tmp_path: Path) -> None:
+    process = start(tmp_path, "--team=local", "--max-steps=5000")
+    wait_for_step(tmp_path)
+    process.send_signal(sent)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "finishing this step and saving" in stderr
+    assert "which is saved; continue with: sparring resume" in stderr
+    saved = max(int(p.parent.name[5:]) for p in (tmp_path / "runs/a").glob("checkpoints/step-*/COMMITTED"))
+    lines = (tmp_path / "runs/a/metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["t"] == saved - 1  # no step was lost
+    assert not (tmp_path / "runs/a/run.lock").exists()
+
+
+def test_ctrl_c_in_a_terminal_reaches_no_actor(tmp_path: Path) -> None:
+    """A terminal sends Ctrl-C to the whole process group, Ray's processes included; the step still ends and is saved."""
+    process = start(tmp_path, "--max-steps=5000")
+    wait_for_step(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "which is saved" in stderr
+    assert "lost" not in stderr
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    process = start(tmp_path, "--team=local", "--max-steps=5000")
+    wait_for_step(tmp_path)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130, stderr
+    assert "stopped at once" in stderr
+
+
+def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(CLONE / "sparring.py"), "train", "mat", *small_flags(), "--name=a", *flags]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for_step(folder: Path, more_than: int = 2) -> None:
+    path = folder / "runs" / "a" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        lines = path.read_text().splitlines()[:-1] if path.exists() else []
+        if lines and json.loads(lines[-1])["t"] > more_than:
+            return
+        time.sleep(0.02)
+    raise AssertionError("training did not start")
+
+
+def test_dry_run(sparring: Command, tmp_path: Path) -> None:
+    done = sparring("train", "mat", "--team=local", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["steps"] == 440
+    assert plan["exchange_bytes_per_step"]["peer0"] == 128 * (64 + 2 * 10) * 4
+    assert not (tmp_path / "runs").exists()
+    text = sparring("train", "mat", "--team=local", "--dry-run").stdout
+    assert "peer1: 53,362 parameters" in text
+    assert "440 steps" in text
+
+
+def test_lists(sparring: Command) -> None:
+    assert "no runs here; make one with: sparring demo" in sparring("runs").stdout
+    assert "Mutual adversarial training" in sparring("methods").stdout
+    assert "mat-digits" in sparring("recipes").stdout
+    assert sparring("recipes", "mat-digits").stdout.startswith("recipe: mat-digits\nmethod:\n  name: mat\n")
+
+
+def test_doctor(sparring: Command) -> None:
+    done = sparring("doctor")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0
+    assert {line.split()[0] for line in lines} <= {"ok", "warn"}
+    for name in ("python", "torch", "ray", "cuda", "disk", "ray port", "token"):
+        assert any(name in line for line in lines)
+
+
+@pytest.mark.parametrize("args", [["--help"], *([c, "--help"] for c in cli.COMMANDS)], ids=" ".join)
+def test_help_is_quick_and_costs_no_torch(args: list[str]) -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); sys.path.insert(0, sys.argv[1]); from cluster.cli import main; "
+        "code = main(sys.argv[2:]); print(time.perf_counter() - start, file=sys.stderr); "
+        "assert not {'torch', 'ray'} & set(sys.modules); sys.exit(code)"
+    )
+    times = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(CLONE), *args], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "usage" in done.stdout
+        times.append(float(done.stderr.splitlines()[-1]))
+        if times[-1] < 0.5:
+            break
+    assert min(times) < 0.5
+
+
+def test_train_help_names_the_methods_own_flags(sparring: Command) -> None:
+    assert "--method.temperature" in sparring("train", "mat", "--help").stdout
+    assert "--method.temperature" not in sparring("train", "at", "--help").stdout
+
+
+def test_fractions() -> None:
+    assert decimal("8/255") == repr(8 / 255)
+    assert decimal("--attack.eps=8/255") == f"--attack.eps={8 / 255!r}"
+    assert [decimal(a) for a in ("runs/a", "linf:8/255", "1/0", "--x")] == ["runs/a", "linf:8/255", "1/0", "--x"]

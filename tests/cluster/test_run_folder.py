@@ -1,0 +1,79 @@
+"""A run's folder: never overwritten, locked, its metrics rewound."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import Exists, UsageError
+from cluster.run_folder import STALE, RunFolder
+from tests.helpers import small
+
+
+def test_names(tmp_path: Path) -> None:
+    config = small("mat")
+    names = [RunFolder.create(tmp_path, None, config).path.name for _ in range(3)]
+    assert names == ["mat-digits-1", "mat-digits-2", "mat-digits-3"]
+    assert RunFolder.create(tmp_path, "mine", config).config == config
+    with pytest.raises(Exists, match=r"mine exists and is never overwritten.*--resume-if-exists.*sparring resume"):
+        RunFolder.create(tmp_path, "mine", config)
+    for bad in ("../x", "", ".hidden", "a/b", "a b"):
+        if bad:
+            with pytest.raises(UsageError, match="is not allowed"):
+                RunFolder.create(tmp_path, bad, config)
+
+
+def test_not_a_run_lists_the_runs(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, "good", small("mat"))
+    with pytest.raises(UsageError, match=r"is not a run.*runs in .*: good"):
+        RunFolder.open(tmp_path / "goood")
+
+
+def test_lock_names_its_holder(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "a", small("mat"))
+    with folder.locked(), pytest.raises(Exists, match=rf"locked by process {os.getpid()} on {socket.gethostname()}"):
+        folder.locked().__enter__()
+    with folder.locked():  # given back
+        pass
+
+
+def holder(**changes: object) -> str:
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": "1"} | changes)
+
+
+def test_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "a", small("mat"))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for dead in (holder(pid=gone.pid), holder(started="1")):  # gone; its number reused by another process
+        (folder.path / "run.lock").write_text(dead)
+        with folder.locked():
+            pass
+
+
+def test_lock_of_another_host_counts_until_it_is_stale(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "a", small("mat"))
+    lock = folder.path / "run.lock"
+    lock.write_text(holder(host="elsewhere"))
+    with pytest.raises(Exists, match="on elsewhere"):
+        folder.locked().__enter__()
+    old = time.time() - STALE - 5
+    os.utime(lock, (old, old))
+    with folder.locked():
+        pass
+
+
+def test_metrics_are_rewound_and_a_cut_line_is_dropped(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "a", small("mat"))
+    lines = [json.dumps({"t": t, "agent": "x"}) for t in range(5)]
+    (folder.path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"t": 5, "ag')
+    assert [m["t"] for m in folder.metrics()] == [0, 1, 2, 3, 4]
+    folder.rewind_metrics(3)
+    assert [m["t"] for m in folder.metrics()] == [0, 1, 2]

@@ -1,0 +1,77 @@
+"""Shared by all tests: one Ray for the session, small runs on digits, and a place for them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+
+TOKEN = os.path.join(tempfile.mkdtemp(prefix="sparring-test-"), "token")  # not the user's ~/.ray
+with open(os.open(TOKEN, os.O_WRONLY | os.O_CREAT, 0o600), "w") as f:
+    f.write(secrets.token_hex(32))
+
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # fault tests leave failed references behind on purpose
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "OMP_NUM_THREADS": "1",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN_PATH": TOKEN,
+}
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster import cli
+from tests.helpers import CLONE
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[str]:
+    """One local Ray for all tests, started as a user's session starts one; its address."""
+    import ray
+
+    with contextlib.chdir(CLONE):
+        context = ray.init(
+            address="local",
+            num_cpus=8,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=256 * 2**20,
+        )
+    yield context.address_info["address"]
+    ray.shutdown()
+
+
+@dataclass
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def sparring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in an empty folder, in this process: ``sparring("train", "mat", "--max-steps", 2)``."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> Done:
+        code = cli.main([str(a) for a in args])
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    return run

@@ -1,0 +1,134 @@
+"""What several tests need: small runs, agents in this process in float64, and the bytes of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agents.agent import Agent
+from cluster.recipes import recipe
+from cluster.run_config import RunConfig
+from trainers.config import Attack, DataConfig, OptimConfig
+from trainers.data import Batches, Split
+from trainers.methods.base import Method
+from trainers.types import Metrics
+
+CLONE = Path(__file__).resolve().parent.parent
+
+SMALL: dict[str, Any] = {
+    "network": "small_cnn:width=4",
+    "batch_size": 32,
+    "attack.steps": 2,
+    "max_steps": 20,
+    "checkpoint.every": 5,
+    "checkpoint.attack_steps": 2,
+    "placement.cpus_per_agent": 0.5,
+}
+
+
+def small(method: str = "mat", **overrides: Any) -> RunConfig:
+    """A run of 20 short steps on digits; dots in setting names are written as two underscores."""
+    return recipe(method).replace(SMALL | {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def small_flags(**overrides: Any) -> list[str]:
+    """The same as flags of ``sparring train``."""
+    values = SMALL | {k.replace("__", "."): v for k, v in overrides.items()}
+    return [f"--{k.replace('_', '-')}={v}" for k, v in values.items()]
+
+
+def bytes_of(run: Path) -> dict[str, Any]:
+    """Everything of a run that is promised to be identical: hashes of all agents' files, and metrics without times."""
+    last = sorted(p.parent for p in run.glob("checkpoints/step-*/COMMITTED") if "." not in p.parent.name)[-1]
+    manifest = json.loads((last / "MANIFEST.json").read_bytes())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    metrics = [(line["t"], line["agent"], line["values"], line["exchange_bytes"]) for line in lines]
+    best, latest = ((run / "checkpoints" / f"{n}.json").read_text() for n in ("best", "last"))
+    return {"manifest": manifest, "metrics": metrics, "best": best, "last": latest}
+
+
+class TinyNet(nn.Module):
+    """Two convolutions and a linear layer, with or without batch norm."""
+
+    def __init__(self, *, channels: int = 1, classes: int = 4, bn: bool = True, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.conv1, self.conv2 = nn.Conv2d(channels, 5, 3, padding=1), nn.Conv2d(5, 6, 3, stride=2)
+            self.fc = nn.Linear(6, classes)
+        self.bn = nn.BatchNorm2d(5) if bn else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.bn(self.conv1(x)))
+        return self.fc(torch.tanh(self.conv2(h)).mean((2, 3)))
+
+
+@dataclass
+class Handle:
+    """An agent as a method sees it, without any packing."""
+
+    agent: Agent
+    metrics: Metrics | None = None
+
+    def craft(self, t: int, *, attack: str = "train", **hints: Any) -> Any:
+        return self.agent.craft(t, attack=attack, **hints)
+
+    def answer(self, t: int, on: Any = None) -> Any:
+        return self.agent.answer(t, on)
+
+    def predict(self, t: int, **seen: Any) -> Any:
+        return self.agent.predict(t, **seen)
+
+    def learn(self, t: int, **seen: Any) -> None:
+        self.metrics = self.agent.learn(t, **seen)
+
+
+def make_team(
+    method: Method,
+    models: Mapping[str, nn.Module] | None = None,
+    *,
+    bn: bool = True,
+    attack: Attack | None = None,
+    optim: OptimConfig | None = None,
+    n: int = 24,
+    batch_size: int = 8,
+    same_start: bool = False,
+) -> dict[str, Handle]:
+    """Agents in float64 on random images of 1x6x6; equal arguments give equal agents."""
+    rng = torch.Generator().manual_seed(7)
+    images = torch.randint(0, 256, (n, 6, 6, 1), generator=rng, dtype=torch.uint8)
+    split = Split(images, torch.randint(0, 4, (n,), generator=rng))
+    team = {}
+    for index, role in enumerate(method.roles()):
+        model = models[role] if models else TinyNet(bn=bn, seed=index)
+        batches = Batches(split, DataConfig(), batch_size=batch_size, seed=3, dtype=torch.float64)
+        agent = Agent(
+            me=role,
+            index=0 if same_start else index,
+            method=method,
+            model=model.double(),
+            batches=batches,
+            held_out=split,
+            config=optim or OptimConfig(schedule="constant"),
+            attacks={"train": attack or Attack(eps=0.1, steps=3)},
+            seed=5,
+            total_steps=50,
+        )
+        team[role] = Handle(agent)
+    return team
+
+
+def losses(team: Mapping[str, Handle]) -> dict[str, float]:
+    """Total loss of every learner in the last step."""
+    return {role: h.metrics.values["total"] for role, h in team.items() if h.metrics is not None}
+
+
+def gradients(handle: Handle) -> list[Tensor]:
+    """The gradients that the last ``learn`` left behind."""
+    return [p.grad for p in handle.agent.model.parameters() if p.grad is not None]

@@ -1,0 +1,49 @@
+"""Registration by file name, and what every method must hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import make_team
+from trainers import methods
+
+
+def test_names_are_the_files() -> None:
+    assert {"at", "clean", "mat"} <= set(methods.names())
+    assert "base" not in methods.names()
+
+
+def test_unknown_method_suggests() -> None:
+    with pytest.raises(ValueError, match=r"method 'mta' is unknown\. Did you mean 'mat'\?"):
+        methods.load("mta")
+
+
+def test_file_must_define_one_method(tmp_path: Path) -> None:
+    file = tmp_path / "none.py"
+    file.write_text("x = 1\n")
+    with pytest.raises(ValueError, match="exactly one subclass of Method; it defines 0"):
+        methods.load(str(file))
+    with pytest.raises(ValueError, match="does not exist"):
+        methods.load(str(tmp_path / "missing.py"))
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_contract(name: str) -> None:
+    """Learners step exactly once, frozen agents not at all, products exist, and the header says where it comes from."""
+    method = methods.load(name)()
+    team = make_team(method)
+    before = {r: [p.detach().clone() for p in h.agent.model.parameters()] for r, h in team.items()}
+    for t in range(2):
+        method.step(team, t)
+    roles = method.roles()
+    assert set(method.deploy()) <= set(roles)
+    assert all("." not in role for role in roles)
+    for role, handle in team.items():
+        after = list(handle.agent.model.parameters())
+        changed = any(not torch.equal(a, b) for a, b in zip(before[role], after, strict=True))
+        assert changed == roles[role].learns
+        assert handle.agent.t == (2 if roles[role].learns else 0)
+        assert (handle.metrics is not None) == roles[role].learns
