@@ -1,4 +1,4 @@
-# make demo | test | check | bench. Each sets itself up: an active environment that already has torch and ray is used as
+# make demo | test | check | bench | docs-tables. Each sets itself up: an active environment that already has torch and ray is used as
 # it is, otherwise .venv is made here from pyproject.toml and constraints.txt.
 SHELL := /bin/bash
 export RAY_USAGE_STATS_ENABLED := 0
@@ -12,7 +12,7 @@ PY := .venv/bin/python
 READY := .venv/ready
 endif
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs-tables clean
 
 demo: $(READY)
 	$(PY) -m cluster demo
@@ -27,6 +27,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(PY) benchmarks/team_vs_local.py
+
+docs-tables: $(READY)
+	$(PY) docs/tables.py
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "Installing into .venv: PyTorch and Ray are about 3 GB to download, 6 GB on disk (once)."

@@ -59,4 +59,4 @@ def show(result: dict[str, Any]) -> None:
     display.table(["network", "clean [95 %]", f"{ATTACK}, eps 0.15 [95 %]"], rows)
     run = os.path.relpath(result["run"])
     print(f"\naccuracy on {n} test images; training took {result['seconds']:.0f} s; run folder: {run}")
-    print(f"next: sparring evaluate {run} --attacks clean,fgsm,pgd-100 --threat linf:0.1 --threat l2:1")
+    print(f"next: {display.command()} evaluate {run} --attacks clean,fgsm,pgd-100 --threat linf:0.1 --threat l2:1")

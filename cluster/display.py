@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -18,6 +22,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown.add_row(*row)
     console = Console(highlight=False, markup=False)
     console.print(shown, width=None if console.is_terminal else 1000)
+
+
+def command() -> str:
+    """How this user can call the command from here: by name, as the script beside the interpreter, or from the clone."""
+    if shutil.which("sparring"):
+        return "sparring"
+    script = Path(sys.executable).parent / "sparring"
+    if script.is_file():
+        return os.path.relpath(script)
+    return f"{sys.executable} {Path(__file__).resolve().parent.parent / 'sparring.py'}"
 
 
 def percent(value: float) -> str:

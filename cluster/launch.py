@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 from agents import networks
 from agents.spec import Facts
 from cluster.controller import Controller
-from cluster.errors import BrokenCheckpoint, DataError, UsageError
+from cluster.errors import BrokenCheckpoint, DataError, NoResources, UsageError
 from cluster.progress import Progress, facts_table
 from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
@@ -74,7 +75,12 @@ def train(
             raise UsageError("--resume-if-exists needs --name: without it every run gets a new name")
         if (runs_dir / name / "config.yaml").exists():
             return resume(runs_dir / name, quiet=quiet)
-    return _execute(RunFolder.create(runs_dir, name, config), config, quiet=quiet)
+    folder = RunFolder.create(runs_dir, name, config)
+    try:
+        return _execute(folder, config, quiet=quiet)
+    except NoResources:
+        shutil.rmtree(folder.path)  # nothing has begun: the name is free again
+        raise
 
 
 def resume(path: Path, *, quiet: bool = False) -> Run:

@@ -39,7 +39,7 @@ def runs(runs_dir: Path) -> list[dict[str, Any]]:
 def show_runs(result: dict[str, Any]) -> None:
     """As a table."""
     if not result["runs"]:
-        print("no runs here; make one with: sparring demo")
+        print(f"no runs here; make one with: {display.command()} demo")
         return
     rows = [
         [
@@ -95,7 +95,7 @@ def show_fsck(report: dict[str, Any]) -> None:
         print(f"{report['run']}: committed steps {steps}; all whole")
     elif report["newest_whole"] is not None:
         print(
-            f"the newest whole checkpoint is step {report['newest_whole']}; go on from it with: sparring resume {report['run']}"
+            f"the newest whole checkpoint is step {report['newest_whole']}; go on from it with: {display.command()} resume {report['run']}"
         )
     else:
         print("no checkpoint is whole")
@@ -106,4 +106,4 @@ def show_finished(result: dict[str, Any]) -> None:
     rows = [[a, display.percent(v["clean"]), display.percent(v["robust"])] for a, v in result["agents"].items()]
     display.table(["agent", "held-out clean", "held-out robust"], rows)
     run = os.path.relpath(result["run"])
-    print(f"\nrun folder: {run}\nnext: sparring evaluate {run}")
+    print(f"\nrun folder: {run}\nnext: {display.command()} evaluate {run}")

@@ -1,0 +1,90 @@
+"""Wall time of a step on Ray against the same step in one process: MAT, one thread per agent, interleaved rounds.
+
+    python benchmarks/team_vs_local.py --rounds 5 --steps 20
+
+Both teams are warm and alive at once; rounds alternate between them, so that what else the machine does hits both. The
+ratio of the two medians of a round is the sample; the median over rounds is the figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from statistics import median
+
+from common import circumstances, save
+
+from cluster import launch
+from cluster.recipes import recipe
+from cluster.run_config import RunConfig
+from cluster.team import Pending, Team
+
+WARM_UP = 6  # steps; the first ones pay for imports, allocation and kernel selection
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="small_cnn:width=32")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--peers", type=int, default=2)
+    parser.add_argument("--attack-steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20, help="per team and round")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/team_vs_local.json")
+    return parser.parse_args()
+
+
+def seconds_per_step(team: Team, config: RunConfig, first: int, steps: int) -> float:
+    """Wall time of ``steps`` steps with the configured window in flight, per step."""
+    started = time.perf_counter()
+    pending: list[Pending] = []
+    for t in range(first, first + steps):
+        pending.append(team.submit(config.method, t))
+        while len(pending) >= config.window:
+            team.collect(pending.pop(0), timeout=config.call_timeout)
+    for p in pending:
+        team.collect(p, timeout=config.call_timeout)
+    return (time.perf_counter() - started) / steps
+
+
+def main() -> None:
+    args = arguments()
+    overrides = {
+        "network": args.network,
+        "batch_size": args.batch_size,
+        "peers": args.peers,
+        "attack.steps": args.attack_steps,
+        "seed": args.seed,
+        "max_steps": 10**6,
+    }
+    config = recipe("mat").replace(overrides)
+    rounds = []
+    with launch.team_of(config.replace({"team": "local"})) as local, launch.team_of(config) as remote:
+        for team in (local, remote):
+            seconds_per_step(team, config, 0, WARM_UP)
+        for i in range(args.rounds):
+            first = WARM_UP + i * args.steps
+            pair = {
+                name: seconds_per_step(team, config, first, args.steps)
+                for name, team in (("local", local), ("ray", remote))
+            }
+            rounds.append({**pair, "ratio": pair["ray"] / pair["local"]})
+    result = {
+        **circumstances(seed=args.seed),
+        "n": args.rounds,
+        "steps_per_round": args.steps,
+        "local_ms": 1e3 * median(r["local"] for r in rounds),
+        "ray_ms": 1e3 * median(r["ray"] for r in rounds),
+        "ratio": median(r["ratio"] for r in rounds),
+        "samples": rounds,
+    }
+    print(json.dumps({k: v for k, v in result.items() if k != "samples"}, indent=1))
+    print("ratios", *(f"{r['ratio']:.2f}" for r in rounds))
+    if args.save:
+        print(f"written: {save('team_vs_local', result)}")
+
+
+if __name__ == "__main__":
+    main()

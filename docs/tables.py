@@ -1,0 +1,84 @@
+"""Every table of numbers in README.md and docs/ comes from JSON in benchmarks/results/.
+
+python docs/tables.py           # write the tables between their markers
+python docs/tables.py --check   # fail when a page differs from the numbers
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+CLONE = Path(__file__).resolve().parent.parent
+RESULTS = CLONE / "benchmarks" / "results"
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rows(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in (header, rule, *body))
+
+
+def source(result: dict[str, Any]) -> str:
+    """Where a table's numbers come from."""
+    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    return f"\n`{result['command']}`: {result['device']}; {versions}; seed {result['seed']}; n = {result['n']}.\n"
+
+
+def demo(result: dict[str, Any]) -> str:
+    """The table that the demo prints."""
+
+    def cell(value: float, interval: Sequence[float]) -> str:
+        return f"{100 * value:.1f} % [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+    body = [
+        [n, cell(r["clean"], r["clean_ci95"]), cell(r["robust"], r["robust_ci95"])]
+        for n, r in result["networks"].items()
+    ]
+    took = f"Training took {result['seconds']:.0f} s. Intervals are 95 % (Wilson), n counts test images."
+    return rows(["network", "clean [95 %]", f"{result['attack']} [95 %]"], body) + source(result) + took + "\n"
+
+
+def team_vs_local(result: dict[str, Any]) -> str:
+    """One step on Ray against one process."""
+    body = [["one process", f"{result['local_ms']:.0f} ms"], ["Ray, one actor per peer", f"{result['ray_ms']:.0f} ms"]]
+    ratios = ", ".join(f"{r['ratio']:.2f}" for r in result["samples"])
+    ratio = f"Ratio {result['ratio']:.2f}, the median of {result['n']} interleaved rounds ({ratios}).\n"
+    return rows(["2 peers, a step of MAT", "median"], body) + source(result) + ratio
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"demo": demo, "team_vs_local": team_vs_local}
+
+
+def render(page: str) -> str:
+    """The page with every marked table made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        name = match[2]
+        return match[1] + TABLES[name](json.loads((RESULTS / f"{name}.json").read_text())) + match[3]
+
+    return MARKED.sub(table, page)
+
+
+def main() -> int:
+    """Write or check all pages; the number of pages that differ."""
+    wrong = 0
+    for path in [CLONE / "README.md", *sorted((CLONE / "docs").glob("*.md"))]:
+        text = path.read_text()
+        if render(text) != text:
+            wrong += 1
+            print(
+                f"{path.relative_to(CLONE)} {'differs from' if '--check' in sys.argv else 'updated from'} benchmarks/results"
+            )
+            if "--check" not in sys.argv:
+                path.write_text(render(text))
+    return wrong if "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
