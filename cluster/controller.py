@@ -22,12 +22,12 @@ from cluster.team import Failure, Pending, Team
 
 
 class Controller:
-    """Drives one run from step ``first`` to its end.
+    """Drives one run to its end.
 
     Args:
         folder: the run's folder, locked by this process.
         config: its configuration.
-        team: all agents, at step ``first``.
+        team: all agents.
         progress: told about everything.
         stop: set by a signal; the step under way is finished and saved.
         total: steps of the run.
@@ -42,20 +42,22 @@ class Controller:
         self._pending: deque[Pending] = deque()
         self._files: dict[str, dict[str, str]] = {}
 
-    def fit(self, first: int) -> None:
-        """Train to the end.
+    def fit(self, first: int | None) -> None:
+        """Train to the end, from the checkpoint of step ``first`` or from fresh agents.
 
         Raises:
             Interrupted: a signal came; everything is saved.
             TrainingStopped: a loss or weight is not finite.
             Infrastructure: more than ``max_failures`` recoveries.
         """
-        t, failures, failure = first, 0, None
+        failures, failure = 0, None
         while True:
             try:
                 if failure is not None:
-                    t = self._recover(failure)
-                self._train(t)
+                    first = self._recover(failure)
+                elif first is not None:
+                    self._restore(first)
+                self._train(first or 0)
                 return
             except Exception as error:
                 failure = self._diagnose(error)
@@ -132,7 +134,11 @@ class Controller:
                 f"no checkpoint to go back to in {self.checkpoints.folder}: {'; '.join(wrong) or 'none was committed'}"
             )
         self.checkpoints.drop_after(t)
-        self.team.restore(self.checkpoints.path(t) / "agents", timeout=self.config.call_timeout)
+        self._restore(t)
         self.progress.rewind(t)
         self.progress.event(f"recovered: {', '.join(revived) or 'all'} replaced, every agent at step {t} again")
         return t
+
+    def _restore(self, t: int) -> None:
+        self.team.restore(self.checkpoints.path(t) / "agents", timeout=self.config.call_timeout)
+        self.checkpoints.publish(t)

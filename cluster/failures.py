@@ -44,7 +44,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         if isinstance(e, BaseException) and id(e) not in seen:
             seen.add(id(e))
             yield e
-            queue += [getattr(e, "cause", None), e.__cause__]
+            queue += [getattr(e, "cause", None), e.__cause__, *e.args]  # a failed constructor is found in args only
 
 
 def classify(error: BaseException, refs: Sequence[Any], actors: Mapping[str, str]) -> Failure | None:

@@ -129,10 +129,8 @@ def _execute(folder: RunFolder, config: RunConfig, *, quiet: bool) -> Run:
                     progress.event(line)
                 folder.write_env(environment(config, facts))
                 if first is not None:
-                    team.restore(folder.checkpoints.path(first) / "agents", timeout=config.call_timeout)
-                    folder.checkpoints.publish(first)
                     progress.event(f"continuing {folder.path} at step {first} of {total}")
-                Controller(folder, config, team, progress, stop, total=total).fit(first or 0)
+                Controller(folder, config, team, progress, stop, total=total).fit(first)
                 progress.event(f"done: {folder.path}")
             finally:
                 progress.close()

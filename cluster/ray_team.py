@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -28,6 +29,7 @@ from agents.actors import AgentActor
 from agents.exchange import flatten
 from agents.spec import AgentSpec, Facts
 from cluster import failures
+from cluster.errors import Infrastructure
 from cluster.placement import Resources
 from cluster.team import Failure, Pending, asked
 from trainers.config import Attack
@@ -65,7 +67,14 @@ class RayTeam:
         self._refs: list[Any] = []
         self._handles: dict[str, RayHandle] = {}
         self._facts: dict[str, Facts] = {}
-        self._spawn(list(self._specs))
+        try:
+            self._spawn(list(self._specs))
+        except RayError as error:
+            self.close()
+            cause = failures.unwrap(error)
+            if cause is error:
+                raise Infrastructure(f"the agents could not be started: {error}") from error
+            raise cause from error
 
     def __getitem__(self, role: str) -> RayHandle:
         return self._handles[role]

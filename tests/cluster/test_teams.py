@@ -157,6 +157,13 @@ def test_everything_is_given_back(ray_session: str, tmp_path: Path) -> None:
     assert {g["state"] for g in ray.util.placement_group_table().values()} == {"REMOVED"}
 
 
+def test_an_agent_that_cannot_be_made_is_the_users_error(ray_session: str, tmp_path: Path) -> None:
+    """The sentence from inside the actor's constructor, no lost placement group."""
+    with pytest.raises(ValueError, match=r"small_cnn: width = 0 must be >= 1"):
+        launch.train(small("mat", network="small_cnn:width=0"), runs_dir=tmp_path, quiet=True)
+    assert {g["state"] for g in ray.util.placement_group_table().values()} == {"REMOVED"}
+
+
 def test_local_team_gives_the_threads_back() -> None:
     before = torch.get_num_threads()
     config = replace(small("at"), threads_per_agent=2)
