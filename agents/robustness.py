@@ -39,8 +39,8 @@ def correct(
     hits = []
     with frozen(model):
         for start in range(0, len(split), block):
-            y = split.labels[start : start + block].to(device)
-            x = to_pixels(split.images[start : start + block].to(device), dtype)
+            images, y = (a.to(device) for a in split.take(slice(start, start + block)))
+            x = to_pixels(images, dtype)
             right = torch.ones(len(y), dtype=torch.bool, device=device)
             for restart in range(attack.restarts if attack else 1):
                 adv = x

@@ -10,9 +10,10 @@ import torch
 
 from agents import networks
 from agents.agent import Agent
-from trainers import data, methods
+from trainers import methods
 from trainers.config import Attack, DataConfig, OptimConfig, require
 from trainers.data import Batches
+from trainers.datasets import Prepared
 from trainers.methods.base import Method
 
 
@@ -40,6 +41,7 @@ class AgentSpec:
     network: str
     optim: OptimConfig
     data: DataConfig
+    images: Prepared  # the data set in this node's cache
     attacks: dict[str, Attack]
     batch_size: int
     epochs: int
@@ -58,9 +60,11 @@ class AgentSpec:
             ValueError: unknown method, network or data set.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dataset = data.load(self.data)
-        train, held_out = dataset.held_out(self.data.validation, seed=self.seed)
-        batches = Batches(train, self.data, batch_size=self.batch_size, seed=self.seed, device=device)
+        dataset = self.images.load()
+        train, held_out = dataset.held_out(self.data.validation, seed=self.seed, fraction=self.data.fraction)
+        batches = Batches(
+            train, self.data, batch_size=self.batch_size, seed=self.seed, extra=self.images.load_extra(), device=device
+        )
         network = networks.build(networks.configure(self.network, dataset), self.seed, self.index)
         return Agent(
             me=self.me,

@@ -77,7 +77,7 @@ def evaluate_model(
     """
     parsed = {str(t): {a: parse_attack(a, t) for a in attacks if a != "clean"} for t in threats}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    check_classifier(model, split[torch.arange(min(16, len(split)))].pixels(device=device))
+    check_classifier(model, split[torch.arange(min(16, len(split)))].pixels().to(device))
     clean = correct(model, split, None, seed=seed, device=device)
     everything, report = clean, {}
     for threat, chosen in parsed.items():

@@ -15,6 +15,7 @@ from typing import Any
 
 from agents import networks
 from agents.spec import Facts
+from cluster import images
 from cluster.controller import Controller
 from cluster.errors import BrokenCheckpoint, DataError, NoResources, UsageError
 from cluster.progress import Progress, facts_table
@@ -22,7 +23,7 @@ from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
 from cluster.stop import StopSignal
 from cluster.team import LocalTeam, Team
-from trainers import data
+from trainers import datasets
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ def train(
     Raises:
         SparringError: see ``cluster/errors.py``; the text says what to do.
     """
+    config = config.absolute()
     networks.parse(config.network)  # misspelt names are refused before a folder or a process is made
-    data.check(config.data)
+    datasets.source_of(config.data.name)
     if resume_if_exists:
         if name is None:
             raise UsageError("--resume-if-exists needs --name: without it every run gets a new name")
@@ -90,19 +92,19 @@ def resume(path: Path, *, quiet: bool = False) -> Run:
 
 
 @contextmanager
-def team_of(config: RunConfig) -> Iterator[Team]:
+def team_of(config: RunConfig, *, quiet: bool = True) -> Iterator[Team]:
     """The run's agents, ready; on Ray in a placement group that is removed at the end."""
+    specs = config.specs(images.prepare(config.data, quiet=quiet))
     if config.team == "local":
-        local = LocalTeam(config.specs())
+        local = LocalTeam(specs)
         try:
             yield local
         finally:
             local.close()
         return
-    from cluster import placement, session  # the only places that need ray
+    from cluster import placement, session  # late: a local team needs no ray
     from cluster.ray_team import RayTeam
 
-    specs = config.specs()
     with session.connected(config.address):
         bundles = placement.plan(len(specs), config.placement, placement.nodes_alive())
         remote = RayTeam(specs, placement.reserve(bundles, config.placement), bundles)
@@ -117,7 +119,7 @@ def _execute(folder: RunFolder, config: RunConfig, *, quiet: bool) -> Run:
         first, wrong = folder.checkpoints.newest_whole()
         if wrong and first is None:
             raise BrokenCheckpoint(f"no whole checkpoint in {folder.path}: {'; '.join(wrong)}")
-        with team_of(config) as team, StopSignal() as stop:
+        with team_of(config, quiet=quiet) as team, StopSignal() as stop:
             facts = team.describe()
             total = _agree(facts)
             folder.checkpoints.folder.mkdir(exist_ok=True)

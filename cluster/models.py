@@ -10,7 +10,7 @@ from torch import nn
 from agents.checkpoint import CheckpointError, load_model
 from cluster.errors import BrokenCheckpoint, DataError, UsageError
 from cluster.run_folder import RunFolder
-from trainers import data
+from trainers import datasets
 from trainers.config import DataConfig
 from trainers.data import Split
 
@@ -54,7 +54,7 @@ def load_test(config: DataConfig, examples: int | None = None) -> Split:
         UsageError: fewer images than asked for.
     """
     try:
-        split = data.load(config).test
+        split = datasets.load(config).test
     except (ValueError, OSError) as error:
         raise DataError(str(error)) from error
     if examples is None:

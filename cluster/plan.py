@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from cluster import run_config
+from cluster import launch, run_config
 from cluster.run_config import RunConfig
-from cluster.team import LocalTeam
 
 PROBE_BATCH = 8  # images of the measured step; everything per image is scaled from it
 
@@ -26,16 +25,12 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     """
     bundles = _bundles(config)
     probe = config.replace({"team": "local", "batch_size": min(PROBE_BATCH, config.batch_size), "max_steps": 2})
-    team = LocalTeam(probe.specs())
-    try:
-        metrics = {}
+    with launch.team_of(probe) as team:
         for t in range(2):  # the first call of every kernel is slow
             started = time.perf_counter()
             metrics = team.collect(team.submit(probe.method, t), timeout=config.call_timeout)
             seconds = time.perf_counter() - started
         facts = team.describe()
-    finally:
-        team.close()
     scale = config.batch_size / probe.batch_size
     per_epoch = -(-next(iter(facts.values())).steps_per_epoch * probe.batch_size // config.batch_size)
     steps = config.max_steps or config.epochs * per_epoch

@@ -23,17 +23,20 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from agents.actors import AgentActor
 from agents.exchange import flatten
 from agents.spec import AgentSpec, Facts
-from cluster import failures
+from cluster import failures, images
 from cluster.errors import Infrastructure
 from cluster.placement import Resources
 from cluster.team import Failure, Pending, asked
 from trainers.config import Attack
+from trainers.datasets import cache
 from trainers.methods.base import Method
+
+_missing, _receive = ray.remote(images.missing), ray.remote(images.receive)
 
 START_TIMEOUT = 180.0  # seconds; an actor imports torch and loads data: 2 s alone, 15 s on a loaded machine
 
@@ -68,6 +71,7 @@ class RayTeam:
         self._handles: dict[str, RayHandle] = {}
         self._facts: dict[str, Facts] = {}
         try:
+            self._share_images()
             self._spawn(list(self._specs))
         except RayError as error:
             self.close()
@@ -124,6 +128,20 @@ class RayTeam:
             self._kill(role)
         self._handles.clear()
         ray.util.remove_placement_group(self._group)
+
+    def _share_images(self) -> None:
+        """Bring the decoded images once to every other node that lacks them; agents then read them from its cache."""
+        shared = next(iter(self._specs.values())).images
+        here = ray.get_runtime_context().get_node_id()
+        placed = ray.util.placement_group_table(self._group)["bundles_to_node_id"].values()
+        entries: dict[str, Any] = {}  # put into the object store once, however many nodes want them
+        for node in sorted(set(placed) - {here}):
+            there = NodeAffinitySchedulingStrategy(node, soft=False)
+            on_node = {"num_cpus": 0, "scheduling_strategy": there}
+            lacking = ray.get(_missing.options(**on_node).remote(shared), timeout=START_TIMEOUT)
+            for key in lacking:
+                entries[key] = entries.get(key) or ray.put(cache.pack(Path(shared.cache) / key))
+                ray.get(_receive.options(**on_node).remote(shared, key, entries[key]), timeout=START_TIMEOUT)
 
     def _spawn(self, roles: Sequence[str]) -> None:
         for role in roles:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -17,8 +17,9 @@ import yaml
 
 from agents.spec import AgentSpec
 from cluster.settings import Settings
-from trainers import methods
+from trainers import methods, user
 from trainers.config import Attack, fraction
+from trainers.datasets import Prepared
 from trainers.methods.base import Method
 
 
@@ -40,8 +41,12 @@ class RunConfig(Settings):
         """PGD under the run's threat model, for comparing checkpoints on the held-out images."""
         return Attack(norm=self.attack.norm, eps=self.attack.eps, steps=self.checkpoint.attack_steps)
 
-    def specs(self) -> list[AgentSpec]:
-        """One specification per role, in role order."""
+    def specs(self, images: Prepared) -> list[AgentSpec]:
+        """One specification per role, in role order.
+
+        Args:
+            images: the run's data set in the cache.
+        """
         name = method_name(self.method)
         options = {f.name: getattr(self.method, f.name) for f in fields(self.method)}
         return [
@@ -53,6 +58,7 @@ class RunConfig(Settings):
                 network=self.network,
                 optim=self.optim,
                 data=self.data,
+                images=images,
                 attacks={"train": self.attack},
                 batch_size=self.batch_size,
                 epochs=self.epochs,
@@ -62,6 +68,13 @@ class RunConfig(Settings):
             )
             for index, role in enumerate(self.method.roles())
         ]
+
+    def absolute(self) -> RunConfig:
+        """The same with every path made absolute: agents and later commands stand elsewhere."""
+        d = self.data
+        extra = str(Path(d.extra).resolve()) if d.extra else None
+        data = replace(d, name=user.absolute(d.name), root=str(Path(d.root).expanduser().resolve()), extra=extra)
+        return replace(self, network=user.absolute(self.network), data=data)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the method's name stands beside its options."""

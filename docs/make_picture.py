@@ -37,8 +37,8 @@ def main(mutual: Path, plain: Path) -> None:
     split = load_test(DataConfig())
     figure = plt.figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1.25, 1])
-    chosen = torch.tensor([(split.labels == k).nonzero()[2].item() for k in range(6)])
-    x, y = split[chosen].pixels(), split[chosen].labels
+    chosen = torch.tensor([(split.all_labels() == k).nonzero()[2].item() for k in range(6)])
+    x, y = split[chosen].pixels(), split[chosen].all_labels()
     axes = left.subplots(3, 6)
     for row, (name, model) in enumerate(
         {"clean": None, "plain training": models["plain training"], "peer0": models["peer0"]}.items()

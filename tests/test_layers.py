@@ -17,7 +17,7 @@ BELOW = {
     "cluster": {"cluster", "agents", "trainers"},
     "serve": {"serve", "agents", "trainers"},
 }
-ANYWHERE_LAZILY = {"safetensors", "pyarrow", "PIL", "sklearn"}
+ANYWHERE_LAZILY = {"safetensors", "pyarrow", "PIL", "sklearn", "torchvision", "timm"}
 TORCH_ONLY = {"torch", "numpy", *ANYWHERE_LAZILY}
 
 

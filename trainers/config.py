@@ -122,17 +122,32 @@ class DataConfig:
     """Which images, and how they are split and augmented."""
 
     name: str = "digits"
-    """Name of the data set."""
+    """digits, cifar10, cifar100, tiny-imagenet, mini-imagenet, folder, or file.py:function."""
+    root: str = "data"
+    """Folder (or zip) that holds the data set."""
+    cache: str = "~/.cache/sparring"
+    """Folder for decoded images."""
+    size: int | None = None
+    """Side to which a folder's images are resized."""
+    fraction: float = 1.0
+    """Share of the training images used, the same of every class."""
     validation: float = 0.1
     """Share of the training images held out, drawn by the seed, on which checkpoints are compared."""
     augment: Literal["none", "shift", "crop-flip"] = "none"
     """shift: random crop after zero padding. crop-flip: the same and a random horizontal flip."""
     padding: int = 1
     """Zero pixels on each side before the random crop (CIFAR: 4)."""
+    extra: str | None = None
+    """File.npz with generated images: image (uint8 NHWC) and label."""
+    extra_fraction: float = 0.7
+    """Share of every batch that comes from the extra images."""
 
     def __post_init__(self) -> None:
         require(0 < self.validation < 1, f"data.validation = {self.validation} must lie between 0 and 1")
+        require(0 < self.fraction <= 1, f"data.fraction = {self.fraction} must lie in (0, 1]")
+        require(0 <= self.extra_fraction < 1, f"data.extra_fraction = {self.extra_fraction} must lie in [0, 1)")
         require(self.padding >= 0, f"data.padding = {self.padding} must be >= 0")
+        require(self.size is None or self.size >= 4, f"data.size = {self.size} must be >= 4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

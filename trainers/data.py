@@ -6,8 +6,7 @@ A batch never travels: every agent holds the images on its own device and comput
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import torch
@@ -20,28 +19,49 @@ from trainers.types import Batch
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels in file order."""
+    """Images and labels, all or the chosen rows of them; choosing copies no pixel."""
 
-    images: Tensor  # [N, H, W, C] uint8
+    images: Tensor  # [N, H, W, C] uint8, perhaps mapped from a file
     labels: Tensor  # [N] int64
+    rows: Tensor | None = None  # [n] int64, into the N; None: all
+    source: str | None = None  # sha256 of the file that images and labels came from
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.labels if self.rows is None else self.rows)
 
     def __getitem__(self, index: Tensor) -> Split:
-        return Split(self.images[index], self.labels[index])
+        return replace(self, rows=index if self.rows is None else self.rows[index])
+
+    def take(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Images [b, H, W, C] and labels [b] of the given positions."""
+        at = index if self.rows is None else self.rows[index]
+        return self.images[at], self.labels[at]
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same on a device."""
+        rows = None if self.rows is None else self.rows.to(device)
+        return Split(self.images.to(device), self.labels.to(device), rows, self.source)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of shape, pixels and labels."""
-        h = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        h.update(self.images.contiguous().numpy().data)
-        h.update(self.labels.contiguous().numpy().data)
+        """Hash of the images, labels and their order."""
+        h = hashlib.sha256(repr((tuple(self.images.shape), len(self))).encode())
+        if self.source is None:
+            h.update(self.images.cpu().contiguous().numpy().data)
+            h.update(self.labels.cpu().contiguous().numpy().data)
+        else:
+            h.update(self.source.encode())
+        if self.rows is not None:
+            h.update(self.rows.cpu().contiguous().numpy().data)
         return h.hexdigest()
 
-    def pixels(self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
-        """All images as [N, C, H, W] in [0, 1]."""
-        return to_pixels(self.images.to(device), dtype)
+    def all_labels(self) -> Tensor:
+        """Labels in order: [n]."""
+        return self.take(slice(None))[1]
+
+    def pixels(self, *, dtype: torch.dtype = torch.float32) -> Tensor:
+        """All images as [n, C, H, W] in [0, 1]."""
+        return to_pixels(self.take(slice(None))[0], dtype)
 
 
 @dataclass(frozen=True)
@@ -59,18 +79,44 @@ class Dataset:
         _, h, w, c = self.train.images.shape
         return c, h, w
 
-    def held_out(self, share: float, *, seed: int) -> tuple[Split, Split]:
-        """Training images without, and with only, a share drawn by the seed."""
+    def held_out(self, share: float, *, seed: int, fraction: float = 1.0) -> tuple[Split, Split]:
+        """Training images without, and with only, a share drawn by the seed.
+
+        Args:
+            fraction: share of the remaining training images that is used, the same of every class.
+        """
         n = len(self.train)
         count = max(1, round(share * n))
         require(count < n, f"data.validation = {share} leaves no training image of {n}")
         order = torch.randperm(n, generator=generator(seed, "validation"))
-        return self.train[order[count:].sort().values], self.train[order[:count].sort().values]
+        held, rest = self.train[order[:count].sort().values], self.train[order[count:].sort().values]
+        return (rest if fraction == 1 else rest[stratified(rest.all_labels(), fraction, seed=seed)]), held
 
+    @cached_property
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation per channel of the training pixels in [0, 1]."""
-        pixels = self.train.images.double().div(255).flatten(0, 2)  # [N*H*W, C]
-        return pixels.mean(0).tolist(), pixels.std(0, unbiased=False).clamp_min(1e-6).tolist()
+        """Mean and standard deviation per channel of the training pixels in [0, 1], exact for bytes."""
+        means, stds = [], []
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        for c in range(self.train.images.shape[-1]):
+            counts = torch.zeros(256, dtype=torch.float64)
+            for start in range(0, len(self.train.images), 4096):
+                chunk = self.train.images[start : start + 4096, ..., c]
+                counts += torch.bincount(chunk.flatten(), minlength=256)
+            p = counts / counts.sum()
+            mean = (p * levels).sum()
+            means.append(mean.item())
+            stds.append(max((p * (levels - mean) ** 2).sum().sqrt().item(), 1e-6))
+        return means, stds
+
+
+def stratified(labels: Tensor, fraction: float, *, seed: int) -> Tensor:
+    """Positions, rising, of the same share of every class (at least one image each)."""
+    chosen = []
+    for k in sorted(set(labels.tolist())):
+        at = (labels == k).nonzero().squeeze(1)
+        order = torch.randperm(len(at), generator=generator(seed, "fraction", k))
+        chosen.append(at[order[: max(1, round(fraction * len(at)))]])
+    return torch.cat(chosen).sort().values
 
 
 class Batches:
@@ -78,9 +124,10 @@ class Batches:
 
     Args:
         split: training images.
-        config: augmentation.
-        batch_size: examples per batch; the last batch of an epoch holds the rest.
+        config: augmentation; share of extra images.
+        batch_size: examples per batch; without extra images the last batch of an epoch holds the rest.
         seed: the run's seed; order and augmentation depend on it and on the step alone.
+        extra: generated images, of which every batch takes ``config.extra_fraction``.
     """
 
     def __init__(
@@ -90,31 +137,59 @@ class Batches:
         *,
         batch_size: int,
         seed: int,
+        extra: Split | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         require(batch_size >= 1, f"batch_size = {batch_size} must be >= 1")
         self.config, self.batch_size, self.seed, self.dtype = config, batch_size, seed, dtype
-        self.images, self.labels = split.images.to(device), split.labels.to(device)
-        self.device, self.sha256 = torch.device(device), split.sha256
+        self.device = torch.device(device)
+        self.sha256 = split.sha256 + (extra.sha256 if extra else "")
+        self.split, self.extra = split.to(device), extra.to(device) if extra else None
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps after which every image was seen once more."""
-        return -(-len(self.labels) // self.batch_size)
+        """Steps in which as many images are seen as the training split has."""
+        return -(-len(self.split) // self.batch_size)
 
     def batch(self, t: int) -> Batch:
         """Batch of step ``t``: a pure function of (seed, t)."""
+        images, labels = self._mixed(t) if self.extra else self._plain(t)
+        images = augment(images, self.config, rng=generator(self.seed, t, "augment", device=self.device))
+        return Batch(to_pixels(images, self.dtype), labels)
+
+    def _plain(self, t: int) -> tuple[Tensor, Tensor]:
         epoch, i = divmod(t, self.steps_per_epoch)
-        index = _order(self.seed, epoch, len(self.labels))[i * self.batch_size : (i + 1) * self.batch_size]
-        index = index.to(self.device)
-        images = augment(self.images[index], self.config, rng=generator(self.seed, t, "augment", device=self.device))
-        return Batch(to_pixels(images, self.dtype), self.labels[index])
+        order = _order(self.seed, "order", epoch, len(self.split))
+        return self.split.take(order[i * self.batch_size : (i + 1) * self.batch_size].to(self.device))
+
+    def _mixed(self, t: int) -> tuple[Tensor, Tensor]:
+        """The given share from the extra images, the rest from the training split, each a stream of its own."""
+        assert self.extra is not None
+        generated = round(self.config.extra_fraction * self.batch_size)
+        parts = []
+        for split, name, count in (
+            (self.split, "order", self.batch_size - generated),
+            (self.extra, "extra", generated),
+        ):
+            at = _stream(self.seed, name, len(split), t * count, count)
+            parts.append(split.take(at.to(self.device)))
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
-@lru_cache(maxsize=2)  # two epochs may meet inside the window of steps in flight
-def _order(seed: int, epoch: int, n: int) -> Tensor:
-    return torch.randperm(n, generator=generator(seed, epoch, "order"))
+def _stream(seed: int, name: str, n: int, start: int, count: int) -> Tensor:
+    """Positions ``start .. start + count`` of an endless sequence of permutations of n."""
+    parts = []
+    while count > 0:
+        epoch, i = divmod(start, n)
+        parts.append(_order(seed, name, epoch, n)[i : i + count])
+        start, count = start + len(parts[-1]), count - len(parts[-1])
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+
+
+@lru_cache(maxsize=4)  # two epochs of two streams may meet inside the window of steps in flight
+def _order(seed: int, name: str, epoch: int, n: int) -> Tensor:
+    return torch.randperm(n, generator=generator(seed, epoch, name))
 
 
 def to_pixels(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -135,39 +210,3 @@ def augment(images: Tensor, config: DataConfig, *, rng: torch.Generator) -> Tens
         flip = torch.rand(b, 1, generator=rng, device=device) < 0.5
         columns = torch.where(flip, columns.flip(1), columns)
     return padded[torch.arange(b, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-# Data sets: a name -> a loader -------------------------------------------------------------------------------------
-
-
-def digits(config: DataConfig) -> Dataset:
-    """1,797 handwritten digits of 8x8 grey pixels that ship with scikit-learn; every fifth of a class is the test split."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.from_numpy((bunch.images * (255 / 16)).round().astype("uint8"))[..., None]
-    labels = torch.from_numpy(bunch.target.astype("int64"))
-    test = torch.zeros(len(labels), dtype=torch.bool)
-    for k in range(10):
-        test[(labels == k).nonzero().squeeze(1)[::5]] = True
-    whole = Split(images, labels)
-    return Dataset("digits", tuple("0123456789"), whole[~test], whole[test])
-
-
-DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {"digits": digits}
-
-
-@lru_cache(maxsize=2)
-def load(config: DataConfig) -> Dataset:
-    """The data set that ``config`` names.
-
-    Raises:
-        ValueError: no data set of this name.
-    """
-    check(config)
-    return DATASETS[config.name](config)
-
-
-def check(config: DataConfig) -> None:
-    """Raise ``ValueError`` when there is no data set of this name; reads nothing."""
-    require(config.name in DATASETS, f"data.name = {config.name!r} is unknown; allowed: {', '.join(sorted(DATASETS))}")

@@ -6,21 +6,43 @@ import ast
 import difflib
 import inspect
 from collections.abc import Callable
+from functools import partial
 
+from agents.networks import foreign, resnet
+from agents.networks.mobilenet import MobileNetV2
 from agents.networks.network import Network, NetworkConfig
 from agents.networks.small_cnn import SmallCNN
+from agents.networks.wide_resnet import WideResNet
+from trainers import user
 from trainers.data import Dataset
 from trainers.rng import seeded
 
 __all__ = ["NETWORKS", "Network", "NetworkConfig", "build", "configure"]
 
-NETWORKS: dict[str, Callable[..., Network]] = {"small_cnn": SmallCNN}
+NETWORKS: dict[str, Callable[..., Network]] = {
+    "small_cnn": SmallCNN,
+    "resnet18": resnet.resnet18,
+    "resnet18_lbgat": resnet.resnet18_lbgat,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "resnet56": resnet.resnet56,
+    "preact_resnet18": resnet.preact_resnet18,
+    "preact_resnet34": resnet.preact_resnet34,
+    "wide_resnet": WideResNet,
+    "wrn-16-4": partial(WideResNet, depth=16, widen=4),
+    "wrn-22-6": partial(WideResNet, depth=22, widen=6, swish=True),
+    "wrn-28-10": partial(WideResNet, depth=28, widen=10),
+    "wrn-34-10": partial(WideResNet, depth=34, widen=10),
+    "wrn-34-20": partial(WideResNet, depth=34, widen=20),
+    "wrn-70-16": partial(WideResNet, depth=70, widen=16),
+    "mobilenet_v2": MobileNetV2,
+}
 
 
 def configure(spec: str, dataset: Dataset) -> NetworkConfig:
     """The configuration of network ``spec`` for the images and classes of ``dataset``."""
     channels, height, width = dataset.shape
-    mean, std = dataset.statistics()
+    mean, std = dataset.statistics
     return NetworkConfig(spec, channels, height, width, len(dataset.classes), tuple(mean), tuple(std))
 
 
@@ -36,12 +58,22 @@ def build(config: NetworkConfig, *key: int | str) -> Network:
 
 
 def parse(spec: str) -> tuple[Callable[..., Network], dict[str, object]]:
-    """``"small_cnn:width=16"`` -> the class and its options."""
+    """``"small_cnn:width=16"``, ``"timm:NAME"`` or ``"file.py:function"`` -> what builds the network, and its options.
+
+    Raises:
+        ValueError: unknown network or option, with what is allowed.
+    """
+    if user.is_function(spec):
+        return foreign.from_file(spec), {}
+    if spec.startswith("timm:"):
+        return foreign.from_timm(spec.removeprefix("timm:")), {}
     name, _, rest = spec.partition(":")
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"network {name!r} is unknown. {hint}Allowed: {', '.join(sorted(NETWORKS))}")
+        raise ValueError(
+            f"network {name!r} is unknown. {hint}Allowed: {', '.join(NETWORKS)}, timm:NAME, file.py:function"
+        )
     maker = NETWORKS[name]
     allowed = [p.name for p in inspect.signature(maker).parameters.values() if p.kind is p.KEYWORD_ONLY]
     options: dict[str, object] = {}

@@ -23,7 +23,7 @@ def test_clean_is_argmax() -> None:
     model, s = TinyNet(), split()
     hits = correct(model, s, None, seed=0, block=7)
     assert model.training
-    assert torch.equal(hits, model.eval()(s.pixels()).argmax(1) == s.labels)
+    assert torch.equal(hits, model.eval()(s.pixels()).argmax(1) == s.all_labels())
 
 
 def test_restarts_can_only_find_more() -> None:

@@ -34,7 +34,7 @@ def test_report_equals_a_direct_computation(folder: RunFolder) -> None:
     split = load_test(DataConfig(), 100)
     for agent, result in report["agents"].items():
         model, _ = load_agent(folder, agent)
-        x, y = split.pixels(), split.labels
+        x, y = split.pixels(), split.all_labels()
         clean = model(x).argmax(1) == y
         union = clean
         for threat, norm, eps in (("linf:0.1", "linf", 0.1), ("l2:0.6", "l2", 0.6)):

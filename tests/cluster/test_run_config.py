@@ -9,6 +9,7 @@ import pytest
 from cluster import run_config
 from cluster.recipes import RECIPES, recipe
 from tests.helpers import small
+from trainers.datasets import Prepared
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -75,6 +76,6 @@ def test_unknown_recipe_suggests() -> None:
 
 
 def test_specs_are_one_per_role_in_order() -> None:
-    specs = small("mat", peers=3).specs()
+    specs = small("mat", peers=3).specs(Prepared("cache", "key"))
     assert [(s.me, s.index) for s in specs] == [("peer0", 0), ("peer1", 1), ("peer2", 2)]
     assert specs[0].make_method() == small("mat", peers=3).method

@@ -21,6 +21,7 @@ from cluster import launch
 from cluster.run_config import RunConfig
 from cluster.team import LocalTeam, Team
 from tests.helpers import bytes_of, small
+from trainers import datasets
 from trainers.types import Adversarial, Metrics
 
 
@@ -134,7 +135,7 @@ def test_a_step_can_be_in_flight_before_the_last_ends(team_of: Any) -> None:
     team = team_of(config)
     pending = [team.submit(config.method, t) for t in range(6)]
     results = [team.collect(p, timeout=60) for p in pending]
-    local = LocalTeam(config.specs())
+    local = LocalTeam(config.specs(datasets.prepare(config.data)))
     expected = run_steps(local, config, 6)
     local.close()
     for a, b in zip(results, expected, strict=True):
@@ -167,7 +168,7 @@ def test_an_agent_that_cannot_be_made_is_the_users_error(ray_session: str, tmp_p
 def test_local_team_gives_the_threads_back() -> None:
     before = torch.get_num_threads()
     config = replace(small("at"), threads_per_agent=2)
-    team = LocalTeam(config.specs())
+    team = LocalTeam(config.specs(datasets.prepare(config.data)))
     assert torch.get_num_threads() == 2
     team.close()
     assert torch.get_num_threads() == before

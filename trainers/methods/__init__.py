@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import inspect
-import sys
 from pathlib import Path
-from types import ModuleType
 
+from trainers import user
 from trainers.methods.base import Method
-from trainers.rng import seed_of
 
 FOLDER = Path(__file__).parent
 
@@ -32,7 +29,7 @@ def load(name: str) -> type[Method]:
         ValueError: no such method (with the nearest names), or the file does not define exactly one.
     """
     if name.endswith(".py"):
-        module = _from_path(Path(name).resolve())
+        module = user.module(Path(name))
     elif name in names():
         module = importlib.import_module(f"trainers.methods.{name}")
     else:
@@ -47,22 +44,3 @@ def load(name: str) -> type[Method]:
     if len(found) != 1:
         raise ValueError(f"{module.__file__} must define exactly one subclass of Method; it defines {len(found)}")
     return found[0]
-
-
-def _from_path(path: Path) -> ModuleType:
-    """Import a file under a name made from its path, so that messages it defines unpickle at every agent that loaded it."""
-    if not path.is_file():
-        raise ValueError(f"method file {path} does not exist")
-    name = f"sparring_method_{path.stem}_{seed_of(str(path)):x}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]

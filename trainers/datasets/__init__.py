@@ -1,0 +1,120 @@
+"""Data sets by name. ``prepare`` decodes once per node into the cache; ``load`` maps what it made.
+
+A source is a function of the configuration that returns the fingerprint of its files and what decodes them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainers import user
+from trainers.config import DataConfig
+from trainers.data import Dataset, Split
+from trainers.datasets import arrays, cache, cifar, folders
+from trainers.datasets.cache import Decoded, Progress, silent
+
+Source = Callable[[DataConfig], tuple[object, Callable[[Progress], Decoded]]]
+
+
+def digits(config: DataConfig) -> tuple[object, Callable[[Progress], Decoded]]:
+    """1,797 handwritten digits of 8x8 grey pixels that ship with scikit-learn; every fifth of a class is the test split."""
+
+    def decode(progress: Progress) -> Decoded:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+        labels = bunch.target.astype(np.int64)
+        test = np.zeros(len(labels), dtype=bool)
+        for k in range(10):
+            test[np.flatnonzero(labels == k)[::5]] = True
+        return Decoded(tuple("0123456789"), (images[~test], labels[~test]), (images[test], labels[test]))
+
+    return importlib.metadata.version("scikit-learn"), decode
+
+
+SOURCES: dict[str, Source] = {
+    "digits": digits,
+    "cifar10": cifar.source,
+    "cifar100": cifar.source,
+    "tiny-imagenet": folders.tiny_imagenet,
+    "mini-imagenet": folders.mini_imagenet,
+    "folder": folders.folder,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Cache entries of a run's images: any process of this node maps them without looking at the sources again."""
+
+    cache: str
+    key: str
+    extra: str | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """All entries."""
+        return [self.key, *([self.extra] if self.extra else [])]
+
+    def load(self) -> Dataset:
+        """The data set."""
+        return cache.read(Path(self.cache) / self.key)
+
+    def load_extra(self) -> Split | None:
+        """Generated training images."""
+        return cache.read(Path(self.cache) / self.extra).train if self.extra else None
+
+
+def source_of(name: str) -> Source:
+    """The source of a name.
+
+    Raises:
+        ValueError: unknown, with the nearest name.
+    """
+    if user.is_function(name):
+        user.function(name)
+        return arrays.function
+    if name not in SOURCES:
+        near = difflib.get_close_matches(name, SOURCES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"data.name = {name!r} is unknown; {hint}allowed: {', '.join(SOURCES)}, or file.py:function")
+    return SOURCES[name]
+
+
+def prepare(
+    config: DataConfig, *, progress: Progress = silent, notice: Callable[[str], None] = lambda text: None
+) -> Prepared:
+    """Decode the images into the cache unless they are there and whole.
+
+    Args:
+        progress: called with what is decoded, images done and images in all.
+        notice: told about a damaged entry that is made again.
+
+    Raises:
+        ValueError: unknown name, missing files, an image that cannot be read.
+    """
+    folder = Path(config.cache).expanduser().resolve()
+
+    def entry(name: str, made: tuple[object, Callable[[Progress], Decoded]]) -> str:
+        fingerprint, decode = made
+        key = cache.key_of(name, fingerprint)
+        for line in cache.ensure(folder, key, name, lambda: decode(progress)):
+            notice(f"cache: {line}; made again")
+        return key
+
+    key = entry(config.name, source_of(config.name)(config))
+    if config.extra is None:
+        return Prepared(str(folder), key)
+    shape = tuple(cache.read(folder / key).train.images.shape[1:])
+    return Prepared(str(folder), key, entry("extra", arrays.extra(Path(config.extra), shape)))
+
+
+def load(config: DataConfig) -> Dataset:
+    """Prepare and map a data set."""
+    return prepare(config).load()

@@ -1,0 +1,63 @@
+"""Images that are arrays already: a user's function, and generated images in an .npz file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from trainers import user
+from trainers.config import DataConfig
+from trainers.datasets.cache import Decoded, Progress, fingerprint, key_of
+
+
+def function(config: DataConfig) -> tuple[object, Callable[[Progress], Decoded]]:
+    """``file.py:function``, which returns (train images, train labels, test images, test labels), uint8 NHWC and integers.
+
+    Its arrays are the fingerprint, so it runs once per start and its result is stored once.
+    """
+    where = f"data.name = {config.name!r}"
+    result = user.function(config.name)()
+    if not isinstance(result, tuple) or len(result) != 4:
+        raise ValueError(
+            f"{where} must return (train_images, train_labels, test_images, test_labels), seen {type(result).__name__}"
+        )
+    a, b, c, d = (np.asarray(array) for array in result)
+    check(a, b, where=where, shape=a.shape[1:])
+    check(c, d, where=where, shape=a.shape[1:])
+    classes = tuple(map(str, range(int(max(b.max(), d.max())) + 1)))
+    decoded = Decoded(classes, (a, b.astype(np.int64)), (c, d.astype(np.int64)))
+    return [key_of(array.shape, array.tobytes()) for array in (a, b, c, d)], lambda progress: decoded
+
+
+def extra(path: Path, shape: tuple[int, ...]) -> tuple[object, Callable[[Progress], Decoded]]:
+    """Generated images: an .npz file with ``image`` (uint8 NHWC, of the data set's shape) and ``label``."""
+    if not path.is_file():
+        raise ValueError(f"data.extra: {path} does not exist")
+
+    def decode(progress: Progress) -> Decoded:
+        with np.load(path, allow_pickle=False) as file:
+            if "image" not in file or "label" not in file:
+                raise ValueError(f"{path} holds {', '.join(file.files)}; expected image (uint8 NHWC) and label")
+            images, labels = file["image"], file["label"]
+        check(images, labels, where=str(path), shape=shape)
+        return Decoded((), (images, labels.astype(np.int64)), (images[:0], labels[:0].astype(np.int64)))
+
+    return (fingerprint([path], path.parent), shape), decode
+
+
+def check(images: np.ndarray, labels: np.ndarray, *, where: str, shape: tuple[int, ...]) -> None:
+    """Refuse arrays that are not uint8 [N, H, W, C] of the given shape with one label each.
+
+    Raises:
+        ValueError: says what was seen and what is expected.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or images.shape[3] > 4:
+        image_shape = len(shape) == 3 and shape[2] <= 4
+        expected = f"[N, {', '.join(map(str, shape))}]" if image_shape else "[N, H, W, C] with 1 to 4 channels"
+        raise ValueError(f"{where}: images are {images.dtype} {list(images.shape)}; expected uint8 {expected}")
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or (len(labels) and labels.min() < 0):
+        raise ValueError(
+            f"{where}: labels are {labels.dtype} {list(labels.shape)}; expected {len(images)} whole numbers from 0"
+        )

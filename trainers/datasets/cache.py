@@ -1,0 +1,157 @@
+"""Decoded images on disk: Arrow IPC files that every agent of a node maps into memory, so they exist there once.
+
+    CACHE/KEY/{train,test}.arrow   one record batch: image (fixed-size binary of H*W*C bytes), label (int64)
+    CACHE/KEY/meta.json            name, classes, shape, sha256 of both files; written last
+
+KEY names the content: the loader, its options and the source files' names, sizes and times. A missing, truncated or altered
+file is noticed by its sha256 and made anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainers.data import Dataset, Split
+
+FORMAT = 1
+Progress = Callable[[str, int, int], None]  # what, images done, images in all
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a loader returns: images as uint8 [N, H, W, C] and labels as int64 [N]."""
+
+    classes: tuple[str, ...]
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+
+
+def key_of(*parts: object) -> str:
+    """Name of a cache entry."""
+    return hashlib.sha256(repr((FORMAT, *parts)).encode()).hexdigest()[:24]
+
+
+def fingerprint(files: list[Path], base: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of modification of every file: enough to notice that a source has changed."""
+    return [(str(f.relative_to(base)), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)]
+
+
+def ensure(cache: Path, key: str, name: str, decode: Callable[[], Decoded]) -> list[str]:
+    """Make the entry unless it is there and whole; what was wrong with a damaged one.
+
+    One process per node decodes; the others wait for it.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / f"{key}.lock"):
+        wrong = problems(cache / key)
+        if wrong == []:
+            return []
+        decoded = decode()
+        working = cache / f"{key}.tmp"
+        shutil.rmtree(working, ignore_errors=True)
+        working.mkdir()
+        hashes = {split: _write(working / f"{split}.arrow", *getattr(decoded, split)) for split in ("train", "test")}
+        shape = list(decoded.train[0].shape[1:])
+        meta = {"format": FORMAT, "name": name, "classes": list(decoded.classes), "shape": shape, "sha256": hashes}
+        (working / "meta.json").write_text(json.dumps(meta, indent=1))
+        shutil.rmtree(cache / key, ignore_errors=True)
+        working.rename(cache / key)
+    return wrong if wrong != ["absent"] else []
+
+
+def problems(entry: Path) -> list[str]:
+    """What is wrong with an entry: ["absent"], damaged files by name, or [] when it is whole."""
+    if not (entry / "meta.json").is_file():
+        return ["absent"]
+    try:
+        expected = json.loads((entry / "meta.json").read_text())["sha256"]
+    except (ValueError, KeyError):
+        return [f"{entry / 'meta.json'} is damaged"]
+    return [f"{entry / f'{s}.arrow'} is damaged" for s, sha in expected.items() if _sha256(entry / f"{s}.arrow") != sha]
+
+
+def read(entry: Path) -> Dataset:
+    """The data set of a whole entry; its pixels stay in the file until they are used."""
+    meta = json.loads((entry / "meta.json").read_text())
+    shape = tuple(meta["shape"])
+    splits = [_read(entry / f"{split}.arrow", shape, meta["sha256"][split]) for split in ("train", "test")]
+    return Dataset(meta["name"], tuple(meta["classes"]), *splits)
+
+
+def pack(entry: Path) -> dict[str, np.ndarray]:
+    """The files of an entry as bytes, to travel to a node that lacks it."""
+    return {f.name: np.fromfile(f, dtype=np.uint8) for f in sorted(entry.iterdir())}
+
+
+def unpack(cache: Path, key: str, files: dict[str, np.ndarray]) -> None:
+    """Write an entry that came from another node, unless a whole one is here by now."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / f"{key}.lock"):
+        if problems(cache / key) == []:
+            return
+        working = cache / f"{key}.tmp"
+        shutil.rmtree(working, ignore_errors=True)
+        working.mkdir()
+        for name, content in files.items():
+            content.tofile(working / name)
+        shutil.rmtree(cache / key, ignore_errors=True)
+        working.rename(cache / key)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Exclude the other processes of this node; the lock ends with its process."""
+    with path.open("w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def _write(path: Path, images: np.ndarray, labels: np.ndarray) -> str:
+    import pyarrow as pa
+
+    n, width = len(images), math.prod(images.shape[1:])
+    column = pa.Array.from_buffers(pa.binary(width), n, [None, pa.py_buffer(np.ascontiguousarray(images))])
+    batch = pa.record_batch([column, pa.array(labels, pa.int64())], names=["image", "label"])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    with path.open("rb") as f:
+        os.fsync(f.fileno())
+    return _sha256(path) or ""
+
+
+def _read(path: Path, shape: tuple[int, ...], sha: str) -> Split:
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        start = source.read_buffer(1).address
+        batch = pa.ipc.open_file(source).get_batch(0)
+        offset = batch.column("image").buffers()[1].address - start
+        labels = torch.from_numpy(batch.column("label").to_numpy().copy())
+    # copy-on-write: torch wants writable memory, and nobody can alter the file through it
+    size = (len(labels), *shape)
+    pixels = np.memmap(path, np.uint8, mode="c", offset=offset, shape=size) if len(labels) else np.empty(size, np.uint8)
+    return Split(torch.from_numpy(pixels), labels, source=sha)
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        with path.open("rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError:
+        return None

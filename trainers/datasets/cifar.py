@@ -1,0 +1,105 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): torchvision's files, or Parquet shards with an image struct column.
+
+Looked for under ``data.root``, itself and its folder of the data set's name: ``train-*.parquet`` and ``test-*.parquet`` as the
+Hugging Face hub lays them out, or ``cifar-10-batches-py`` / ``cifar-100-python``. What is missing is downloaded by torchvision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from trainers.config import DataConfig
+from trainers.datasets import decode
+from trainers.datasets.cache import Decoded, Progress, fingerprint
+
+FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+
+
+def source(config: DataConfig) -> tuple[object, Callable[[Progress], Decoded]]:
+    """The fingerprint of the files and what decodes them."""
+    root = Path(config.root)
+    for folder in (root, root / config.name):
+        shards = {split: sorted(folder.glob(f"{split}-*.parquet")) for split in ("train", "test")}
+        if all(shards.values()):
+            return fingerprint([*shards["train"], *shards["test"]], folder), partial(_parquet, config.name, shards)
+    inside = root / config.name
+    holder = inside if (inside / FOLDERS[config.name]).is_dir() else root
+    if not (holder / FOLDERS[config.name]).is_dir():
+        _download(config.name, root)
+    batches = [f for f in (holder / FOLDERS[config.name]).iterdir() if f.is_file()]
+    return fingerprint(batches, holder), lambda progress: _torchvision(config.name, holder)
+
+
+def _parquet(name: str, shards: dict[str, list[Path]], progress: Progress) -> Decoded:
+    """Shards whose rows hold an encoded image in a struct column and a label."""
+    import pyarrow.parquet as pq
+
+    splits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    classes: tuple[str, ...] = ()
+    for split, paths in shards.items():
+        contents: list[bytes] = []
+        labels: list[int] = []
+        for path in paths:
+            table = pq.read_table(path)
+            columns = set(table.column_names)
+            image = next((c for c in ("img", "image") if c in columns), None)
+            label = next((c for c in ("label", "fine_label") if c in columns), None)
+            if image is None or label is None:
+                raise ValueError(
+                    f"{path} has columns {sorted(columns)}; expected img or image, and label or fine_label"
+                )
+            contents += [row["bytes"] for row in table.column(image).to_pylist()]
+            labels += table.column(label).to_pylist()
+            classes = classes or _class_names(table.schema.metadata, label)
+        rows = [(str(i), label) for i, label in enumerate(labels)]
+        splits[split] = decode.files(rows, read=partial(_nth, contents), what=f"{name} {split}", progress=progress)
+    count = int(splits["train"][1].max()) + 1
+    return Decoded(classes or tuple(map(str, range(count))), splits["train"], splits["test"])
+
+
+def _nth(contents: list[bytes], position: str) -> bytes:
+    return contents[int(position)]
+
+
+def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...]:
+    """Names out of the schema metadata that the ``datasets`` library writes."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(features[label]["names"])
+    except (KeyError, ValueError):
+        return ()
+
+
+def _torchvision(name: str, root: Path) -> Decoded:
+    from torchvision import datasets
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    try:
+        train, test = (kind(str(root), train=train) for train in (True, False))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{root / FOLDERS[name]} is incomplete or damaged ({error}); remove it to download it again"
+        ) from error
+    return Decoded(
+        tuple(train.classes),
+        (np.asarray(train.data), np.asarray(train.targets, np.int64)),
+        (np.asarray(test.data), np.asarray(test.targets, np.int64)),
+    )
+
+
+def _download(name: str, root: Path) -> None:
+    from torchvision import datasets
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    try:
+        kind(str(root), train=True, download=True)
+    except Exception as error:  # torchvision lets every kind of network error through
+        raise ValueError(
+            f"{name} is not under {root.resolve()} and could not be downloaded ({error}). Put {FOLDERS[name]}/ or Parquet shards "
+            "(train-*.parquet, test-*.parquet) there, or name their folder: --data.root FOLDER"
+        ) from error

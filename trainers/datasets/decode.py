@@ -1,0 +1,70 @@
+"""From encoded images to arrays: sizes, colour modes, errors that name the file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from trainers.datasets.cache import Progress
+
+EVERY = 500  # images between two reports of progress
+
+
+def image(content: bytes, *, size: int | None = None, name: str = "image") -> np.ndarray:
+    """An encoded image as uint8 [H, W, 3]; greyscale is repeated into three channels.
+
+    Args:
+        size: shorter side is resized to it, then the centre is cropped to a square.
+
+    Raises:
+        ValueError: not an image; names it.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            rgb = opened.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{name} is not an image that Pillow can read: {error}") from error
+    if size is not None and rgb.size != (size, size):
+        w, h = rgb.size
+        scale = size / min(w, h)
+        w, h = max(size, round(w * scale)), max(size, round(h * scale))
+        left, top = (w - size) // 2, (h - size) // 2
+        rgb = rgb.resize((w, h), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    return np.asarray(rgb)
+
+
+def files(
+    rows: Sequence[tuple[str, int]],
+    *,
+    read: Callable[[str], bytes],
+    what: str,
+    progress: Progress,
+    size: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Many encoded images, in order: uint8 [N, H, W, 3] and int64 [N].
+
+    Args:
+        rows: name and label of every image.
+        read: name -> encoded bytes.
+
+    Raises:
+        ValueError: no images, one that cannot be read, or two of different sizes.
+    """
+    if not rows:
+        raise ValueError(f"{what}: no images found")
+    out = np.empty(0, np.uint8)
+    for i, (name, _) in enumerate(rows):
+        one = image(read(name), size=size, name=name)
+        if i == 0:
+            out = np.empty((len(rows), *one.shape), np.uint8)
+        if one.shape != out.shape[1:]:
+            seen, first = (f"{s[1]}x{s[0]}" for s in (one.shape, out.shape[1:]))
+            raise ValueError(f"{name} has {seen} pixels, {rows[0][0]} has {first}; set data.size to resize")
+        out[i] = one
+        if i % EVERY == 0 or i + 1 == len(rows):
+            progress(what, i + 1, len(rows))
+    return out, np.asarray([label for _, label in rows], np.int64)
