@@ -1,9 +1,9 @@
-# make demo | test | check | bench | docs-tables. Each sets itself up: an active environment that already has torch and ray is used as
-# it is, otherwise .venv is made here from pyproject.toml and constraints.txt.
+# make demo | test | check | bench | docs-tables. Each sets itself up: an active environment that already has torch, ray and the test
+# tools is used as it is, otherwise .venv is made here from pyproject.toml and constraints.txt.
 SHELL := /bin/bash
 export RAY_USAGE_STATS_ENABLED := 0
 
-HAVE := $(shell [ -n "$$VIRTUAL_ENV" ] && python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("ray")))' 2>/dev/null && echo yes)
+HAVE := $(shell [ -n "$$VIRTUAL_ENV" ] && python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("ray") and all(map(u.find_spec, "tyro safetensors sklearn pyarrow pytest hypothesis ruff mypy".split()))))' 2>/dev/null && echo yes)
 ifeq ($(HAVE),yes)
 PY := python
 READY :=

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from trainers import attacks, optim
 from trainers.config import Attack, OptimConfig
 from trainers.data import Batches, Split
 from trainers.methods.base import Method
-from trainers.rng import generator
+from trainers.rng import generator, seeded
 from trainers.types import Adversarial, Answer, Batch, Loss, Message, Metrics, State, When
 
 M = TypeVar("M")
@@ -108,13 +108,14 @@ class Agent:
             chosen = self.method.attack(
                 self.me, attack, self.attacks, state=self.method_state, when=self._when(t), rng=rng
             )
-            with attacks.frozen(self.model, bn=chosen.bn):
+            with attacks.frozen(self.model, bn=chosen.bn), self._seeded(t, f"dropout {attack}"):
                 objective = self.method.objective(self.me, self.model, batch, **hints)
                 return self._publish(Adversarial(attacks.run(chosen, objective, batch.x, rng=rng)))
 
     def answer(self, t: int, on: Mapping[str, Adversarial] | Adversarial | None = None) -> Answer | dict[str, Answer]:
         """Logits on the clean batch, on one message, or on each of several."""
-        with self._verb("answer", t), attacks.frozen(self.model, bn=self.method.answer_mode(self.me)), torch.no_grad():
+        mode = self.method.answer_mode(self.me)
+        with self._verb("answer", t), attacks.frozen(self.model, bn=mode), self._seeded(t, "answer"), torch.no_grad():
             if isinstance(on, Mapping):
                 return self._publish({k: self.method.reply(self.me, self.model, v.x) for k, v in on.items()})
             x = self._batch(t).x if on is None else on.x
@@ -124,7 +125,7 @@ class Agent:
         """Run the method's train-mode passes and keep their graph for this step's ``learn``."""
         with self._verb("predict", t):
             assert self._kept is None, f"{self.me}: step {t} was predicted twice"
-            self._kept = self.method.forward(self.me, self.model, self._batch(t), **seen)
+            self._kept = self._forward(t, seen)
             values: Message = detach(self._kept)
             return self._publish(values)
 
@@ -137,7 +138,7 @@ class Agent:
         assert self.optimizer is not None, f"{self.me} is frozen and cannot learn"
         with self._verb("learn", t):
             batch, when = self._batch(t), self._when(t)
-            own = self._kept or self.method.forward(self.me, self.model, batch, **seen)
+            own = self._kept or self._forward(t, seen)
             loss = self.method.loss(self.me, own, batch, state=self.method_state, when=when, **seen)
             values = self._values(loss, t)
             weights, state = self.method.balance(self.me, values, self.method_state, when)
@@ -150,6 +151,12 @@ class Agent:
             self.method_state, self.t = state, t + 1
             values |= {"total": total.item(), "lr": self.config.lr * when.lr_scale}
         metrics = Metrics(values, self._published, self._seconds)
+        self._forget()
+        return metrics
+
+    def report(self, t: int) -> Metrics:
+        """What a frozen agent did in step ``t``: a learner's ``learn`` says it for a learner."""
+        metrics = Metrics({}, self._published, self._seconds)
         self._forget()
         return metrics
 
@@ -221,6 +228,14 @@ class Agent:
 
     def _when(self, t: int) -> When:
         return optim.when(self.config, t, steps_per_epoch=self.batches.steps_per_epoch, total_steps=self.total_steps)
+
+    def _forward(self, t: int, seen: dict[str, Any]) -> Message:
+        with self._seeded(t, "forward"):
+            return self.method.forward(self.me, self.model, self._batch(t), **seen)
+
+    def _seeded(self, t: int, purpose: str) -> AbstractContextManager[None]:
+        """What a network draws itself (dropout) is a function of the step too."""
+        return seeded(self.seed, t, self.index, purpose, device=self.batches.device)
 
     def _rng(self, t: int, purpose: str) -> torch.Generator:
         return generator(self.seed, t, self.index, purpose, device=self.batches.device)

@@ -36,6 +36,9 @@ class Endpoint:
     def learn(self, t: int, **seen: Any) -> Metrics:
         return self.agent.learn(t, **self._seen(seen))
 
+    def report(self, t: int) -> Metrics:
+        return self.agent.report(t)
+
     def evaluate(self, t: int, attack: Attack) -> dict[str, float]:
         return self.agent.evaluate(t, attack)
 

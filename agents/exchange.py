@@ -88,7 +88,8 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _to_numpy(t: Tensor) -> Any:
-    t = t.detach().cpu().contiguous()
+    own = t.detach().cpu().contiguous()
+    t = own.clone() if own.data_ptr() == t.data_ptr() else own  # a message never shares memory with its sender
     return BFloat16(t.view(torch.int16).numpy()) if t.dtype == torch.bfloat16 else t.numpy()
 
 

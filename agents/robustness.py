@@ -60,7 +60,7 @@ def check_classifier(model: nn.Module, x: Tensor, *, classes: int | None = None)
         ValueError: says which, with the values seen.
     """
     low, high = x.min().item(), x.max().item()
-    if low < 0 or high > 1:
+    if not (low >= 0 and high <= 1):  # also when NaN
         raise ValueError(
             f"images lie in [{low:.4g}, {high:.4g}]; pixels must be in [0, 1] (divide bytes by 255; normalisation belongs inside the network)"
         )

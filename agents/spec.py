@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import torch
 
-from agents import networks
+from agents import checkpoint, networks
 from agents.agent import Agent
 from trainers import methods
 from trainers.config import Attack, DataConfig, OptimConfig, require
-from trainers.data import Batches
+from trainers.data import Batches, Dataset
 from trainers.datasets import Prepared
 from trainers.methods.base import Method
 
@@ -38,7 +40,8 @@ class AgentSpec:
     index: int
     method: str  # name, or path of a .py file
     options: dict[str, object] = field(default_factory=dict)  # the method's fields
-    network: str
+    network: str | None  # None: that of init
+    init: str | None = None  # folder of a saved agent whose weights to start from
     optim: OptimConfig
     data: DataConfig
     images: Prepared  # the data set in this node's cache
@@ -48,6 +51,7 @@ class AgentSpec:
     max_steps: int | None
     seed: int
     threads: int
+    device: Literal["auto", "cpu"] = "auto"
 
     def make_method(self) -> Method:
         """The method with its options."""
@@ -59,13 +63,13 @@ class AgentSpec:
         Raises:
             ValueError: unknown method, network or data set.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
         dataset = self.images.load()
         train, held_out = dataset.held_out(self.data.validation, seed=self.seed, fraction=self.data.fraction)
         batches = Batches(
             train, self.data, batch_size=self.batch_size, seed=self.seed, extra=self.images.load_extra(), device=device
         )
-        network = networks.build(networks.configure(self.network, dataset), self.seed, self.index)
+        network = self._network(dataset)
         return Agent(
             me=self.me,
             index=self.index,
@@ -78,6 +82,25 @@ class AgentSpec:
             seed=self.seed,
             total_steps=self.total_steps(batches.steps_per_epoch),
         )
+
+    def _network(self, dataset: Dataset) -> networks.Network:
+        """Fresh weights, or those of ``init``.
+
+        Raises:
+            ValueError: the saved network is for other images or classes.
+        """
+        if self.init is None:
+            assert self.network is not None
+            return networks.build(networks.configure(self.network, dataset), self.seed, self.index)
+        saved = checkpoint.load_model(Path(self.init))
+        assert isinstance(saved, networks.Network)
+        wanted, found = (dataset.shape[0], len(dataset.classes)), (saved.config.channels, saved.config.classes)
+        if wanted != found or (self.network is not None and self.network != saved.config.spec):
+            raise ValueError(
+                f"{self.me}: the weights in {self.init} are of {saved.config.spec} for {found[0]} channels and {found[1]} classes; "
+                f"the run wants {self.network or 'any network'} for {wanted[0]} channels and {wanted[1]} classes"
+            )
+        return saved
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Length of the run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
     from cluster.run_config import RunConfig
 
 
-def base_of(argv: Sequence[str]) -> tuple[RunConfig | None, list[str]]:
-    """The configuration that flags start from, and the flags."""
+def base_of(argv: Sequence[str]) -> tuple[RunConfig | None, RunConfig | None, list[str]]:
+    """The recipe, the configuration that flags start from (the recipe with the asked number of peers), and the flags."""
     args = list(argv)
     if not args or args[0] in ("-h", "--help"):
-        return None, args
+        return None, None, args
     from cluster import run_config
     from cluster.recipes import recipe
+    from cluster.settings import Own
 
     if args[0] in ("-c", "--config"):
         if len(args) < 2:
@@ -29,12 +31,16 @@ def base_of(argv: Sequence[str]) -> tuple[RunConfig | None, list[str]]:
         raise UsageError(f"the recipe or method comes first, before {args[0]}: sparring train mat {' '.join(args)}")
     else:
         base, args = recipe(args[0]), args[1:]
+    recipe_itself = base
     for i, a in enumerate(args):  # the number of peers decides which roles there are
         if a == "--peers" and i + 1 < len(args):
-            return base.replace({"peers": _whole(args[i + 1])}), args[:i] + args[i + 2 :]
+            base, args = base.replace({"peers": _whole(args[i + 1])}), args[:i] + args[i + 2 :]
+            break
         if a.startswith("--peers="):
-            return base.replace({"peers": _whole(a.removeprefix("--peers="))}), args[:i] + args[i + 1 :]
-    return base, args
+            base, args = base.replace({"peers": _whole(a.removeprefix("--peers="))}), args[:i] + args[i + 1 :]
+            break
+    roles = {role: base.agents.get(role, Own()) for role in base.method.roles()}  # so that each has its flags
+    return recipe_itself, replace(base, agents=roles), args
 
 
 def _whole(text: str) -> int:
@@ -43,7 +49,14 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def decimal(argument: str) -> str:
-    """``8/255`` -> ``0.0313...``, also behind ``--flag=``."""
-    match = re.fullmatch(r"(--[\w.-]+=)?(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)", argument)
-    return f"{match[1] or ''}{float(match[2]) / float(match[3])!r}" if match and float(match[3]) else argument
+def decimals(args: Sequence[str]) -> list[str]:
+    """``--eps 8/255`` -> ``--eps 0.0313...``, also behind ``--eps=``; a fraction that follows no flag may be a path."""
+    out: list[str] = []
+    for a in args:
+        flag, equals, value = a.partition("=") if a.startswith("--") else ("", "", a)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)", value)
+        after_flag = bool(equals) or (bool(out) and out[-1].startswith("--") and "=" not in out[-1])
+        if match and float(match[2]) and after_flag:
+            a = f"{flag}{equals}{float(match[1]) / float(match[2])!r}"
+        out.append(a)
+    return out

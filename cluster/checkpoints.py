@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,9 +33,8 @@ class Checkpoints:
         return self.folder / f"step-{t:06d}"
 
     def working(self, t: int) -> Path:
-        """Folder in which the checkpoint of step ``t`` is being written; emptied."""
-        path = self.folder / f"step-{t:06d}.tmp"
-        shutil.rmtree(path, ignore_errors=True)
+        """A new folder in which the checkpoint of step ``t`` is written; an orphan of an earlier attempt cannot reach it."""
+        path = self.folder / f"step-{t:06d}.{secrets.token_hex(4)}.tmp"
         path.mkdir(parents=True)
         return path
 
@@ -59,15 +59,20 @@ class Checkpoints:
             ) from error
 
     def commit(
-        self, t: int, files: Mapping[str, Mapping[str, str]], validation: Mapping[str, Mapping[str, float]]
+        self,
+        t: int,
+        working: Path,
+        files: Mapping[str, Mapping[str, str]],
+        validation: Mapping[str, Mapping[str, float]],
     ) -> dict[str, Any]:
         """Turn the finished working folder of step ``t`` into a committed checkpoint and return its manifest.
 
         Args:
+            working: the folder, as :meth:`working` made it.
             files: per agent, file name -> sha256.
             validation: per agent, accuracies on the held-out images; empty when none were taken.
         """
-        working, final = self.folder / f"step-{t:06d}.tmp", self.path(t)
+        final = self.path(t)
         previous = [s for s in self.committed() if s < t]
         best = self.manifest(previous[-1])["best"] if previous else {}
         for agent, accuracies in validation.items():
@@ -136,9 +141,9 @@ class Checkpoints:
                 shutil.rmtree(path)
 
     def prune(self, keep: int) -> None:
-        """Remove all but the newest ``keep`` and those that hold some agent's best."""
+        """Remove all but the newest ``keep`` and those that hold some agent's best as any of these knows it."""
         steps = self.committed()
-        best = {entry["step"] for entry in self.manifest(steps[-1])["best"].values()} if steps else set()
+        best = {entry["step"] for t in steps[-keep:] for entry in self.manifest(t)["best"].values()}
         for t in steps[:-keep]:
             if t not in best:
                 (

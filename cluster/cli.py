@@ -9,14 +9,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
-from cluster.arguments import base_of, decimal
+from cluster.arguments import base_of, decimals
 from cluster.errors import SparringError, UsageError
 from cluster.settings import Settings
+
+if TYPE_CHECKING:
+    from cluster.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -75,23 +78,23 @@ def doctor(*, output: Out = Output()) -> None:
 
 def train(argv: Sequence[str]) -> None:
     """Train one run: a RECIPE, a METHOD (on digits), or -c run.yaml; then any setting as a flag."""
-    base, rest = base_of(argv)
+    recipe, base, rest = base_of(argv)
     prog = "sparring train" + (f" {argv[0]}" if base and not argv[0].startswith("-") else " RECIPE|METHOD|-c FILE")
     known = base or Settings()
     description = (
         "Train one run." if base else (train.__doc__ or "") + " 'sparring train METHOD --help' adds the method's own."
     )
     command = tyro.cli(Train, default=Train(config=known), args=rest, prog=prog, description=description)
-    if base is None:
+    if base is None or recipe is None:
         raise UsageError("train needs a recipe or a method first: sparring train mat --peers 2. See: sparring recipes")
     from cluster import launch
-    from cluster.plan import changes, dry_run
+    from cluster.plan import dry_run
 
-    config: Any = command.config
+    config: RunConfig = command.config.absolute()  # type: ignore[attr-defined]  # a Settings only when there is no recipe
     if command.dry_run:
         _answer(command.output, dry_run(config), lambda plan: print(plan["text"]))
         return
-    for line in changes(base, config) if not command.output.quiet else []:
+    for line in launch.changes(recipe.absolute(), config) if not command.output.quiet else []:
         print(line, file=sys.stderr)
     run = launch.train(
         config,
@@ -103,11 +106,24 @@ def train(argv: Sequence[str]) -> None:
     _finished(command.output, run)
 
 
-def resume(run: Positional[Path], *, output: Out = Output()) -> None:
-    """Continue an interrupted run to the same result."""
+def resume(
+    run: Positional[Path],
+    *,
+    address: str | None = None,
+    team: Literal["ray", "local"] | None = None,
+    output: Out = Output(),
+) -> None:
+    """Continue an interrupted run to the same result.
+
+    Args:
+        run: The run's folder.
+        address: Another Ray cluster than the run had before (host:port).
+        team: ray or local, when other than before.
+    """
     from cluster import launch
 
-    _finished(output, launch.resume(run, quiet=output.quiet))
+    overrides = {k: v for k, v in (("address", address), ("team", team)) if v is not None}
+    _finished(output, launch.resume(run, overrides=overrides, quiet=output.quiet))
 
 
 def evaluate(
@@ -203,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"command {args[0]!r} is unknown.{hint} Commands: {', '.join(COMMANDS)}")
-        rest = [decimal(a) for a in args[1:]]
+        rest = decimals(args[1:])
         if args[0] == "train":
             train(rest)
         else:

@@ -10,9 +10,12 @@ an error ---> the program's own: raise.  Lost processes: revive them, roll EVERY
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from agents.agent import NotFinite
+from agents.checkpoint import CheckpointError
 from cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, TrainingStopped
 from cluster.progress import Progress
 from cluster.run_config import RunConfig
@@ -31,16 +34,26 @@ class Controller:
         progress: told about everything.
         stop: set by a signal; the step under way is finished and saved.
         total: steps of the run.
+        moved: called when agents run elsewhere than before.
     """
 
     def __init__(
-        self, folder: RunFolder, config: RunConfig, team: Team, progress: Progress, stop: StopSignal, *, total: int
+        self,
+        folder: RunFolder,
+        config: RunConfig,
+        team: Team,
+        progress: Progress,
+        stop: StopSignal,
+        *,
+        total: int,
+        moved: Callable[[], None],
     ) -> None:
         self.folder, self.config, self.team, self.progress, self.stop = folder, config, team, progress, stop
-        self.total = total
+        self.total, self.moved = total, moved
         self.checkpoints = folder.checkpoints
         self._pending: deque[Pending] = deque()
         self._files: dict[str, dict[str, str]] = {}
+        self._working: dict[int, Path] = {}
 
     def fit(self, first: int | None) -> None:
         """Train to the end, from the checkpoint of step ``first`` or from fresh agents.
@@ -73,6 +86,7 @@ class Controller:
         saved = self.checkpoints.committed()[-1:] == [t]
         if not saved and t == 0:
             self._checkpoint(0, compare=False)
+            saved = True
         while t < self.total and not self.stop.requested:
             self._pending.append(self.team.submit(self.config.method, t))
             t += 1
@@ -82,7 +96,7 @@ class Controller:
             while sum(p.kind == "step" for p in self._pending) >= self.config.window:
                 self._collect()
         if not saved:
-            self._checkpoint(t)
+            self._checkpoint(t, compare=False)  # a stop must not offer a candidate for best that no other run has
         while self._pending:
             self._collect()
         if t < self.total:
@@ -91,7 +105,8 @@ class Controller:
             )
 
     def _checkpoint(self, t: int, *, compare: bool = True) -> None:
-        self._pending.append(self.team.save(t, self.checkpoints.working(t) / "agents"))
+        self._working[t] = self.checkpoints.working(t)
+        self._pending.append(self.team.save(t, self._working[t] / "agents"))
         compared = self.team.evaluate(t, self.config.evaluation_attack) if compare else Pending("evaluate", t, {})
         self._pending.append(compared)
 
@@ -105,7 +120,7 @@ class Controller:
         elif oldest.kind == "save":
             self._files = result
         else:
-            self.checkpoints.commit(oldest.t, self._files, result)
+            self.checkpoints.commit(oldest.t, self._working.pop(oldest.t), self._files, result)
             self.checkpoints.prune(self.config.checkpoint.keep)
             self.progress.checkpoint(oldest.t, result)
 
@@ -121,22 +136,24 @@ class Controller:
                 f"training stopped itself: {cause}. The last good checkpoint is "
                 f"{self.checkpoints.path(good[-1]) if good else 'none'}. Try a lower --optim.lr or a warm-up (--optim.warmup 1)"
             ) from error
+        if isinstance(cause, CheckpointError):
+            raise BrokenCheckpoint(str(cause)) from error
         raise error if cause is error else cause from error
 
-    def _recover(self, failure: Failure) -> int:
-        """Replace what was lost and put every agent back to the newest whole checkpoint; its step."""
+    def _recover(self, failure: Failure) -> int | None:
+        """Replace what was lost and put every agent back to the newest whole checkpoint; its step, None for fresh agents."""
         self.progress.event(f"lost: {failure.reason}; rolling all agents back")
-        revived = self.team.revive(failure.dead)
         self._pending.clear()
         t, wrong = self.checkpoints.newest_whole()
-        if t is None:
-            raise BrokenCheckpoint(
-                f"no checkpoint to go back to in {self.checkpoints.folder}: {'; '.join(wrong) or 'none was committed'}"
-            )
-        self.checkpoints.drop_after(t)
-        self._restore(t)
-        self.progress.rewind(t)
-        self.progress.event(f"recovered: {', '.join(revived) or 'all'} replaced, every agent at step {t} again")
+        if t is None and wrong:
+            raise BrokenCheckpoint(f"no checkpoint to go back to in {self.checkpoints.folder}: {'; '.join(wrong)}")
+        revived = self.team.revive(failure.dead if t is not None else None)
+        if t is not None:
+            self._restore(t)
+        self.checkpoints.drop_after(t)  # after restoring: a survivor may have been saving until then
+        self.progress.rewind(t or 0)
+        self.progress.event(f"recovered: {', '.join(revived)} replaced, every agent at step {t or 0} again")
+        self.moved()
         return t
 
     def _restore(self, t: int) -> None:

@@ -26,12 +26,13 @@ def demo(*, runs_dir: Path, quiet: bool = False) -> dict[str, Any]:
         (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     )
     say(INTRODUCTION + "\n")
-    share = min(1.0, (os.cpu_count() or 1) / 2)  # two actors also on a machine with one core
+    small: dict[str, Any] = {
+        "device": "cpu",
+        "placement.cpus_per_agent": 0.5,
+    }  # also where there is one core, or one GPU
     started = time.perf_counter()
-    mutual = launch.train(
-        recipe("mat-digits").replace({"placement.cpus_per_agent": share}), runs_dir=runs_dir, quiet=quiet
-    )
-    plain = launch.train(recipe("clean-digits").replace({"team": "local"}), runs_dir=runs_dir, quiet=quiet)
+    mutual = launch.train(recipe("mat-digits").replace(small), runs_dir=runs_dir, quiet=quiet)
+    plain = launch.train(recipe("clean-digits").replace({**small, "team": "local"}), runs_dir=runs_dir, quiet=quiet)
     seconds = time.perf_counter() - started
     say(f"\nattacking the test images ({ATTACK}, {THREAT}) ...")
     agents: dict[str, Any] = {}

@@ -47,6 +47,11 @@ def with_interval(value: float, ci95: Sequence[float]) -> str:
 def evaluation(report: Mapping[str, Any]) -> None:
     """One row per agent and threat of an evaluation's report."""
     first = next(iter(report["agents"].values()))
+    if not first["threats"]:
+        rows = [[a, with_interval(r["clean_accuracy"], r["clean_ci95"])] for a, r in report["agents"].items()]
+        table(["agent", "clean [95 %]"], rows)
+        print(f"\n{first['n']} test images of {report['data']}\nreport: {report['report']}")
+        return
     attacks = [a for a in next(iter(first["threats"].values()))["attacks"] if a != "clean"]
     rows = []
     for agent, result in report["agents"].items():

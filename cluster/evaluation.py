@@ -35,8 +35,8 @@ class Result:
 
     clean_accuracy: float
     clean_ci95: tuple[float, float]
-    robust_accuracy: float  # right on the clean image and after every attack under every threat
-    ci95: tuple[float, float]  # of robust_accuracy (Wilson)
+    robust_accuracy: float | None  # right on the clean image and after every attack under every threat
+    ci95: tuple[float, float] | None  # of robust_accuracy (Wilson); both None when there was no attack
     n: int
     threats: dict[str, dict[str, Any]]  # "linf:0.15" -> robust_accuracy, ci95, attacks {name: accuracy}
 
@@ -79,6 +79,8 @@ def evaluate_model(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     check_classifier(model, split[torch.arange(min(16, len(split)))].pixels().to(device))
     clean = correct(model, split, None, seed=seed, device=device)
+    if all(a == "clean" for a in attacks):
+        return Result(_share(clean), _interval(clean), None, None, len(clean), {})
     everything, report = clean, {}
     for threat, chosen in parsed.items():
         worst, each = clean, {"clean": _share(clean)} if "clean" in attacks else {}
@@ -123,15 +125,19 @@ def evaluate_run(
         if attack != "clean":
             parse_attack(attack, parsed[0])
     split = load_test(config.data, examples)
-    target = _folder(folder, name)
+    chosen = chosen_agents(folder, agents)
+    target = _claim(folder, name)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results = {}
-    for agent in chosen_agents(folder, agents):
+    for agent in chosen:
         model, step = load_agent(folder, agent, checkpoint=checkpoint)
 
         def say(text: str, agent: str = agent) -> None:
             progress(f"{agent}  {text}")
 
-        result = evaluate_model(model, split, attacks=attacks, threats=parsed, seed=config.seed, progress=say)
+        result = evaluate_model(
+            model.to(device), split, attacks=attacks, threats=parsed, seed=config.seed, progress=say
+        )
         results[agent] = {"checkpoint": step, **result.to_dict()}
     report = {
         **summary(results),
@@ -140,7 +146,6 @@ def evaluate_run(
         "seed": config.seed,
         "agents": results,
     }
-    target.mkdir(parents=True)
     write(target / "report.json", to_json(report))
     return {**report, "report": str(target / "report.json")}
 
@@ -154,7 +159,7 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     n = first["n"]
     mean = {k: _mean([r[k] for r in results.values()]) for k in ("clean_accuracy", "robust_accuracy", "threats")}
     for entry in (mean, *mean["threats"].values()):
-        entry["ci95"] = wilson(entry["robust_accuracy"] * n, n)
+        entry["ci95"] = None if entry["robust_accuracy"] is None else wilson(entry["robust_accuracy"] * n, n)
     return {**mean, "clean_ci95": wilson(mean["clean_accuracy"] * n, n), "n": n, "mean_of": list(results)}
 
 
@@ -162,19 +167,25 @@ def _mean(values: Sequence[Any]) -> Any:
     """Mean of numbers, key by key in mappings; what is neither is left out."""
     if isinstance(values[0], Mapping):
         return {k: _mean([v[k] for v in values]) for k in values[0] if not isinstance(values[0][k], tuple | list)}
-    return sum(values) / len(values)
+    return None if values[0] is None else sum(values) / len(values)
 
 
-def _folder(run: RunFolder, name: str | None) -> Path:
+def _claim(run: RunFolder, name: str | None) -> Path:
+    """A folder of this evaluation's own, made now: another one at the same moment takes another."""
     base = run.path / "evaluation"
-    if name is None:
-        taken = [int(p.name) for p in base.glob("*") if p.name.isdigit()]
-        return base / str(max(taken, default=0) + 1)
-    if not NAME.fullmatch(name):
+    base.mkdir(exist_ok=True)
+    if name is not None and not NAME.fullmatch(name):
         raise UsageError(f"--name {name!r} is not allowed; use letters, digits, '.', '_' and '-'")
-    if (base / name).exists():
-        raise Exists(f"evaluation {base / name} exists and is never overwritten; choose another --name")
-    return base / name
+    while True:
+        taken = [int(p.name) for p in base.glob("*") if p.name.isdigit()]
+        target = base / (name or str(max(taken, default=0) + 1))
+        try:
+            target.mkdir()
+        except FileExistsError:
+            if name is not None:
+                raise Exists(f"evaluation {target} exists and is never overwritten; choose another --name") from None
+            continue
+        return target
 
 
 def _share(hits: Tensor) -> float:

@@ -13,12 +13,16 @@ import ray
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
+    ActorUnschedulableError,
     GetTimeoutError,
     LocalRayletDiedError,
     NodeDiedError,
     ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
     OutOfMemoryError,
     RayError,
+    RaySystemError,
     WorkerCrashedError,
 )
 
@@ -27,10 +31,14 @@ from cluster.team import Failure
 LOST = (
     ActorDiedError,
     ActorUnavailableError,
+    ActorUnschedulableError,
     LocalRayletDiedError,
     NodeDiedError,
     ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
     OutOfMemoryError,
+    RaySystemError,
     WorkerCrashedError,
 )
 

@@ -7,9 +7,9 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from agents import networks
 from agents.spec import Facts
 from cluster import images
 from cluster.controller import Controller
-from cluster.errors import BrokenCheckpoint, DataError, NoResources, UsageError
+from cluster.errors import BrokenCheckpoint, DataError, UsageError
 from cluster.progress import Progress, facts_table
 from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
@@ -56,6 +56,9 @@ class Run:
         return checkpoints.manifest(steps[-1])
 
 
+OPERATIONAL = ("team", "address", "placement", "call_timeout", "max_failures")  # may differ when a run is continued
+
+
 def train(
     config: RunConfig,
     *,
@@ -70,25 +73,52 @@ def train(
         SparringError: see ``cluster/errors.py``; the text says what to do.
     """
     config = config.absolute()
-    networks.parse(config.network)  # misspelt names are refused before a folder or a process is made
+    for spec in {config.network, *(own.network for own in config.agents.values() if own.network)}:
+        networks.parse(spec)  # misspelt names are refused before a folder or a process is made
     datasets.source_of(config.data.name)
     if resume_if_exists:
         if name is None:
             raise UsageError("--resume-if-exists needs --name: without it every run gets a new name")
         if (runs_dir / name / "config.yaml").exists():
-            return resume(runs_dir / name, quiet=quiet)
-    folder = RunFolder.create(runs_dir, name, config)
-    try:
-        return _execute(folder, config, quiet=quiet)
-    except NoResources:
-        shutil.rmtree(folder.path)  # nothing has begun: the name is free again
-        raise
+            return resume(runs_dir / name, asked=config, quiet=quiet)
+    return _execute(RunFolder.create(runs_dir, name, config), config, quiet=quiet)
 
 
-def resume(path: Path, *, quiet: bool = False) -> Run:
-    """Continue a run to the same result that it would have had without the interruption."""
+def resume(
+    path: Path, *, asked: RunConfig | None = None, overrides: Mapping[str, Any] | None = None, quiet: bool = False
+) -> Run:
+    """Continue a run to the same result that it would have had without the interruption.
+
+    Args:
+        path: the run's folder.
+        asked: the configuration that a repeated ``train`` asks for; it may differ in where and how the run is carried out.
+        overrides: such settings alone, by path.
+    """
     folder = RunFolder.open(path)
-    return _execute(folder, folder.config, quiet=quiet)
+    config = folder.config
+    if asked is not None:
+        where = {k: getattr(asked, k) for k in OPERATIONAL}
+        config = replace(config, **where)
+        differing = changes(config, asked)
+        if differing:
+            raise UsageError(
+                f"run {path} exists with other settings ({'; '.join(differing)}). Continue it as it is with: "
+                f"sparring resume {path}, or choose another --name"
+            )
+    return _execute(folder, config.replace(overrides or {}), quiet=quiet)
+
+
+def changes(base: RunConfig, config: RunConfig) -> list[str]:
+    """``setting: value in base -> value`` for all that differ."""
+    before, after = _flat(base.to_dict()), _flat(config.to_dict())
+    return [f"{k}: {before.get(k)} -> {v}" for k, v in after.items() if before.get(k) != v]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for k, v in values.items():
+        flat |= _flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v}
+    return flat
 
 
 @contextmanager
@@ -105,9 +135,10 @@ def team_of(config: RunConfig, *, quiet: bool = True) -> Iterator[Team]:
     from cluster import placement, session  # late: a local team needs no ray
     from cluster.ray_team import RayTeam
 
-    with session.connected(config.address):
-        bundles = placement.plan(len(specs), config.placement, placement.nodes_alive())
-        remote = RayTeam(specs, placement.reserve(bundles, config.placement), bundles)
+    with session.connected(config.address) as runtime_env:
+        wanted = replace(config.placement, gpus_per_agent=0.0) if config.device == "cpu" else config.placement
+        bundles = placement.plan(len(specs), wanted, placement.nodes_alive())
+        remote = RayTeam(specs, placement.reserve(bundles, wanted), bundles, runtime_env=runtime_env)
         try:
             yield remote
         finally:
@@ -119,24 +150,48 @@ def _execute(folder: RunFolder, config: RunConfig, *, quiet: bool) -> Run:
         first, wrong = folder.checkpoints.newest_whole()
         if wrong and first is None:
             raise BrokenCheckpoint(f"no whole checkpoint in {folder.path}: {'; '.join(wrong)}")
-        with team_of(config, quiet=quiet) as team, StopSignal() as stop:
-            facts = team.describe()
-            total = _agree(facts)
-            folder.checkpoints.folder.mkdir(exist_ok=True)
-            folder.checkpoints.drop_after(first)
-            folder.rewind_metrics(first or 0)
-            progress = Progress(folder, total=total, first=first or 0, quiet=quiet)
-            try:
-                for line in [*(f"damaged, going back: {w}" for w in wrong), *facts_table(facts)]:
-                    progress.event(line)
-                folder.write_env(environment(config, facts))
-                if first is not None:
-                    progress.event(f"continuing {folder.path} at step {first} of {total}")
-                Controller(folder, config, team, progress, stop, total=total).fit(first)
-                progress.event(f"done: {folder.path}")
-            finally:
-                progress.close()
+        try:
+            with StopSignal() as stop, team_of(config, quiet=quiet) as team:
+                stop.install()  # again: starting Ray replaced the handlers
+                _train(folder, config, team, stop, first=first, wrong=wrong, quiet=quiet)
+        except Exception:
+            if not folder.checkpoints.folder.exists():  # nothing has begun: the name is free again
+                shutil.rmtree(folder.path)
+            raise
     return Run(folder.path)
+
+
+def _train(
+    folder: RunFolder,
+    config: RunConfig,
+    team: Team,
+    stop: StopSignal,
+    *,
+    first: int | None,
+    wrong: list[str],
+    quiet: bool,
+) -> None:
+    total = _agree(team.describe())
+    folder.checkpoints.folder.mkdir(exist_ok=True)
+    folder.checkpoints.drop_after(first)
+    folder.rewind_metrics(first or 0)
+    progress = Progress(folder, total=total, first=first or 0, quiet=quiet)
+
+    def note_environment() -> None:
+        folder.write_env(environment(config, team.describe()))
+
+    try:
+        for line in [*(f"damaged, going back: {w}" for w in wrong), *facts_table(team.describe())]:
+            progress.event(line)
+        for line in folder.changed_versions(environment(config, team.describe())):
+            progress.event(line)
+        note_environment()
+        if first is not None:
+            progress.event(f"continuing {folder.path} at step {first} of {total}")
+        Controller(folder, config, team, progress, stop, total=total, moved=note_environment).fit(first)
+        progress.event(f"done: {folder.path}")
+    finally:
+        progress.close()
 
 
 def _agree(facts: dict[str, Facts]) -> int:

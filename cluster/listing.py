@@ -11,7 +11,8 @@ import yaml
 
 from cluster import display
 from cluster.checkpoints import Checkpoints
-from cluster.errors import UsageError
+from cluster.errors import BrokenCheckpoint, UsageError
+from cluster.run_folder import is_running
 
 METHODS = Path(__file__).resolve().parent.parent / "trainers" / "methods"
 
@@ -23,14 +24,17 @@ def runs(runs_dir: Path) -> list[dict[str, Any]]:
         path = config.parent
         checkpoints = Checkpoints(path / "checkpoints")
         steps = checkpoints.committed()
-        best = checkpoints.manifest(steps[-1])["best"] if steps else {}
+        try:
+            best = checkpoints.manifest(steps[-1])["best"] if steps else {}
+        except BrokenCheckpoint:
+            best = {}  # the other runs are still worth listing; fsck says what is wrong with this one
         found.append(
             {
                 "run": str(path),
                 "method": yaml.safe_load(config.read_text())["method"]["name"],
                 "step": steps[-1] if steps else None,
                 "best": {agent: entry["value"] for agent, entry in best.items()},
-                "running": (path / "run.lock").exists(),
+                "running": is_running(path),
             }
         )
     return found

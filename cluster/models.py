@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -22,6 +23,15 @@ def load_agent(folder: RunFolder, agent: str | None = None, *, checkpoint: str =
         UsageError: no such agent, or several products and none named.
         BrokenCheckpoint: no whole checkpoint; names the damaged files.
     """
+    folder_of, step = agent_folder(folder, agent, checkpoint=checkpoint)
+    try:
+        return load_model(folder_of), step
+    except CheckpointError as error:
+        raise BrokenCheckpoint(str(error)) from error
+
+
+def agent_folder(folder: RunFolder, agent: str | None = None, *, checkpoint: str = "best") -> tuple[Path, int]:
+    """The folder of an agent in a whole checkpoint, and its step; errors as :func:`load_agent`."""
     if checkpoint not in ("best", "last"):
         raise UsageError(f"checkpoint {checkpoint!r} is not allowed; use best or last")
     names = chosen_agents(folder, [agent] if agent else [])
@@ -40,10 +50,7 @@ def load_agent(folder: RunFolder, agent: str | None = None, *, checkpoint: str =
         raise BrokenCheckpoint(
             f"checkpoint of step {step} in {folder.path} is damaged: {'; '.join(wrong)}. See: sparring fsck {folder.path}"
         )
-    try:
-        return load_model(checkpoints.path(step) / "agents" / names[0]), step
-    except CheckpointError as error:
-        raise BrokenCheckpoint(str(error)) from error
+    return checkpoints.path(step) / "agents" / names[0], step
 
 
 def load_test(config: DataConfig, examples: int | None = None) -> Split:

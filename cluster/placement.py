@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
-from cluster.errors import NoResources
+from cluster.errors import NoResources, UsageError
 from cluster.settings import Placement
 
 Resources = dict[str, float]
@@ -31,6 +31,8 @@ def plan(agents: int, placement: Placement, nodes: Sequence[Resources]) -> list[
     has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
     gpus = placement.gpus_per_agent if placement.gpus_per_agent is not None else float(has_gpus)
     bundle = {k: v for k, v in (("CPU", placement.cpus_per_agent), ("GPU", gpus)) if v > 0}
+    if not bundle:
+        raise UsageError("an agent needs a share of something: set --placement.cpus-per-agent above 0")
     fits = [_fits(node, bundle) for node in nodes]
     room = {"STRICT_PACK": max(fits, default=0), "STRICT_SPREAD": sum(f >= 1 for f in fits)}
     if room.get(placement.strategy, sum(fits)) < agents:
@@ -66,21 +68,28 @@ def reserve(bundles: Sequence[Resources], placement: Placement, *, timeout: floa
 
 
 def _fits(node: Resources, bundle: Resources) -> int:
-    """How many bundles a node holds; one that asks for nothing fits without limit."""
-    return min((math.floor(node.get(k, 0) / v + 1e-9) for k, v in bundle.items()), default=2**31)
+    """How many bundles a node holds."""
+    return min(math.floor(node.get(k, 0) / v + 1e-9) for k, v in bundle.items())
 
 
 def _explain(agents: int, bundle: Resources, placement: Placement, nodes: Sequence[Resources]) -> str:
     present = "; ".join(f"node {i}: {_words(node)}" for i, node in enumerate(nodes)) or "no node"
-    scarce = next((k for k in bundle if sum(n.get(k, 0) for n in nodes) < agents * bundle[k]), next(iter(bundle)))
-    flag = "gpus" if scarce == "GPU" else "cpus"
-    share = math.floor(100 * sum(n.get(scarce, 0) for n in nodes) / agents) / 100
-    fix = (
-        f"set --placement.{flag}-per-agent {min(share, 0.5):g}" if share > 0 else f"set --placement.{flag}-per-agent 0"
-    )
+    total = {k: sum(math.floor(n.get(k, 0) / v + 1e-9) for n in nodes) for k, v in bundle.items()}
+    scarce = min(total, key=lambda k: total[k])
+    flag = f"--placement.{'gpus' if scarce == 'GPU' else 'cpus'}-per-agent"
+    fix = f"set {flag} {_share(agents, [n.get(scarce, 0) for n in nodes]):g}"
     if placement.strategy.startswith("STRICT"):
         fix = f"set --placement.strategy {placement.strategy.removeprefix('STRICT_')}, or {fix}"
     return f"{agents} agents need {_words(bundle)} each ({placement.strategy}); present: {present}. Add resources, or {fix}"
+
+
+def _share(agents: int, present: Sequence[float]) -> float:
+    """The largest share of two decimals with which all agents fit on the nodes; 0 when there is nothing to share."""
+    for hundredths in range(100, 0, -1):
+        share = hundredths / 100
+        if sum(math.floor(p / share + 1e-9) for p in present) >= agents:
+            return share
+    return 0.0
 
 
 def _words(resources: Resources) -> str:

@@ -1,4 +1,4 @@
-"""What a run would be, before it is: differences from its recipe, placement, exchange, memory, time."""
+"""What a run would be, before it is: placement, exchange, memory, time."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ from typing import Any
 
 from cluster import launch, run_config
 from cluster.run_config import RunConfig
+from trainers import datasets
 
 PROBE_BATCH = 8  # images of the measured step; everything per image is scaled from it
-
-
-def changes(base: RunConfig, config: RunConfig) -> list[str]:
-    """``setting: recipe's value -> value`` for all that differ."""
-    before, after = _flat(base.to_dict()), _flat(config.to_dict())
-    return [f"{k}: {before.get(k)} -> {v}" for k, v in after.items() if before.get(k) != v]
 
 
 def dry_run(config: RunConfig) -> dict[str, Any]:
@@ -32,8 +27,10 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
             seconds = time.perf_counter() - started
         facts = team.describe()
     scale = config.batch_size / probe.batch_size
-    per_epoch = -(-next(iter(facts.values())).steps_per_epoch * probe.batch_size // config.batch_size)
-    steps = config.max_steps or config.epochs * per_epoch
+    train, _ = datasets.load(config.data).held_out(
+        config.data.validation, seed=config.seed, fraction=config.data.fraction
+    )
+    steps = config.max_steps or config.epochs * -(-len(train) // config.batch_size)
     plan = {
         "agents": {name: {"parameters": f.parameters, "bundle": bundles} for name, f in facts.items()},
         "steps": steps,
@@ -70,10 +67,3 @@ def _text(config: RunConfig, plan: dict[str, Any]) -> str:
         f"(scaled from a step of {min(PROBE_BATCH, config.batch_size)} images measured here; agents on Ray run side by side)"
     )
     return "\n".join(lines)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for k, v in values.items():
-        flat |= _flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v}
-    return flat

@@ -17,6 +17,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,19 @@ class RayHandle:
 class RayTeam:
     """Actors in the bundles of one placement group, the agent of index i in bundle i."""
 
-    def __init__(self, specs: Sequence[AgentSpec], group: PlacementGroup, bundles: Sequence[Resources]) -> None:
-        self._specs, self._group, self._bundles = {s.me: s for s in specs}, group, bundles
+    def __init__(
+        self,
+        specs: Sequence[AgentSpec],
+        group: PlacementGroup,
+        bundles: Sequence[Resources],
+        *,
+        runtime_env: dict[str, Any],
+    ) -> None:
+        # an agent without a GPU of its own computes on the CPU, although Ray lets it see the node's GPUs
+        self._specs = {
+            s.me: s if b.get("GPU") else replace(s, device="cpu") for s, b in zip(specs, bundles, strict=True)
+        }
+        self._group, self._bundles, self._runtime_env = group, bundles, runtime_env
         self._learners = {role for role, r in specs[0].make_method().roles().items() if r.learns}
         self._refs: list[Any] = []
         self._handles: dict[str, RayHandle] = {}
@@ -91,7 +103,7 @@ class RayTeam:
         for handle in self._handles.values():
             handle.metrics = None
         method.step(self, t)
-        results = {role: h.metrics for role, h in self._handles.items() if h.metrics is not None}
+        results = {role: h.metrics or self._note(h.actor.report.remote(t)) for role, h in self._handles.items()}
         return Pending("step", t, results, self._refs)
 
     def save(self, t: int, folder: Path) -> Pending:
@@ -149,7 +161,10 @@ class RayTeam:
             strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
             bundle = self._bundles[index]
             actor = AgentActor.options(
-                num_cpus=bundle.get("CPU", 0), num_gpus=bundle.get("GPU", 0), scheduling_strategy=strategy
+                num_cpus=bundle.get("CPU", 0),
+                num_gpus=bundle.get("GPU", 0),
+                scheduling_strategy=strategy,
+                runtime_env=self._runtime_env,
             ).remote(self._specs[role])
             self._handles[role] = RayHandle(actor, self._note)
         self._handles = {role: self._handles[role] for role in self._specs if role in self._handles}

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from agents.spec import AgentSpec
-from cluster.settings import Settings
+from cluster.settings import Own, Settings
 from trainers import methods, user
 from trainers.config import Attack, fraction
 from trainers.datasets import Prepared
@@ -35,6 +35,9 @@ class RunConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.method.check({"train": self.attack})
+        for role in self.agents:
+            if role not in self.method.roles():
+                raise ValueError(f"agents.{role}: the method has no such role; it has {', '.join(self.method.roles())}")
 
     @property
     def evaluation_attack(self) -> Attack:
@@ -49,14 +52,16 @@ class RunConfig(Settings):
         """
         name = method_name(self.method)
         options = {f.name: getattr(self.method, f.name) for f in fields(self.method)}
+        own = {role: self.agents.get(role, Own()) for role in self.method.roles()}
         return [
             AgentSpec(
                 me=role,
                 index=index,
                 method=name,
                 options=options,
-                network=self.network,
-                optim=self.optim,
+                network=own[role].network or (None if own[role].init else self.network),
+                init=own[role].init,
+                optim=own[role].optim.over(self.optim),
                 data=self.data,
                 images=images,
                 attacks={"train": self.attack},
@@ -65,6 +70,7 @@ class RunConfig(Settings):
                 max_steps=self.max_steps,
                 seed=self.seed,
                 threads=self.threads_per_agent,
+                device=self.device,
             )
             for index, role in enumerate(self.method.roles())
         ]
@@ -74,7 +80,22 @@ class RunConfig(Settings):
         d = self.data
         extra = str(Path(d.extra).resolve()) if d.extra else None
         data = replace(d, name=user.absolute(d.name), root=str(Path(d.root).expanduser().resolve()), extra=extra)
-        return replace(self, network=user.absolute(self.network), data=data)
+        own = {
+            role: replace(o, network=user.absolute(o.network) if o.network else None, init=self._init(role, o.init))
+            for role, o in self.agents.items()
+            if o != Own()
+        }
+        return replace(self, network=user.absolute(self.network), agents=own, data=data)
+
+    def _init(self, role: str, init: str | None) -> str | None:
+        """The folder of the weights that ``init`` names: a run's agent (its best checkpoint), or such a folder itself."""
+        if init is None or (Path(init) / "model.safetensors").is_file():
+            return str(Path(init).resolve()) if init else None
+        from cluster.models import agent_folder
+        from cluster.run_folder import RunFolder
+
+        path, _, agent = init.partition("@")
+        return str(agent_folder(RunFolder.open(Path(path)), agent or None)[0])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the method's name stands beside its options."""
@@ -108,6 +129,8 @@ class RunConfig(Settings):
         for path, value in overrides.items():
             *parents, last = ("method.peers" if path == "peers" else path).split(".")
             level = values
+            if parents[:1] == ["agents"] and len(parents) > 1:
+                level["agents"].setdefault(parents[1], asdict(Own()))
             for parent in parents:
                 if not isinstance(level.get(parent), dict):
                     _unknown(path, parent, level)
@@ -166,6 +189,10 @@ def parse(kind: Any, value: Any, path: str) -> Any:
         return parse(next(a for a in args if a is not type(None)), value, path)
     if origin is Literal:
         return value if value in args else _refuse(path, value, f"one of {', '.join(map(str, args))}")
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            _refuse(path, value, "a mapping")
+        return {k: parse(args[1], v, f"{path}.{k}") for k, v in value.items()}
     if origin is tuple:
         items = value if isinstance(value, list | tuple) else _refuse(path, value, "a list")
         return tuple(parse(args[0], item, f"{path}[{i}]") for i, item in enumerate(items))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 from agents.checkpoint import to_json, write
 from cluster import run_config
@@ -84,6 +85,19 @@ class RunFolder:
         """env.json: versions, hardware, placement."""
         write(self.path / "env.json", to_json(facts))
 
+    def changed_versions(self, facts: dict[str, Any]) -> list[str]:
+        """What has changed since env.json was written and ends the promise of identical bytes."""
+        path = self.path / "env.json"
+        before = json.loads(path.read_text()) if path.exists() else facts
+        lines = [
+            f"{name}: {before['versions'].get(name)} -> {version}: bytes may differ from an undisturbed run"
+            for name, version in facts["versions"].items()
+            if before["versions"].get(name) != version
+        ]
+        if before["processor"] != facts["processor"]:
+            lines.append(f"processor: {before['processor']} -> {facts['processor']}: bytes may differ")
+        return lines
+
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl: one per agent and step. A last line that a crash cut off is left out."""
         path = self.path / "metrics.jsonl"
@@ -103,21 +117,30 @@ class RunFolder:
             Exists: another live process holds it; names host and pid.
         """
         path = self.path / "run.lock"
-        _acquire(path)
-        stop = threading.Event()
+        with _acquire(path) as file:
+            stop = threading.Event()
 
-        def beat() -> None:
-            while not stop.wait(HEARTBEAT):
-                os.utime(path)
+            def beat() -> None:
+                while not stop.wait(HEARTBEAT):
+                    os.utime(file.fileno())
 
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-            path.unlink(missing_ok=True)
+            thread = threading.Thread(target=beat, daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                thread.join()
+                path.unlink(missing_ok=True)  # while it is still held
+
+
+def is_running(run: Path) -> bool:
+    """Whether a live process holds the run's lock."""
+    try:
+        with (run / "run.lock").open() as file:
+            return not _held(file)
+    except FileNotFoundError:
+        return False
 
 
 def _next(runs_dir: Path, recipe: str) -> Path:
@@ -126,39 +149,56 @@ def _next(runs_dir: Path, recipe: str) -> Path:
     return runs_dir / f"{recipe}-{max(numbers, default=0) + 1}"
 
 
-def _acquire(path: Path) -> None:
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+def _acquire(path: Path) -> TextIO:
+    """The lock file, locked by the kernel until it is closed or this process dies.
+
+    Between hosts whose file system does not carry such locks, the holder's signs of life count.
+    """
+    attempts = 5  # somebody who lists the runs holds a lock for a moment
     while True:
-        try:
-            with open(path, "x") as f:
-                json.dump(mine, f)
-            return
-        except FileExistsError:
-            try:
-                holder = json.loads(path.read_text() or "{}")
-                age = time.time() - path.stat().st_mtime
-            except (FileNotFoundError, ValueError):
-                time.sleep(0.05)  # released or being written at this moment
-                continue
-            if _alive(holder, age):
-                raise Exists(
-                    f"run {path.parent} is locked by process {holder.get('pid')} on {holder.get('host')} "
-                    f"(last sign of life {age:.0f} s ago). Wait for it, or stop it first"
-                ) from None
-            path.unlink(missing_ok=True)
+        file = path.open("a+")
+        if not _held(file):
+            file.close()
+            attempts -= 1
+            if attempts == 0:
+                _refuse(path)
+            time.sleep(0.05)
+            continue
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()  # its holder removed it between our opening and locking it
+    file.seek(0)
+    holder = _holder(file.read())
+    age = time.time() - os.fstat(file.fileno()).st_mtime
+    if holder.get("host", socket.gethostname()) != socket.gethostname() and age < STALE:
+        file.close()
+        _refuse(path)
+    file.truncate(0)
+    file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+    file.flush()
+    return file
 
 
-def _alive(holder: dict[str, Any], age: float) -> bool:
-    if holder.get("host") != socket.gethostname() or not Path("/proc/self/stat").exists():
-        return age < STALE
-    started = _started(holder["pid"])
-    return started is not None and started == holder["started"]
-
-
-def _started(pid: int) -> str | None:
-    """When a process of this host started (so that a reused pid is not taken for it); None when it is gone."""
+def _held(file: TextIO) -> bool:
+    """Try to lock an open file."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _refuse(path: Path) -> NoReturn:
+    holder = _holder(path.read_text()) if path.exists() else {}
+    age = time.time() - path.stat().st_mtime if path.exists() else 0
+    raise Exists(
+        f"run {path.parent} is locked by process {holder.get('pid')} on {holder.get('host')} "
+        f"(last sign of life {age:.0f} s ago). Wait for it, or stop it first"
+    )
+
+
+def _holder(text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        return {}

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -21,34 +22,59 @@ CLONE = Path(__file__).resolve().parent.parent
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody's usage is reported without asking
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # lost processes are the controller's to explain
 }
+OPTIONS: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+_knows_the_clone: set[str] = set()  # addresses of clusters whose workers find our packages: started or joined here
+
+
+def start(**options: Any) -> str:
+    """Start a Ray on this machine whose workers find our packages first; its address."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    with chdir(CLONE):
+        context = ray.init(address="local", include_dashboard=False, **OPTIONS, **options)
+    address = str(context.address_info["address"])
+    _knows_the_clone.add(address)
+    return address
 
 
 @contextmanager
-def connected(address: str | None = None) -> Iterator[None]:
+def connected(address: str | None = None) -> Iterator[dict[str, Any]]:
     """A Ray connection for the time of the block; one that exists is used and kept.
 
     Args:
         address: ``host:port`` of a running cluster; None starts one on this machine.
 
+    Yields:
+        The runtime environment that our actors need there.
+
     Raises:
         NoResources: no cluster answers at the address.
     """
-    if ray.is_initialized():
-        yield
+    if ray.is_initialized():  # the caller's own: its workers know nothing of this clone
+        known = ray.get_runtime_context().gcs_address in _knows_the_clone
+        yield {} if known else {"env_vars": {"PYTHONPATH": str(CLONE)}}
         return
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    with chdir(CLONE):
-        if address is None:
-            ray.init(address="local", include_dashboard=False, **options)
-        else:
-            try:
-                ray.init(address=address, runtime_env={"working_dir": str(CLONE)}, **options)
-            except (ConnectionError, RuntimeError) as error:
-                raise NoResources(f"no Ray cluster answers at {address}: {error}") from error
     try:
-        yield
+        if address is None:
+            start()
+        else:
+            _join(address)
+    except SystemExit as end:  # Ray answers a signal that comes while it starts by leaving
+        raise KeyboardInterrupt from end
+    try:
+        yield {}
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        ray.init(address=address, runtime_env={"working_dir": str(CLONE)}, **OPTIONS)
+    except (ConnectionError, RuntimeError) as error:
+        raise NoResources(f"no Ray cluster answers at {address}: {error}") from error
+    _knows_the_clone.add(ray.get_runtime_context().gcs_address)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from trainers.config import Attack, DataConfig, OptimConfig, require
@@ -41,12 +41,43 @@ class Checkpointing:
         require(self.attack_steps >= 0, f"checkpoint.attack_steps = {self.attack_steps} must be >= 0")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnOptim:
+    """What one agent's optimiser has otherwise than the run's."""
+
+    lr: float | None = None
+    """Base learning rate."""
+    momentum: float | None = None
+    """Momentum of sgd."""
+    weight_decay: float | None = None
+    """Weight decay."""
+    schedule: Literal["constant", "linear", "cosine", "multistep"] | None = None
+    """Learning-rate schedule."""
+
+    def over(self, optim: OptimConfig) -> OptimConfig:
+        """The run's optimiser with these changes."""
+        return replace(optim, **{k: v for k, v in asdict(self).items() if v is not None})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """What one agent has otherwise than the rest."""
+
+    network: str | None = None
+    """Its network; default that of its init, else the run's."""
+    init: str | None = None
+    """Weights to start from: RUN or RUN@AGENT."""
+    optim: OwnOptim = field(default_factory=OwnOptim)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything of a run but its method."""
 
     network: str = "small_cnn"
-    """Network of every agent, options after a colon: small_cnn:width=16."""
+    """Network of every agent, options after a colon: small_cnn:width=16; or timm:NAME, file.py:function."""
+    agents: dict[str, Own] = field(default_factory=dict)
+    """What single agents have otherwise, by role."""
     data: DataConfig = field(default_factory=DataConfig)
     attack: Attack = field(default_factory=Attack)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -62,6 +93,8 @@ class Settings:
     """ray: every agent an actor. local: all in this process, without Ray."""
     address: str | None = None
     """Address of a running Ray cluster (host:port); default: a Ray of its own on this machine."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto: a GPU where the agent has one. cpu: never."""
     threads_per_agent: int = 1
     """CPU threads of each agent; part of the promise of identical bytes."""
     window: int = 2

@@ -19,9 +19,14 @@ class StopSignal:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._previous = {s: signal.signal(s, self._handle) for s in SIGNALS}
+        self._previous = self.install()
         return self
+
+    def install(self) -> dict[int, Any]:
+        """Take the signals (again, where something else took them meanwhile); the handlers that had them."""
+        if threading.current_thread() is not threading.main_thread():  # Python allows handlers nowhere else
+            return {}
+        return {s: signal.signal(s, self._handle) for s in SIGNALS}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -105,7 +105,7 @@ class LocalTeam:
             for handle in self._handles.values():
                 handle.metrics = None
             method.step(self, t)
-            return {role: h.metrics for role, h in self._handles.items() if h.metrics is not None}
+            return {role: h.metrics or h.endpoint.report(t) for role, h in self._handles.items()}
 
         return self._now("step", t, step)
 

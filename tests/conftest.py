@@ -19,8 +19,6 @@ os.environ |= {
     "RAY_AUTH_TOKEN_PATH": TOKEN,
 }
 
-import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +26,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster import cli
-from tests.helpers import CLONE
+from cluster import cli, session
 
 torch.set_num_threads(1)
 
@@ -39,16 +36,7 @@ def ray_session() -> Iterator[str]:
     """One local Ray for all tests, started as a user's session starts one; its address."""
     import ray
 
-    with contextlib.chdir(CLONE):
-        context = ray.init(
-            address="local",
-            num_cpus=8,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=256 * 2**20,
-        )
-    yield context.address_info["address"]
+    yield session.start(num_cpus=8, object_store_memory=256 * 2**20)
     ray.shutdown()
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+from datetime import datetime
 from pathlib import Path
 
 from tests.helpers import CLONE
@@ -17,12 +17,12 @@ def test_demo(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
     environment["HOME"] = str(tmp_path / "home")
     (tmp_path / "home").mkdir()
+    for earlier in ("mat-digits-1", "clean-digits-1"):  # a demo that ran before
+        (tmp_path / "runs" / earlier).mkdir(parents=True)
     command = [sys.executable, str(CLONE / "sparring.py"), "demo", "--json"]
-    started = time.monotonic()
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
     )
-    wall = time.monotonic() - started
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     networks = {
@@ -35,10 +35,15 @@ def test_demo(tmp_path: Path) -> None:
     assert min(robust for _, robust in peers) >= 0.70
     assert networks["plain training"][1] < 0.15
     assert networks["plain training"][0] >= 0.95
-    assert result["seconds"] <= wall
     mutual, plain = Path(result["run"]), Path(result["plain"])
-    assert (mutual.name, plain.name) == ("mat-digits-1", "clean-digits-1")
-    steps = [json.loads(line) for line in (mutual / "metrics.jsonl").read_text().splitlines()]
-    busy = sum(sum(s["seconds"].values()) for s in steps if s["agent"] == "peer0")
-    assert busy < 60
+    assert (mutual.name, plain.name) == ("mat-digits-2", "clean-digits-2")
+    assert sum(training_seconds(run) for run in (mutual, plain)) < 60
     assert json.loads((mutual / "env.json").read_text())["team"] == "ray"
+
+
+def training_seconds(run: Path) -> float:
+    """Wall time between the first checkpoint and the end, as the log has it."""
+    lines = (run / "log.txt").read_text().splitlines()
+    first = next(line for line in lines if line.endswith("checkpoint at step 0"))
+    last = next(line for line in lines if "done: " in line)
+    return (datetime.fromisoformat(last[:19]) - datetime.fromisoformat(first[:19])).total_seconds()

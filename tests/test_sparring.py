@@ -108,7 +108,8 @@ def test_ray_is_found_or_started_on_purpose_only(ray_session: str) -> None:
     """A Ray that the caller started is used and left running."""
     from cluster import session
 
-    with session.connected():
+    with session.connected() as runtime_env:
+        assert runtime_env == {}
         assert ray.get_runtime_context().gcs_address == ray_session
     assert ray.is_initialized()
     assert "RAY_ADDRESS" not in os.environ

@@ -20,8 +20,9 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
 
 
 @contextmanager
-def seeded(*key: int | str) -> Iterator[None]:
-    """Run code that draws from torch's global generator (weight initialisation) from a key; the caller's state returns."""
-    with torch.random.fork_rng():
+def seeded(*key: int | str, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Run code that draws from torch's global generators (initialisation, dropout) from a key; the caller's states return."""
+    gpu = torch.device(device)
+    with torch.random.fork_rng(devices=[] if gpu.type == "cpu" else [gpu]):
         torch.manual_seed(seed_of(*key))
         yield

@@ -167,3 +167,32 @@ def test_published_bytes_are_the_tensors() -> None:
     metrics = agent.learn(0, adv=adv)
     assert metrics.exchange_bytes == 8 * (8 * 36 + 8 * 4)  # float64: examples [8, 1, 6, 6] and logits [8, 4]
     assert set(metrics.seconds) == {"craft", "answer", "learn"}
+
+
+class Dropping(TinyNet):
+    """Dropout: the network itself draws in train mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(super().forward(x), 0.5, self.training)
+
+
+def test_what_a_network_draws_is_a_function_of_the_step() -> None:
+    """Dropout: equal in two agents whatever the global generator holds, equal after predict, and the generator returns."""
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        team = make_team(At(), {"model": Dropping()}, attack=Attack(eps=0.1, steps=2, bn="train"))
+        for t in range(2):
+            At().step(team, t)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert team["model"].metrics is not None
+        results.append(team["model"].metrics.values)
+    assert results[0] == results[1]
+
+
+def test_a_frozen_agent_reports_what_it_published() -> None:
+    teacher = make_team(Guided())["teacher"].agent
+    teacher.answer(0)
+    assert teacher.report(0).exchange_bytes == 8 * 4 * 8
+    assert teacher.report(1).exchange_bytes == 0

@@ -55,6 +55,13 @@ def test_a_receiver_owns_its_copy() -> None:
     assert yours.x.sum() == 0
 
 
+def test_a_message_shares_no_memory_with_its_sender() -> None:
+    x = torch.zeros(3)
+    packed = pack(Answer(x))
+    x.add_(1)
+    assert packed.logits.sum() == 0
+
+
 def test_detach_makes_a_constant() -> None:
     x = torch.ones(2, requires_grad=True)
     assert not detach(Answer(x * 2)).logits.requires_grad

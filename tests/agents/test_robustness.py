@@ -35,7 +35,9 @@ def test_restarts_can_only_find_more() -> None:
     assert many.sum() < one.sum()
 
 
-@pytest.mark.parametrize("x", [torch.rand(2, 1, 6, 6) * 255, torch.randn(2, 1, 6, 6)])
+@pytest.mark.parametrize(
+    "x", [torch.rand(2, 1, 6, 6) * 255, torch.randn(2, 1, 6, 6), torch.full((2, 1, 6, 6), torch.nan)]
+)
 def test_pixels_outside_the_box(x: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"images lie in \[.*pixels must be in \[0, 1\]"):
         check_classifier(TinyNet(), x)

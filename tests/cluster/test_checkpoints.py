@@ -16,10 +16,11 @@ from tests.helpers import bytes_of, small
 
 
 def commit(c: Checkpoints, t: int, robust: float) -> None:
-    folder = c.working(t) / "agents" / "a"
+    working = c.working(t)
+    folder = working / "agents" / "a"
     folder.mkdir(parents=True)
     files = {"a": {"model.safetensors": write(folder / "model.safetensors", f"weights {t}".encode())}}
-    c.commit(t, files, {"a": {"clean": 1.0, "robust": robust}})
+    c.commit(t, working, files, {"a": {"clean": 1.0, "robust": robust}})
 
 
 def test_best_is_strict_and_survives_pruning(tmp_path: Path) -> None:

@@ -11,9 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from cluster import cli
-from cluster.arguments import decimal
+from cluster.arguments import decimals
+from cluster.models import load_agent
+from cluster.run_folder import RunFolder
 from tests.conftest import Command
 from tests.helpers import CLONE, small_flags
 
@@ -61,7 +64,8 @@ def test_a_run_from_train_to_evaluate(sparring: Command, tmp_path: Path) -> None
     assert again.returncode == 3
     assert "is never overwritten" in again.stderr
     assert "sparring resume runs/a" in again.stderr
-    assert sparring("train", "mat", *LOCAL, "--name=a", "--resume-if-exists").returncode == 0
+    same = ("--peers=3", "--attack.eps", "38/255", "--name=a", "--resume-if-exists")
+    assert sparring("train", "mat", *LOCAL, *same).returncode == 0
     assert sparring("fsck", "runs/a").returncode == 0
     next(run.glob("checkpoints/step-000006/agents/peer1/model.safetensors")).unlink()
     bad = sparring("fsck", "runs/a")
@@ -131,8 +135,8 @@ def test_too_few_cpus_on_this_machine_is_said_within_10_seconds(tmp_path: Path) 
     assert done.returncode == 6
     assert f"{cores + 1} agents need 1 CPU each" in done.stderr
     assert f"node 0: {cores} CPU" in done.stderr
-    assert "--placement.cpus-per-agent 0.5" in done.stderr
-    assert seconds < 10 + 4  # and four for Python, torch and Ray to start
+    assert "--placement.cpus-per-agent 0." in done.stderr
+    assert seconds < 10
 
 
 def test_too_few_gpus(sparring: Command, ray_session: str, tmp_path: Path) -> None:
@@ -170,6 +174,39 @@ def test_ctrl_c_in_a_terminal_reaches_no_actor(tmp_path: Path) -> None:
     assert "lost" not in stderr
 
 
+@pytest.mark.parametrize("team", ["local", "ray"])
+def test_a_signal_during_start_up_exits_130_and_loses_nothing(team: str, tmp_path: Path) -> None:
+    process = start(tmp_path, f"--team={team}", "--max-steps=30")
+    folder = tmp_path / "runs" / "a"
+    while not folder.exists():
+        time.sleep(0.005)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    flags = [*small_flags(max_steps=30), "--team=local", "--name=a", "--resume-if-exists"]
+    command = [sys.executable, str(CLONE / "sparring.py"), "train", "mat", *flags]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_resume_if_exists_refuses_another_run(sparring: Command) -> None:
+    assert sparring("train", "mat", *LOCAL, "--name=a").returncode == 0
+    done = sparring("train", "mat", *LOCAL, "--name=a", "--resume-if-exists", "--attack.eps=0.1", "--seed=3")
+    assert done.returncode == 2
+    assert "attack.eps: 0.15 -> 0.1; seed: 0 -> 3" in done.stderr
+    again = sparring("train", "mat", *LOCAL, "--name=a", "--resume-if-exists", "--call-timeout=50")
+    assert again.returncode == 0, again.stderr  # how it is carried out may differ
+
+
+def test_nan_on_ray_too(sparring: Command, ray_session: str) -> None:
+    flags = [*small_flags(max_steps=60, checkpoint__every=1), "--optim.lr=1e30", "--optim.warmup=100"]
+    done = sparring("train", "mat", *flags, "--name=a")
+    assert done.returncode == 7, done.stderr
+    assert "training stopped itself: peer" in done.stderr
+
+
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     process = start(tmp_path, "--team=local", "--max-steps=5000")
     wait_for_step(tmp_path)
@@ -196,6 +233,55 @@ def wait_for_step(folder: Path, more_than: int = 2) -> None:
             return
         time.sleep(0.02)
     raise AssertionError("training did not start")
+
+
+def test_agents_of_one_run_may_differ(sparring: Command, tmp_path: Path) -> None:
+    own = ["--agents.peer1.network=small_cnn:width=6", "--agents.peer1.optim.lr=0.05"]
+    done = sparring("train", "mat", *LOCAL, *own, "--name=a")
+    assert done.returncode == 0, done.stderr
+    assert "agents.peer1.network: None -> small_cnn:width=6" in done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "runs/a/metrics.jsonl").read_text().splitlines()]
+    assert [line["values"]["lr"] for line in lines[:2]] == [0.1, 0.05]
+    log = (tmp_path / "runs/a/log.txt").read_text()
+    assert "peer0: 1,702 parameters" in log
+    assert "peer1: 3,628 parameters" in log
+    started = sparring(
+        "train", "at", *LOCAL, "--agents.model.init=runs/a@peer1", "--max-steps=1", "--optim.lr=1e-12", "--name=b"
+    )
+    assert started.returncode == 0, started.stderr
+    states = [
+        load_agent(RunFolder(tmp_path / "runs" / r), a)[0].state_dict() for r, a in (("a", "peer1"), ("b", "model"))
+    ]
+    assert torch.allclose(states[0]["fc.weight"], states[1]["fc.weight"], atol=1e-9)
+    assert sparring("resume", "runs/a").returncode == 0
+    wrong = sparring("train", "mat", *LOCAL, "--agents.peer0.init=runs/a")
+    assert wrong.returncode == 2
+    assert "has 2 products; name one: peer0, peer1" in wrong.stderr
+    other = sparring(
+        "train", "at", *LOCAL, "--agents.model.init=runs/a@peer1", "--agents.model.network=small_cnn:width=4"
+    )
+    assert other.returncode == 2
+    assert "are of small_cnn:width=6 for 1 channels and 10 classes; the run wants small_cnn:width=4" in other.stderr
+    typo = sparring("train", "mat", *LOCAL, "--agents.peer2.network=small_cnn")
+    assert typo.returncode == 2
+
+
+def test_own_network_and_own_data_from_files(sparring: Command, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def net(config):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(config.channels * config.height * config.width, config.classes))\n"
+    )
+    (tmp_path / "images.py").write_text(
+        "import numpy as np\n"
+        "def make():\n"
+        "    x = np.random.default_rng(0).integers(0, 256, (60, 6, 5, 3), dtype=np.uint8)\n"
+        "    return x[:50], np.arange(50) % 4, x[50:], np.arange(10) % 4\n"
+    )
+    done = sparring("train", "mat", *LOCAL, "--network=net.py:net", "--data.name=images.py:make", "--name=a")
+    assert done.returncode == 0, done.stderr
+    assert sparring("evaluate", "runs/a", "--attacks=fgsm").returncode == 0
+    assert f"{tmp_path}/net.py:net" in (tmp_path / "runs/a/config.yaml").read_text()
 
 
 def test_dry_run(sparring: Command, tmp_path: Path) -> None:
@@ -252,6 +338,16 @@ def test_train_help_names_the_methods_own_flags(sparring: Command) -> None:
 
 
 def test_fractions() -> None:
-    assert decimal("8/255") == repr(8 / 255)
-    assert decimal("--attack.eps=8/255") == f"--attack.eps={8 / 255!r}"
-    assert [decimal(a) for a in ("runs/a", "linf:8/255", "1/0", "--x")] == ["runs/a", "linf:8/255", "1/0", "--x"]
+    given = [
+        "2024/11",
+        "--attack.eps",
+        "8/255",
+        "--attack.eps=8/255",
+        "--threat",
+        "linf:8/255",
+        "--x",
+        "1/0",
+        "--y=a/b",
+    ]
+    expected = [*given[:2], repr(8 / 255), f"--attack.eps={8 / 255!r}", *given[4:]]
+    assert decimals(given) == expected

@@ -7,14 +7,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from cluster.errors import Exists, UsageError
-from cluster.run_folder import STALE, RunFolder
-from tests.helpers import small
+from cluster.run_folder import STALE, RunFolder, is_running
+from tests.helpers import CLONE, small
 
 
 def test_names(tmp_path: Path) -> None:
@@ -44,24 +45,62 @@ def test_lock_names_its_holder(tmp_path: Path) -> None:
         pass
 
 
-def holder(**changes: object) -> str:
-    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": "1"} | changes)
+HOLD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from cluster.run_folder import RunFolder
+with RunFolder(Path(sys.argv[2])).locked():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
-def test_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+def test_lock_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "a", small("mat"))
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    for dead in (holder(pid=gone.pid), holder(started="1")):  # gone; its number reused by another process
-        (folder.path / "run.lock").write_text(dead)
-        with folder.locked():
-            pass
+    command = [sys.executable, "-c", HOLD, str(CLONE), str(folder.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert is_running(folder.path)
+        with pytest.raises(Exists, match=f"locked by process {other.pid} on {socket.gethostname()}"):
+            folder.locked().__enter__()
+        other.kill()
+        other.wait()
+    assert (folder.path / "run.lock").exists()
+    assert not is_running(folder.path)
+    with folder.locked():
+        assert is_running(folder.path)
+    assert not (folder.path / "run.lock").exists()
+
+
+def test_only_one_of_many_takes_over_a_dead_lock(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "a", small("mat"))
+    for _ in range(5):
+        (folder.path / "run.lock").write_text(json.dumps({"host": socket.gethostname(), "pid": 1}))
+        held, barrier = [], threading.Barrier(8)
+
+        def take(held: list[int] = held, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            try:
+                with folder.locked():
+                    held.append(1)
+                    time.sleep(1)
+            except Exists:
+                pass
+
+        threads = [threading.Thread(target=take) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(held) == 1
 
 
 def test_lock_of_another_host_counts_until_it_is_stale(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "a", small("mat"))
     lock = folder.path / "run.lock"
-    lock.write_text(holder(host="elsewhere"))
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
     with pytest.raises(Exists, match="on elsewhere"):
         folder.locked().__enter__()
     old = time.time() - STALE - 5

@@ -21,7 +21,7 @@ from cluster import launch
 from cluster.run_config import RunConfig
 from cluster.team import LocalTeam, Team
 from tests.helpers import bytes_of, small
-from trainers import datasets
+from trainers import datasets, methods
 from trainers.types import Adversarial, Metrics
 
 
@@ -54,10 +54,12 @@ def test_local_and_ray_give_identical_bytes(peers: int, ray_session: str, tmp_pa
     assert len(local["metrics"]) == 20 * peers
 
 
-@pytest.mark.parametrize("method", ["at", "clean"])
-def test_other_methods_too(method: str, ray_session: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", methods.names())
+def test_every_method(method: str, ray_session: str, tmp_path: Path) -> None:
     runs = [
-        launch.train(small(method, team=team, max_steps=6), runs_dir=tmp_path, name=team, quiet=True)
+        launch.train(
+            small(method, team=team, max_steps=6, threads_per_agent=2), runs_dir=tmp_path, name=team, quiet=True
+        )
         for team in ("local", "ray")
     ]
     assert bytes_of(runs[0].path) == bytes_of(runs[1].path)
