@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 export RAY_USAGE_STATS_ENABLED := 0
 
-HAVE := $(shell [ -n "$$VIRTUAL_ENV" ] && python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("ray") and all(map(u.find_spec, "tyro safetensors sklearn pyarrow pytest hypothesis ruff mypy".split()))))' 2>/dev/null && echo yes)
+HAVE := $(shell [ -n "$$VIRTUAL_ENV" ] && python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("ray") and all(map(u.find_spec, "tyro safetensors sklearn pyarrow pytest hypothesis ruff mypy playwright".split()))))' 2>/dev/null && echo yes)
 ifeq ($(HAVE),yes)
 PY := python
 READY :=
@@ -12,13 +12,19 @@ PY := .venv/bin/python
 READY := .venv/ready
 endif
 
-.PHONY: demo test check bench docs-tables clean
+.PHONY: demo test browser check bench docs-tables clean
 
 demo: $(READY)
 	$(PY) -m cluster demo
 
-test: check
+test: check browser
 	$(PY) -m pytest
+
+# Page tests drive Debian's Chromium; without it, and without the right to install it, they are skipped and say so.
+browser:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 || \
+		echo "Chromium could not be installed; page tests will be skipped"
 
 check: $(READY)
 	$(PY) -m ruff check .

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 _CLONE = Path(__file__).resolve().parent
-if not (_CLONE / "cluster" / "cli.py").is_file():
+if not (_CLONE / "cluster" / "main.py").is_file():
     raise ImportError(
         f"sparring.py stands in {_CLONE} without the folders cluster/, agents/ and trainers/ beside it: it was copied away "
         "from its clone. Install the clone in place: pip install -e ."
@@ -142,7 +142,7 @@ def evaluate(
 
 def main() -> int:
     """The ``sparring`` command."""
-    from cluster.cli import main as run
+    from cluster.main import main as run
 
     return run()
 

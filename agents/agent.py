@@ -14,48 +14,24 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from math import isfinite
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from agents.exchange import detach, nbytes
 from agents.robustness import correct
+from agents.state import AgentState, NotFinite, WrongStep, peak_memory
 from trainers import attacks, optim
 from trainers.config import Attack, OptimConfig
 from trainers.data import Batches, Split
 from trainers.methods.base import Method
 from trainers.rng import generator, seeded
-from trainers.types import Adversarial, Answer, Batch, Loss, Message, Metrics, State, When
+from trainers.types import Adversarial, Answer, Batch, Loss, Message, Metrics, When
 
 M = TypeVar("M")
-
-
-class WrongStep(RuntimeError):
-    """A learner was called for a step that is not its own: the call belongs to a history that was rolled back."""
-
-
-class NotFinite(ArithmeticError):
-    """A loss term or a weight became NaN or infinite."""
-
-    def __init__(self, agent: str, term: str, t: int, value: float) -> None:
-        super().__init__(agent, term, t, value)
-        self.agent, self.term, self.t, self.value = agent, term, t, value
-
-    def __str__(self) -> str:
-        return f"{self.agent}: {self.term} became {self.value} in step {self.t}"
-
-
-@dataclass
-class AgentState:
-    """All that distinguishes an agent from a fresh one."""
-
-    t: int
-    model: dict[str, Tensor]
-    optim: dict[str, Tensor]
-    method: State = field(default_factory=dict)
 
 
 class Agent:
@@ -72,6 +48,7 @@ class Agent:
         attacks: the configured attacks by name.
         seed: the run's seed.
         total_steps: length of the run, for the schedule.
+        classes: number of classes.
     """
 
     def __init__(
@@ -87,14 +64,16 @@ class Agent:
         attacks: Mapping[str, Attack],
         seed: int,
         total_steps: int,
+        classes: int,
     ) -> None:
         self.me, self.index, self.method, self.model = me, index, method, model
         self.batches, self.held_out, self.config, self.attacks = batches, held_out, config, attacks
-        self.seed, self.total_steps = seed, total_steps
+        self.seed, self.total_steps, self.classes = seed, total_steps, classes
         self.learns = method.roles()[me].learns
         self.optimizer = optim.build(model, config) if self.learns else None
         self.method_state = method.start_state(me)
-        self.t = 0
+        self.t, self.lr_factor = 0, 1.0
+        self._ended = time.perf_counter()
         model.train(self.learns)
         self._cached: tuple[int, Batch] | None = None
         self._kept: Message | None = None
@@ -150,24 +129,22 @@ class Agent:
             self.optimizer.step()
             self.method_state, self.t = state, t + 1
             values |= {"total": total.item(), "lr": self.config.lr * when.lr_scale}
-        metrics = Metrics(values, self._published, self._seconds)
-        self._forget()
-        return metrics
+        return self._metrics(values)
 
     def report(self, t: int) -> Metrics:
         """What a frozen agent did in step ``t``: a learner's ``learn`` says it for a learner."""
-        metrics = Metrics({}, self._published, self._seconds)
-        self._forget()
-        return metrics
+        return self._metrics({})
 
     def evaluate(self, t: int, attack: Attack) -> dict[str, float]:
-        """Accuracy on the held-out images, clean and under ``attack``; changes nothing."""
+        """Accuracy on the held-out images: clean, under ``attack``, under the training attack. Changes nothing."""
         self._guard(t)
         options: dict[str, Any] = {"seed": self.seed, "device": self.batches.device, "dtype": self.batches.dtype}
-        clean, robust = (correct(self.model, self.held_out, a, **options) for a in (None, attack))
+        own = self.attacks["train"]
+        clean, robust, trained = (correct(self.model, self.held_out, a, **options) for a in (None, attack, own))
         return {
             "clean": clean.double().mean().item(),
             "robust": (clean & robust).double().mean().item(),
+            "own_attack": (clean & trained).double().mean().item(),
             "n": float(len(clean)),
         }
 
@@ -183,7 +160,9 @@ class Agent:
         for name, value in model.items():
             if not bool(value.isfinite().all()):
                 raise NotFinite(self.me, f"weight {name}", t, value[~value.isfinite()][0].item())
-        return AgentState(self.t, model, optim.state(self.model, self.optimizer), dict(self.method_state))
+        return AgentState(
+            self.t, model, optim.state(self.model, self.optimizer), dict(self.method_state), self.lr_factor
+        )
 
     def load_state(self, state: AgentState) -> None:
         """Continue from ``state``; whatever was under way is forgotten."""
@@ -191,7 +170,7 @@ class Agent:
         if self.optimizer is not None:
             optim.load_state(self.model, self.optimizer, state.optim)
             self.optimizer.zero_grad(set_to_none=True)
-        self.method_state, self.t = dict(state.method), state.t
+        self.method_state, self.t, self.lr_factor = dict(state.method), state.t, state.lr_factor
         self._forget()
 
     def warm_up(self) -> None:
@@ -206,16 +185,31 @@ class Agent:
         self._cached, self._kept = None, None
         self._published, self._seconds = 0, {}
 
+    def _metrics(self, values: dict[str, float]) -> Metrics:
+        """Everything since the last step; what no verb took of the time was waiting."""
+        now = time.perf_counter()
+        idle = max(0.0, now - self._ended - sum(self._seconds.values()))
+        metrics = Metrics(values, self._published, {**self._seconds, "idle": idle}, peak_memory(self.batches.device))
+        self._ended = now
+        self._forget()
+        return metrics
+
     def _guard(self, t: int) -> None:
         if self.learns and t != self.t:
             raise WrongStep(f"{self.me} is at step {self.t} and was called for step {t}")
 
     @contextmanager
-    def _verb(self, name: str, t: int) -> Iterator[None]:
-        self._guard(t)
+    def timed(self, name: str) -> Iterator[None]:
+        """Count the time of the block under a name of this step."""
         start = time.perf_counter()
         yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    @contextmanager
+    def _verb(self, name: str, t: int) -> Iterator[None]:
+        self._guard(t)
+        with self.timed(name):
+            yield
 
     def _publish(self, message: M) -> M:
         self._published += nbytes(message)
@@ -227,7 +221,8 @@ class Agent:
         return self._cached[1]
 
     def _when(self, t: int) -> When:
-        return optim.when(self.config, t, steps_per_epoch=self.batches.steps_per_epoch, total_steps=self.total_steps)
+        at = optim.when(self.config, t, steps_per_epoch=self.batches.steps_per_epoch, total_steps=self.total_steps)
+        return replace(at, lr_scale=self.lr_factor * at.lr_scale)
 
     def _forward(self, t: int, seen: dict[str, Any]) -> Message:
         with self._seeded(t, "forward"):

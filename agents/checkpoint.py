@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import nn
 
 from agents import networks
-from agents.agent import AgentState
 from agents.networks import NetworkConfig
+from agents.state import AgentState
 
 FORMAT = 1
 
@@ -41,7 +41,13 @@ def save(state: AgentState, network: NetworkConfig, folder: Path) -> dict[str, s
     from safetensors.torch import save as serialise
 
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"format": FORMAT, "t": state.t, "method": state.method, "network": network.to_json()}
+    facts = {
+        "format": FORMAT,
+        "t": state.t,
+        "method": state.method,
+        "lr_factor": state.lr_factor,
+        "network": network.to_json(),
+    }
     contents = {
         "model.safetensors": serialise(state.model),
         "optim.safetensors": serialise(state.optim),
@@ -57,7 +63,8 @@ def load(folder: Path) -> AgentState:
         CheckpointError: a file is missing or cannot be read; says which.
     """
     facts = _facts(folder)
-    return AgentState(facts["t"], _tensors(folder, "model"), _tensors(folder, "optim"), facts["method"])  # type: ignore[arg-type]
+    tensors = (_tensors(folder, "model"), _tensors(folder, "optim"))
+    return AgentState(facts["t"], *tensors, facts["method"], facts["lr_factor"])  # type: ignore[arg-type]
 
 
 def load_model(folder: Path) -> nn.Module:

@@ -25,13 +25,13 @@ class Endpoint:
         return describe(self.agent)
 
     def craft(self, t: int, attack: str, **hints: Any) -> Any:
-        return pack(self.agent.craft(t, attack=attack, **self._seen(hints)))
+        return self._pack(self.agent.craft(t, attack=attack, **self._seen(hints)))
 
     def answer(self, t: int, **on: Any) -> Any:
-        return pack(self.agent.answer(t, **self._seen(on)))
+        return self._pack(self.agent.answer(t, **self._seen(on)))
 
     def predict(self, t: int, **seen: Any) -> Any:
-        return pack(self.agent.predict(t, **self._seen(seen)))
+        return self._pack(self.agent.predict(t, **self._seen(seen)))
 
     def learn(self, t: int, **seen: Any) -> Metrics:
         return self.agent.learn(t, **self._seen(seen))
@@ -45,9 +45,17 @@ class Endpoint:
     def save(self, t: int, folder: str) -> dict[str, str]:
         return checkpoint.save(self.agent.state(t), self.agent.model.config, Path(folder))  # type: ignore[arg-type]
 
-    def load(self, folder: str) -> int:
-        self.agent.load_state(checkpoint.load(Path(folder)))
+    def load(self, folder: str, lr_factor: float = 1.0) -> int:
+        """Continue from a saved state; a learning-rate factor is multiplied onto the saved one."""
+        state = checkpoint.load(Path(folder))
+        state.lr_factor *= lr_factor
+        self.agent.load_state(state)
         return self.agent.t
 
+    def _pack(self, message: Any) -> Any:
+        with self.agent.timed("exchange"):
+            return pack(message)
+
     def _seen(self, flat: dict[str, Any]) -> dict[str, Any]:
-        return {k: unpack(v, device=self.agent.batches.device) for k, v in nest(flat).items()}
+        with self.agent.timed("exchange"):
+            return {k: unpack(v, device=self.agent.batches.device) for k, v in nest(flat).items()}

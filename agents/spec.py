@@ -26,6 +26,7 @@ class Facts:
     steps_per_epoch: int
     total_steps: int
     data_sha256: str
+    classes: int
     parameters: int
     device: str
     host: str
@@ -81,6 +82,7 @@ class AgentSpec:
             attacks=self.attacks,
             seed=self.seed,
             total_steps=self.total_steps(batches.steps_per_epoch),
+            classes=len(dataset.classes),
         )
 
     def _network(self, dataset: Dataset) -> networks.Network:
@@ -115,6 +117,7 @@ def describe(agent: Agent) -> Facts:
         steps_per_epoch=agent.batches.steps_per_epoch,
         total_steps=agent.total_steps,
         data_sha256=agent.batches.sha256,
+        classes=agent.classes,
         parameters=sum(p.numel() for p in agent.model.parameters()),
         device=str(agent.batches.device) if agent.batches.device.type == "cpu" else torch.cuda.get_device_name(),
         host=socket.gethostname(),

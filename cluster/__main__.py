@@ -1,5 +1,5 @@
 """``python -m cluster``: the same as the ``sparring`` command, from a clone or a Ray job's working directory."""
 
-from cluster.cli import main
+from cluster.main import main
 
 raise SystemExit(main())

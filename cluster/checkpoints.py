@@ -130,12 +130,12 @@ class Checkpoints:
             seen += wrong
         return None, seen
 
-    def drop_after(self, t: int | None) -> None:
-        """Set damaged checkpoints newer than ``t`` aside as ``*.damaged`` and remove unfinished folders."""
+    def drop_after(self, t: int | None, *, why: str = "damaged") -> None:
+        """Set checkpoints newer than ``t`` aside as ``*.damaged`` (or another reason) and remove unfinished folders."""
         for step in self.committed():
             if t is None or step > t:
                 path = self.path(step)
-                path.rename(_unused(path.with_name(path.name + ".damaged")))
+                path.rename(_unused(path.with_name(f"{path.name}.{why}")))
         for path in self.folder.glob("step-*"):
             if path.name.endswith(".tmp") or (_is_step(path / "x") and not (path / "COMMITTED").exists()):
                 shutil.rmtree(path)

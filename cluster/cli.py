@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
-from cluster.arguments import base_of, decimals
-from cluster.errors import SparringError, UsageError
+from cluster.arguments import base_of
+from cluster.errors import UsageError
 from cluster.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,6 +46,8 @@ class Train:
     """Folder of all runs."""
     resume_if_exists: bool = False
     """Continue the run when --name exists."""
+    report: bool = True
+    """Make report.html at the end."""
     dry_run: bool = False
     """Show configuration, placement, memory, exchange and time, and stop."""
     output: Out = field(default_factory=Output)
@@ -103,7 +103,7 @@ def train(argv: Sequence[str]) -> None:
         resume_if_exists=command.resume_if_exists,
         quiet=command.output.quiet,
     )
-    _finished(command.output, run)
+    _finished(command.output, run, report=command.report)
 
 
 def resume(
@@ -123,7 +123,7 @@ def resume(
     from cluster import launch
 
     overrides = {k: v for k, v in (("address", address), ("team", team)) if v is not None}
-    _finished(output, launch.resume(run, overrides=overrides, quiet=output.quiet))
+    _finished(output, launch.resume(run, overrides=overrides, quiet=output.quiet), report=True)
 
 
 def evaluate(
@@ -135,6 +135,8 @@ def evaluate(
     checkpoint: Literal["best", "last"] = "best",
     examples: int | None = None,
     name: str | None = None,
+    cross: bool = False,
+    corruption_root: Annotated[Path | None, arg(name="data.corruption-root")] = None,
     output: Out = Output(),
 ) -> None:
     """Attack a run's networks on the test images.
@@ -147,12 +149,13 @@ def evaluate(
         checkpoint: Best on the held-out images, or last.
         examples: First so many test images only.
         name: Name of the evaluation's folder.
+        corruption_root: Folder of .npy files per corruption, as CIFAR-10-C; adds the accuracy under each.
+        cross: Also every agent on the examples crafted on every other (PGD-20, first threat).
     """
     from cluster import display
     from cluster.evaluation import evaluate_run
     from cluster.run_folder import RunFolder
 
-    say = (lambda text: None) if output.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     report = evaluate_run(
         RunFolder.open(run),
         attacks=attacks.split(","),
@@ -161,9 +164,33 @@ def evaluate(
         checkpoint=checkpoint,
         examples=examples,
         name=name,
-        progress=say,
+        cross=cross,
+        corruption_root=corruption_root,
+        progress=_say(output),
     )
     _answer(output, report, display.evaluation)
+
+
+def report(
+    runs: Positional[tuple[Path, ...]],
+    *,
+    examples: int | None = None,
+    checkpoint: Literal["best", "last"] = "best",
+    out: Path | None = None,
+    output: Out = Output(),
+) -> None:
+    """Make report.html of a run; of several, one page side by side.
+
+    Args:
+        runs: Run folders.
+        examples: Test images used. Default: as many as about a minute allows.
+        checkpoint: Best on the held-out images, or last.
+        out: Page for several runs. Default: report.html in this folder.
+    """
+    from cluster import reporting
+
+    result = reporting.report(runs, examples=examples, checkpoint=checkpoint, out=out, say=_say(output))
+    _answer(output, result, lambda r: print(f"report: {r['report']}"))
 
 
 def runs(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
@@ -203,58 +230,12 @@ def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (demo, doctor, train, resume, evaluate, runs, recipes, methods, fsck)
+    f.__name__: f for f in (demo, doctor, train, resume, evaluate, report, runs, recipes, methods, fsck)
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and turn errors into a sentence and an exit code."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
-    debug = "--debug" in args
-    try:
-        if args[0] not in COMMANDS:
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"command {args[0]!r} is unknown.{hint} Commands: {', '.join(COMMANDS)}")
-        rest = decimals(args[1:])
-        if args[0] == "train":
-            train(rest)
-        else:
-            tyro.cli(COMMANDS[args[0]], args=rest, prog=f"sparring {args[0]}")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
-    except KeyboardInterrupt:
-        print("stopped at once; continue a run with: sparring resume RUN", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as `head`, has seen enough
-        return 0
-    except Exception as error:
-        if debug:
-            raise
-        code = error.code if isinstance(error, SparringError) else 2 if isinstance(error, ValueError) else 1
-        name = "" if code != 1 else f"{type(error).__name__}: "
-        print(f"sparring: {name}{error}" + ("" if code != 1 else " (--debug shows where)"), file=sys.stderr)
-        return code
-    return 0
-
-
-def _overview() -> str:
-    lines = [f"  {name:9} {(f.__doc__ or '').strip().splitlines()[0]}" for name, f in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: sparring COMMAND ...",
-            "",
-            "Trains image classifiers that make each other robust to adversarial examples.",
-            "",
-            *lines,
-            "",
-            "First steps: sparring demo. Help of a command: sparring COMMAND --help",
-        ]
-    )
+def _say(output: Output) -> Callable[[str], None]:
+    return (lambda text: None) if output.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
 
 
 def _answer(output: Output, result: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> None:
@@ -264,7 +245,8 @@ def _answer(output: Output, result: dict[str, Any], show: Callable[[dict[str, An
         show(result)
 
 
-def _finished(output: Output, run: Any) -> None:
-    from cluster import listing
+def _finished(output: Output, run: Any, *, report: bool) -> None:
+    from cluster import listing, reporting
 
-    _answer(output, {"run": str(run.path), "agents": run.agents}, listing.show_finished)
+    page = reporting.report([run.path], say=_say(output))["report"] if report else None
+    _answer(output, {"run": str(run.path), "agents": run.agents, "report": page}, listing.show_finished)

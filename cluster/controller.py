@@ -14,14 +14,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agents.agent import NotFinite
 from agents.checkpoint import CheckpointError
+from agents.state import NotFinite
 from cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, TrainingStopped
+from cluster.monitors import Alarm, Monitors
 from cluster.progress import Progress
 from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
 from cluster.stop import StopSignal
 from cluster.team import Failure, Pending, Team
+
+ROLLBACKS = 3  # with half the learning rate each; a run that still collapses needs a person
+
+
+class _Collapsed(Exception):
+    def __init__(self, alarm: Alarm) -> None:
+        super().__init__(alarm)
+        self.alarm = alarm
 
 
 class Controller:
@@ -34,6 +43,7 @@ class Controller:
         progress: told about everything.
         stop: set by a signal; the step under way is finished and saved.
         total: steps of the run.
+        monitors: look at every result.
         moved: called when agents run elsewhere than before.
     """
 
@@ -46,10 +56,11 @@ class Controller:
         stop: StopSignal,
         *,
         total: int,
+        monitors: Monitors,
         moved: Callable[[], None],
     ) -> None:
         self.folder, self.config, self.team, self.progress, self.stop = folder, config, team, progress, stop
-        self.total, self.moved = total, moved
+        self.total, self.monitors, self.moved = total, monitors, moved
         self.checkpoints = folder.checkpoints
         self._pending: deque[Pending] = deque()
         self._files: dict[str, dict[str, str]] = {}
@@ -60,18 +71,29 @@ class Controller:
 
         Raises:
             Interrupted: a signal came; everything is saved.
-            TrainingStopped: a loss or weight is not finite.
+            TrainingStopped: a loss or weight is not finite, or training collapsed and is to stop.
             Infrastructure: more than ``max_failures`` recoveries.
         """
-        failures, failure = 0, None
+        failures, rollbacks, failure, collapse = 0, 0, None, None
         while True:
             try:
                 if failure is not None:
                     first = self._recover(failure)
+                elif collapse is not None:
+                    first = self._roll_back(collapse)
                 elif first is not None:
                     self._restore(first)
+                failure = collapse = None
                 self._train(first or 0)
                 return
+            except _Collapsed as seen:
+                collapse = seen.alarm
+                rollbacks += 1
+                if rollbacks > ROLLBACKS or self.config.on_collapse == "stop":
+                    raise TrainingStopped(
+                        f"training stopped itself: {collapse.name} of {collapse.agent} at step {collapse.t}: {collapse.text}. "
+                        f"Everything is saved in {self.folder.path}"
+                    ) from None
             except Exception as error:
                 failure = self._diagnose(error)
                 failures += 1
@@ -117,12 +139,38 @@ class Controller:
         self._pending.popleft()
         if oldest.kind == "step":
             self.progress.step(oldest.t, result)
+            self._heed(self.monitors.step(oldest.t, result))
         elif oldest.kind == "save":
             self._files = result
         else:
             self.checkpoints.commit(oldest.t, self._working.pop(oldest.t), self._files, result)
             self.checkpoints.prune(self.config.checkpoint.keep)
             self.progress.checkpoint(oldest.t, result)
+            self._heed(self.monitors.checkpoint(oldest.t, result))
+
+    def _heed(self, alarms: list[Alarm]) -> None:
+        for alarm in alarms:
+            self.progress.alarm(alarm)
+        collapsed = [alarm for alarm in alarms if alarm.collapse]
+        if collapsed and self.config.on_collapse != "warn":
+            raise _Collapsed(collapsed[0])
+
+    def _roll_back(self, alarm: Alarm) -> int:
+        """Put every agent back to the newest checkpoint before the one that showed the collapse; its step."""
+        self._pending.clear()
+        every = self.config.checkpoint.every
+        before = [t for t in self.checkpoints.committed() if t < max(alarm.t // every * every, 1)]
+        if not before:
+            raise TrainingStopped(
+                f"{alarm.name} of {alarm.agent} at step {alarm.t}, and no checkpoint from before it is kept"
+            )
+        t = before[-1]
+        self._restore(t, lr_factor=0.5)
+        self.checkpoints.drop_after(t, why="collapsed")
+        self.progress.rewind(t)
+        self.monitors.forget()
+        self.progress.event(f"rolled back to step {t}; going on with half the learning rate")
+        return t
 
     def _diagnose(self, error: Exception) -> Failure:
         """The lost processes behind an error; any other error is raised."""
@@ -156,6 +204,7 @@ class Controller:
         self.moved()
         return t
 
-    def _restore(self, t: int) -> None:
-        self.team.restore(self.checkpoints.path(t) / "agents", timeout=self.config.call_timeout)
+    def _restore(self, t: int, *, lr_factor: float = 1.0) -> None:
+        folder = self.checkpoints.path(t) / "agents"
+        self.team.restore(folder, timeout=self.config.call_timeout, lr_factor=lr_factor)
         self.checkpoints.publish(t)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster import display, launch
+from cluster import display, launch, reporting
 from cluster.evaluation import evaluate_run
 from cluster.recipes import recipe
 from cluster.run_folder import RunFolder
@@ -40,6 +40,7 @@ def demo(*, runs_dir: Path, quiet: bool = False) -> dict[str, Any]:
         report = evaluate_run(RunFolder(run.path), attacks=["clean", ATTACK], threats=[THREAT], checkpoint="last")
         agents |= {label.format(name): result for name, result in report["agents"].items()}
     return {
+        "report": reporting.report([mutual.path], say=say)["report"],
         "run": str(mutual.path),
         "plain": str(plain.path),
         "seconds": round(seconds, 1),
@@ -60,4 +61,6 @@ def show(result: dict[str, Any]) -> None:
     display.table(["network", "clean [95 %]", f"{ATTACK}, eps 0.15 [95 %]"], rows)
     run = os.path.relpath(result["run"])
     print(f"\naccuracy on {n} test images; training took {result['seconds']:.0f} s; run folder: {run}")
-    print(f"next: {display.command()} evaluate {run} --attacks clean,fgsm,pgd-100 --threat linf:0.1 --threat l2:1")
+    print(
+        f"report: {os.path.relpath(result['report'])}\nnext: {display.command()} evaluate {run} --attacks clean,fgsm,pgd-100 --threat linf:0.1 --threat l2:1"
+    )

@@ -34,6 +34,11 @@ def command() -> str:
     return f"{sys.executable} {Path(__file__).resolve().parent.parent / 'sparring.py'}"
 
 
+def is_terminal() -> bool:
+    """Whether stderr is a terminal in which things may be redrawn and coloured."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def percent(value: float) -> str:
     """0.987 -> 98.7 %."""
     return f"{100 * value:.1f} %"
@@ -70,6 +75,20 @@ def evaluation(report: Mapping[str, Any]) -> None:
             union = with_interval(result["robust_accuracy"], result["ci95"])
             rows.append([agent, "union", percent(result["clean_accuracy"]), *[""] * len(attacks), union])
     table(["agent", "threat", "clean", *attacks, "robust [95 %]"], rows)
+    if "corruptions" in first:
+        print("\naccuracy under corruptions")
+        agents = report["agents"]
+        table(
+            ["corruption", *agents],
+            [[c, *(percent(r["corruptions"][c]) for r in agents.values())] for c in first["corruptions"]],
+        )
+    if "cross" in report:
+        cross = report["cross"]
+        print(
+            f"\naccuracy of the row's agent on {cross['attack']} examples ({cross['threat']}) crafted on the column's agent"
+        )
+        matrix = zip(cross["agents"], cross["accuracy"], strict=True)
+        table(["agent", *(f"on {a}" for a in cross["agents"])], [[a, *map(percent, row)] for a, row in matrix])
     print(
         f"\n{first['n']} test images of {report['data']}; robust = right on the clean image and after every attack of the row"
     )

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from agents.checkpoint import to_json, write
 from agents.robustness import ExampleLoss, check_classifier, correct, wilson
-from cluster.errors import Exists, UsageError
+from cluster.errors import DataError, Exists, UsageError
 from cluster.models import chosen_agents, load_agent, load_test
 from cluster.run_folder import NAME, RunFolder
 from trainers.config import Attack, Threat
 from trainers.data import Split
+from trainers.datasets import corruptions
 from trainers.losses import cross_entropy, margin
 
 ATTACKS = "clean, fgsm, pgd-K, pgd-KxR (R restarts), margin-pgd-K"
@@ -104,6 +105,8 @@ def evaluate_run(
     checkpoint: str = "best",
     examples: int | None = None,
     name: str | None = None,
+    cross: bool = False,
+    corruption_root: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Evaluate a run's product agents on the test images and write ``evaluation/NAME/report.json``.
@@ -115,6 +118,8 @@ def evaluate_run(
         checkpoint: ``best`` on the held-out images, or ``last``.
         examples: the first so many test images; all when None.
         name: of the evaluation; the next number when None.
+        corruption_root: folder of corrupted test images (see ``trainers/datasets/corruptions.py``); adds accuracy under each.
+        cross: add the accuracy of every agent on the examples crafted on every other.
 
     Returns:
         The report: the keys of :class:`Result` (means over the agents, when there are several) and each agent's own.
@@ -139,6 +144,8 @@ def evaluate_run(
             model.to(device), split, attacks=attacks, threats=parsed, seed=config.seed, progress=say
         )
         results[agent] = {"checkpoint": step, **result.to_dict()}
+        if corruption_root is not None:
+            results[agent]["corruptions"] = _corruptions(model, corruption_root, split)
     report = {
         **summary(results),
         "run": str(folder.path),
@@ -146,6 +153,10 @@ def evaluate_run(
         "seed": config.seed,
         "agents": results,
     }
+    if cross:
+        report["cross"] = _cross(
+            {a: load_agent(folder, a, checkpoint=checkpoint)[0] for a in chosen}, split, parsed[0], config.seed
+        )
     write(target / "report.json", to_json(report))
     return {**report, "report": str(target / "report.json")}
 
@@ -168,6 +179,27 @@ def _mean(values: Sequence[Any]) -> Any:
     if isinstance(values[0], Mapping):
         return {k: _mean([v[k] for v in values]) for k in values[0] if not isinstance(values[0][k], tuple | list)}
     return None if values[0] is None else sum(values) / len(values)
+
+
+def _corruptions(model: nn.Module, root: Path, split: Split) -> dict[str, float]:
+    height, width, channels = split.images.shape[1:]
+    device = next(model.parameters()).device
+    try:
+        found = corruptions.load(root, shape=(channels, height, width))
+        return {name: _share(correct(model, images, None, seed=0, device=device)) for name, images in found}
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
+def _cross(models: dict[str, nn.Module], split: Split, threat: Threat, seed: int) -> dict[str, Any]:
+    from cluster import analysis
+
+    adversarial = {name: analysis.craft(model, split, threat, seed=seed) for name, model in models.items()}
+    return {
+        "threat": str(threat),
+        "attack": f"pgd-{analysis.STEPS}",
+        **analysis.cross_matrix(models, split, adversarial),
+    }
 
 
 def _claim(run: RunFolder, name: str | None) -> Path:

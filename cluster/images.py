@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from cluster.display import is_terminal
 from cluster.errors import DataError
 from trainers import datasets
 from trainers.config import DataConfig
 from trainers.datasets import Prepared
+from trainers.datasets.cache import silent
 
 SLOW = 2000  # images; fewer are decoded before a bar could be read
 
@@ -25,28 +28,46 @@ def prepare(config: DataConfig, *, quiet: bool = False, notice: Callable[[str], 
         print(text, file=sys.stderr)
 
     told = notice or (say if not quiet else lambda text: None)
+    bar = _Bar()
     try:
-        if quiet:
-            return datasets.prepare(config, notice=told)
-        return _with_bar(config, told)
+        return datasets.prepare(config, progress=silent if quiet else bar, notice=told)
     except (ValueError, OSError) as error:
         raise DataError(str(error)) from error
+    finally:
+        bar.close()
 
 
-def _with_bar(config: DataConfig, notice: Callable[[str], None]) -> Prepared:
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
+class _Bar:
+    """A progress bar that appears when there is something slow to show; plain lines where there is no terminal."""
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._said: dict[str, int] = {}
 
-        def progress(what: str, done: int, total: int) -> None:
-            if total >= SLOW:
-                if what not in tasks:
-                    tasks[what] = bar.add_task(f"decoding {what}, once", total=total)
-                bar.update(tasks[what], completed=done)
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if total < SLOW:
+            return
+        if not is_terminal():
+            fifth = 5 * done // total
+            if fifth > self._said.get(what, -1):
+                self._said[what] = fifth
+                print(f"decoding {what}, once: {done:,} of {total:,} images", file=sys.stderr, flush=True)
+            return
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import Progress
 
-        return datasets.prepare(config, progress=progress, notice=notice)
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(f"decoding {what}, once", total=total)
+        self._bar.update(self._tasks[what], completed=done)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
 
 
 def missing(images: Prepared) -> list[str]:

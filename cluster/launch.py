@@ -18,6 +18,7 @@ from agents.spec import Facts
 from cluster import images
 from cluster.controller import Controller
 from cluster.errors import BrokenCheckpoint, DataError, UsageError
+from cluster.monitors import Monitors
 from cluster.progress import Progress, facts_table
 from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
@@ -171,11 +172,19 @@ def _train(
     wrong: list[str],
     quiet: bool,
 ) -> None:
-    total = _agree(team.describe())
+    total, facts = _agree(team.describe()), next(iter(team.describe().values()))
     folder.checkpoints.folder.mkdir(exist_ok=True)
     folder.checkpoints.drop_after(first)
     folder.rewind_metrics(first or 0)
-    progress = Progress(folder, total=total, first=first or 0, quiet=quiet)
+    progress = Progress(
+        folder,
+        total=total,
+        steps_per_epoch=facts.steps_per_epoch,
+        batch_size=config.batch_size,
+        first=first or 0,
+        quiet=quiet,
+    )
+    monitors = Monitors(classes=facts.classes, total=total)
 
     def note_environment() -> None:
         folder.write_env(environment(config, team.describe()))
@@ -188,7 +197,11 @@ def _train(
         note_environment()
         if first is not None:
             progress.event(f"continuing {folder.path} at step {first} of {total}")
-        Controller(folder, config, team, progress, stop, total=total, moved=note_environment).fit(first)
+        Controller(folder, config, team, progress, stop, total=total, monitors=monitors, moved=note_environment).fit(
+            first
+        )
+        results = {f"{a}/{k}": v for a, accuracies in Run(folder.path).agents.items() for k, v in accuracies.items()}
+        progress.hparams(_flat(config.to_dict()), results)
         progress.event(f"done: {folder.path}")
     finally:
         progress.close()

@@ -110,4 +110,5 @@ def show_finished(result: dict[str, Any]) -> None:
     rows = [[a, display.percent(v["clean"]), display.percent(v["robust"])] for a, v in result["agents"].items()]
     display.table(["agent", "held-out clean", "held-out robust"], rows)
     run = os.path.relpath(result["run"])
-    print(f"\nrun folder: {run}\nnext: {display.command()} evaluate {run}")
+    page = f"\nreport: {os.path.relpath(result['report'])}" if result.get("report") else ""
+    print(f"\nrun folder: {run}{page}\nnext: {display.command()} evaluate {run}")

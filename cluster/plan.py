@@ -20,7 +20,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     """
     bundles = _bundles(config)
     probe = config.replace({"team": "local", "batch_size": min(PROBE_BATCH, config.batch_size), "max_steps": 2})
-    with launch.team_of(probe) as team:
+    with launch.team_of(probe, quiet=False) as team:
         for t in range(2):  # the first call of every kernel is slow
             started = time.perf_counter()
             metrics = team.collect(team.submit(probe.method, t), timeout=config.call_timeout)

@@ -1,4 +1,4 @@
-"""What a run tells: lines for a person (stderr and log.txt), numbers for machines (metrics.jsonl, TensorBoard)."""
+"""What a run tells: a live view or lines for a person, log.txt, and numbers for machines (JSON lines, TensorBoard)."""
 
 from __future__ import annotations
 
@@ -7,89 +7,140 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
+from cluster.display import is_terminal
+from cluster.monitors import Alarm
 from cluster.run_folder import RunFolder
 from trainers.types import Metrics
 
 ESTIMATE_AFTER = 20  # steps; the first ones are slow
 INTERVAL = 2.0  # seconds between progress lines
+FILES = ("metrics.jsonl", "validation.jsonl", "alarms.jsonl")
 
 
 class Progress:
-    """Records every step and says from time to time where the run is.
+    """Records every step and shows where the run is.
 
     Args:
-        folder: where log.txt, metrics.jsonl and tensorboard/ go.
+        folder: where log.txt, the JSON lines and tensorboard/ go.
         total: steps of the run.
+        steps_per_epoch: for the display.
+        batch_size: for images per second.
         first: step at which this process starts; TensorBoard forgets what it had from there on.
-        quiet: no lines on stderr.
+        quiet: nothing on stderr.
     """
 
-    def __init__(self, folder: RunFolder, *, total: int, first: int, quiet: bool = False) -> None:
+    def __init__(
+        self, folder: RunFolder, *, total: int, steps_per_epoch: int, batch_size: int, first: int, quiet: bool = False
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._total, self._first, self._quiet = total, first, quiet
+        self._folder, self._total, self._first, self._quiet = folder, total, first, quiet
+        self._steps_per_epoch, self._batch_size = steps_per_epoch, batch_size
         self._log = (folder.path / "log.txt").open("a")
-        self._folder = folder
-        self._metrics = (folder.path / "metrics.jsonl").open("a")
+        self._files: dict[str, TextIO] = {}
+        self._open()
         self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=first)
+        self._live = None if quiet or not is_terminal() else _live_view(total)
         self._started = self._said = time.monotonic()
 
     def event(self, text: str) -> None:
         """One line about something that happened."""
         self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         self._log.flush()
-        if not self._quiet:
+        if self._live is not None:
+            self._live.event(text)
+        elif not self._quiet:
             print(text, file=sys.stderr, flush=True)
 
     def step(self, t: int, metrics: Mapping[str, Metrics]) -> None:
-        """Record step ``t`` of every learner."""
+        """Record step ``t`` of every agent."""
         for agent, m in metrics.items():
-            self._metrics.write(json.dumps({"t": t, "agent": agent, **asdict(m)}) + "\n")
-            for name, value in m.values.items():
+            self._write("metrics.jsonl", {"t": t, "agent": agent, **asdict(m)})
+            for name, value in {**m.values, "exchange_bytes": m.exchange_bytes}.items():
                 self._board.add_scalar(f"{name}/{agent}", value, t)
-            self._board.add_scalar(f"exchange_bytes/{agent}", m.exchange_bytes, t)
-        self._metrics.flush()
         done, now = t + 1 - self._first, time.monotonic()
-        if done == ESTIMATE_AFTER and self._total - t > 1:
-            per_step = (now - self._started) / done
-            self.event(
-                f"estimate: {per_step * 1e3:.0f} ms per step, {_duration(per_step * (self._total - t - 1))} to go"
-            )
-        if now - self._said >= INTERVAL or t + 1 == self._total:
+        per_step, left = (now - self._started) / done, self._total - t - 1
+        if done == ESTIMATE_AFTER and left > 0:
+            self._estimate(per_step, left, metrics)
+        eta = _duration(per_step * left)
+        if self._live is not None:
+            epoch = f"epoch {t // self._steps_per_epoch + 1}/{-(-self._total // self._steps_per_epoch)}"
+            self._live.step(t, metrics, epoch=epoch, per_second=self._batch_size / per_step, eta=eta)
+        elif now - self._said >= INTERVAL or left == 0:
             self._said = now
-            left = (now - self._started) / done * (self._total - t - 1)
             for agent, m in metrics.items():
-                self.event(
-                    f"step {t + 1:>{len(str(self._total))}}/{self._total}  {agent}  {_values(m.values)}  (eta {_duration(left)})"
-                )
+                if m.values:
+                    where = f"step {t + 1:>{len(str(self._total))}}/{self._total}"
+                    self.event(f"{where}  {agent}  {_values(m.values)}  (eta {eta})")
 
     def checkpoint(self, t: int, validation: Mapping[str, Mapping[str, float]]) -> None:
-        """Say and record a committed checkpoint."""
-        for agent, accuracy in validation.items():
-            for name in ("clean", "robust"):
-                self._board.add_scalar(f"held_out_{name}/{agent}", accuracy[name], t)
+        """Record a committed checkpoint."""
+        for agent, accuracies in validation.items():
+            self._write("validation.jsonl", {"t": t, "agent": agent, **accuracies})
+            for name in ("clean", "robust", "own_attack"):
+                self._board.add_scalar(f"held_out_{name}/{agent}", accuracies[name], t)
         parts = [f"{a} clean {v['clean']:.1%} robust {v['robust']:.1%}" for a, v in validation.items()]
         self.event(f"checkpoint at step {t}" + (": held out " + ", ".join(parts) if parts else ""))
 
+    def alarm(self, alarm: Alarm) -> None:
+        """Record what a monitor saw."""
+        self._write("alarms.jsonl", asdict(alarm))
+        self._board.add_text(f"monitor/{alarm.agent}", f"{alarm.name}: {alarm.text}", alarm.t)
+        self.event(f"monitor: {alarm.name} of {alarm.agent} at step {alarm.t}: {alarm.text}")
+
+    def hparams(self, config: Mapping[str, Any], results: Mapping[str, float]) -> None:
+        """The configuration and final figures as TensorBoard's HParams page compares them."""
+        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in config.items()}
+        self._board.add_hparams(plain, dict(results), run_name="hparams")
+
     def rewind(self, t: int) -> None:
         """Forget the numbers of step ``t`` and later."""
-        self._metrics.close()
+        for file in self._files.values():
+            file.close()
         self._folder.rewind_metrics(t)
-        self._metrics = (self._folder.path / "metrics.jsonl").open("a")
+        self._open()
         self._first, self._started = t, time.monotonic()
 
     def close(self) -> None:
         """Write out everything."""
-        self._metrics.close()
+        if self._live is not None:
+            self._live.close()
+        for file in self._files.values():
+            file.close()
         self._board.close()
         self._log.close()
 
+    def _open(self) -> None:
+        self._files = {name: (self._folder.path / name).open("a") for name in FILES}
+
+    def _write(self, name: str, line: Mapping[str, Any]) -> None:
+        self._files[name].write(json.dumps(line) + "\n")
+        self._files[name].flush()
+
+    def _estimate(self, per_step: float, left: int, metrics: Mapping[str, Metrics]) -> None:
+        memory = max(m.memory for m in metrics.values()) / 2**30
+        saved = sum(f.stat().st_size for f in self._folder.path.glob("checkpoints/*/agents/*/*"))
+        folders = max(1, len(list(self._folder.path.glob("checkpoints/*/agents"))))
+        self.event(
+            f"estimate: {per_step * 1e3:.0f} ms per step, {_duration(per_step * left)} to go; {memory:.2f} GiB per agent; "
+            f"{saved / folders / 2**20:.1f} MiB per checkpoint"
+        )
+
+
+def _live_view(total: int) -> Any:
+    from rich.console import Console
+
+    from cluster.live import LiveView
+
+    return LiveView(Console(stderr=True), total=total)
+
 
 def _values(values: Mapping[str, float]) -> str:
-    shown = [k for k in values if k not in ("lr",)]
-    return "  ".join(f"{k} {values[k]:.1%}" if k.endswith("accuracy") else f"{k} {values[k]:.4g}" for k in shown)
+    return "  ".join(
+        f"{k} {v:.1%}" if k.endswith("accuracy") else f"{k} {v:.4g}" for k, v in values.items() if k != "lr"
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -118,8 +118,9 @@ class RayTeam:
         values = ray.get(list(pending.results.values()), timeout=timeout)
         return dict(zip(pending.results, values, strict=True))
 
-    def restore(self, folder: Path, *, timeout: float) -> None:
-        ray.get([h.actor.load.remote(str(folder / role)) for role, h in self._handles.items()], timeout=timeout)
+    def restore(self, folder: Path, *, timeout: float, lr_factor: float = 1.0) -> None:
+        loads = [h.actor.load.remote(str(folder / role), lr_factor) for role, h in self._handles.items()]
+        ray.get(loads, timeout=timeout)
 
     def diagnose(self, error: Exception, refs: Sequence[Any]) -> Failure | None:
         return failures.classify(error, refs, {h.actor._actor_id.hex(): role for role, h in self._handles.items()})

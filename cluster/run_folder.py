@@ -100,14 +100,19 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl: one per agent and step. A last line that a crash cut off is left out."""
-        path = self.path / "metrics.jsonl"
+        return self.lines("metrics.jsonl")
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl, validation.jsonl (one per agent and checkpoint) or alarms.jsonl."""
+        path = self.path / name
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         return [json.loads(line) for line in lines]
 
     def rewind_metrics(self, t: int) -> None:
-        """Forget the metrics of step ``t`` and later: those steps are about to run again."""
-        kept = [line for line in self.metrics() if line["t"] < t]
-        write(self.path / "metrics.jsonl", b"".join(json.dumps(line).encode() + b"\n" for line in kept))
+        """Forget what step ``t`` and later left: those steps are about to run again."""
+        for name, last in (("metrics.jsonl", t - 1), ("validation.jsonl", t), ("alarms.jsonl", t)):
+            kept = [line for line in self.lines(name) if line["t"] <= last]
+            write(self.path / name, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

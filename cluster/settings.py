@@ -101,6 +101,9 @@ class Settings:
     """Steps in flight."""
     call_timeout: float = 600.0
     """Seconds after which a step that does not end counts as hung."""
+    on_collapse: Literal["warn", "stop", "rollback"] = "warn"
+    """When a monitor sees training collapse: say so; stop with exit code 7; or go back to the checkpoint before, with half
+    the learning rate, at most three times."""
     max_failures: int = 3
     """Recoveries from lost processes before giving up."""
     placement: Placement = field(default_factory=Placement)

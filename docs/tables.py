@@ -52,7 +52,11 @@ def team_vs_local(result: dict[str, Any]) -> str:
     return rows(["2 peers, a step of MAT", "median"], body) + source(result) + ratio
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"demo": demo, "team_vs_local": team_vs_local}
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "demo": demo,
+    "team_vs_local": team_vs_local,
+    "team_vs_local_resnet18": team_vs_local,
+}
 
 
 def render(page: str) -> str:

@@ -26,7 +26,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster import cli, session
+from cluster import session
+from cluster.main import main
 
 torch.set_num_threads(1)
 
@@ -58,7 +59,7 @@ def sparring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.chdir(tmp_path)
 
     def run(*args: object) -> Done:
-        code = cli.main([str(a) for a in args])
+        code = main([str(a) for a in args])
         captured = capsys.readouterr()
         return Done(code, captured.out, captured.err)
 

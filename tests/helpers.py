@@ -119,6 +119,7 @@ def make_team(
             attacks={"train": attack or Attack(eps=0.1, steps=3)},
             seed=5,
             total_steps=50,
+            classes=4,
         )
         team[role] = Handle(agent)
     return team

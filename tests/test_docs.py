@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -35,8 +36,25 @@ def test_every_flag_shown_is_one(sparring: Command) -> None:
     shown = set(re.findall(r"sparring (\w+)([^\n`#]*)", "\n".join(p.read_text() for p in PAGES)))
     known: dict[str, str] = {}
     for command, rest in shown:
-        if command in ("train", "evaluate", "resume", "demo", "fsck"):
+        if command in ("train", "evaluate", "resume", "demo", "fsck", "report"):
             if command not in known:
                 known[command] = sparring(command, *(["mat"] if command == "train" else []), "--help").stdout
             for flag in re.findall(r"(--[a-z][\w.-]*)", rest):
                 assert flag in known[command] + " --peers --method.members", f"sparring {command} {flag}"
+
+
+def test_quickstart_runs(tmp_path: Path) -> None:
+    command = [sys.executable, str(CLONE / "examples" / "quickstart.py")]
+    environment = {**os.environ, "PYTHONPATH": str(CLONE)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "robust" in done.stdout
+
+
+def test_data_set_page_is_a_working_example(sparring: Command, tmp_path: Path) -> None:
+    page = (CLONE / "docs" / "adding-a-data-set.md").read_text()
+    (tmp_path / "images.py").write_text(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0])
+    done = sparring(
+        "train", "mat", "--data.name=images.py:make", "--epochs=1", "--team=local", "--network=small_cnn:width=2"
+    )
+    assert done.returncode == 0, done.stderr

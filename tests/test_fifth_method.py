@@ -51,7 +51,7 @@ def test_dropped_into_the_methods_folder(source: str, tmp_path: Path) -> None:
         shutil.copytree(CLONE / layer, clone / layer)
     (clone / "trainers" / "methods" / "ensemble_at.py").write_text(source)
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from cluster.cli import main; "
+        "import sys; sys.path.insert(0, sys.argv[1]); from cluster.main import main; "
         "sys.exit(main(['methods']) or main(['recipes']) or main(['train', 'ensemble_at', *sys.argv[2:]]))"
     )
     command = [sys.executable, "-c", code, str(clone), *small_flags(max_steps=2), "--team=local"]

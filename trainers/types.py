@@ -67,7 +67,8 @@ class Metrics:
 
     values: dict[str, float]  # loss terms, stats, total, lr: the same bytes on every team
     exchange_bytes: int  # bytes of tensors that this agent published in the step
-    seconds: dict[str, float]  # wall time of each verb
+    seconds: dict[str, float]  # wall time of each verb, of packing and unpacking (exchange), and of waiting (idle)
+    memory: int = 0  # peak bytes of the agent so far
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from agents.agent import NotFinite, WrongStep
+from agents.state import NotFinite, WrongStep
 from tests.helpers import TinyNet, make_team
 from trainers.config import Attack
 from trainers.methods.at import At

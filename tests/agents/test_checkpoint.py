@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from agents import checkpoint, networks
-from agents.agent import AgentState
 from agents.checkpoint import CheckpointError
 from agents.networks import NetworkConfig
+from agents.state import AgentState
 
 NETWORK = NetworkConfig("small_cnn:width=2", 1, 8, 8, 10, (0.3,), (0.4,))
 

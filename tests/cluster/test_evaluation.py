@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from cluster.run_folder import RunFolder
 from tests.helpers import small
 from trainers.attacks import frozen, run
 from trainers.config import Attack, DataConfig, Threat
+from trainers.data import to_pixels
 from trainers.losses import cross_entropy
 from trainers.rng import generator
 
@@ -110,3 +113,23 @@ def test_probabilities_are_refused() -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10), torch.nn.Softmax(1))
     with pytest.raises(ValueError, match="remove the softmax"):
         evaluate_model(model, load_test(DataConfig(), 8), attacks=["fgsm"], threats=[Threat("linf", 0.1)])
+
+
+def test_corruptions(folder: RunFolder, tmp_path: Path) -> None:
+    """Folders of .npy files: the accuracy under each, against a direct computation; labels may be for one severity."""
+    split = load_test(DataConfig())
+    images, labels = (a.numpy() for a in split.take(slice(0, 60)))
+    dark = (images // 2).astype(np.uint8)
+    np.save(tmp_path / "dark.npy", np.concatenate([dark, images]))
+    np.save(tmp_path / "labels.npy", labels)
+    report = evaluate_run(folder, attacks=["clean"], corruption_root=tmp_path)
+    model, _ = load_agent(folder, "peer0")
+    x = to_pixels(torch.from_numpy(np.concatenate([dark, images])))
+    expected = (model(x).argmax(1).numpy() == np.tile(labels, 2)).mean()
+    assert report["agents"]["peer0"]["corruptions"] == {"dark": pytest.approx(expected)}
+    assert report["robust_accuracy"] is None  # nothing attacked
+    np.save(tmp_path / "dark.npy", np.zeros((60, 9, 9, 1), np.uint8))
+    with pytest.raises(DataError, match=r"dark\.npy: images are uint8 \[60, 9, 9, 1\]; expected uint8 \[N, 8, 8, 1\]"):
+        evaluate_run(folder, attacks=["clean"], corruption_root=tmp_path)
+    with pytest.raises(DataError, match="holds no corruptions"):
+        evaluate_run(folder, attacks=["clean"], corruption_root=tmp_path / "nowhere")

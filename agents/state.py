@@ -1,0 +1,44 @@
+"""What distinguishes an agent from a fresh one, and what can be wrong with it."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from trainers.types import State
+
+
+class WrongStep(RuntimeError):
+    """A learner was called for a step that is not its own: the call belongs to a history that was rolled back."""
+
+
+class NotFinite(ArithmeticError):
+    """A loss term or a weight became NaN or infinite."""
+
+    def __init__(self, agent: str, term: str, t: int, value: float) -> None:
+        super().__init__(agent, term, t, value)
+        self.agent, self.term, self.t, self.value = agent, term, t, value
+
+    def __str__(self) -> str:
+        return f"{self.agent}: {self.term} became {self.value} in step {self.t}"
+
+
+@dataclass
+class AgentState:
+    """All that distinguishes an agent from a fresh one."""
+
+    t: int
+    model: dict[str, Tensor]
+    optim: dict[str, Tensor]
+    method: State = field(default_factory=dict)
+    lr_factor: float = 1.0  # below 1 after a rollback from a collapse
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held so far: on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
