@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,32 +134,30 @@ def evaluate_run(
     chosen = chosen_agents(folder, agents)
     target = _claim(folder, name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    results = {}
-    for agent in chosen:
-        model, step = load_agent(folder, agent, checkpoint=checkpoint)
-
-        def say(text: str, agent: str = agent) -> None:
-            progress(f"{agent}  {text}")
-
+    models = {agent: load_agent(folder, agent, checkpoint=checkpoint) for agent in chosen}
+    results: dict[str, dict[str, Any]] = {}
+    for agent, (model, step) in models.items():
         result = evaluate_model(
-            model.to(device), split, attacks=attacks, threats=parsed, seed=config.seed, progress=say
+            model.to(device),
+            split,
+            attacks=attacks,
+            threats=parsed,
+            seed=config.seed,
+            progress=partial(_prefixed, progress, agent),
         )
         results[agent] = {"checkpoint": step, **result.to_dict()}
         if corruption_root is not None:
             results[agent]["corruptions"] = _corruptions(model, corruption_root, split)
-    report = {
-        **summary(results),
-        "run": str(folder.path),
-        "data": config.data.name,
-        "seed": config.seed,
-        "agents": results,
-    }
+    facts = {"run": str(folder.path), "data": config.data.name, "seed": config.seed}
+    report = {**summary(results), **facts, "agents": results}
     if cross:
-        report["cross"] = _cross(
-            {a: load_agent(folder, a, checkpoint=checkpoint)[0] for a in chosen}, split, parsed[0], config.seed
-        )
+        report["cross"] = _cross({a: m for a, (m, _) in models.items()}, split, parsed[0], config.seed)
     write(target / "report.json", to_json(report))
     return {**report, "report": str(target / "report.json")}
+
+
+def _prefixed(progress: Callable[[str], None], agent: str, text: str) -> None:
+    progress(f"{agent}  {text}")
 
 
 def summary(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -41,6 +41,12 @@ def ray_session() -> Iterator[str]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="session")
+def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for the real images, so that they are decoded once."""
+    return tmp_path_factory.mktemp("real") / "cache"
+
+
 @dataclass
 class Done:
     """What a command left behind."""

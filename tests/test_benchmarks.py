@@ -11,7 +11,7 @@ from tests.helpers import CLONE
 
 
 def test_team_vs_local(tmp_path: Path) -> None:
-    flags = ["--network=small_cnn:width=4", "--batch-size=16", "--attack-steps=2", "--rounds=2", "--steps=3"]
+    flags = ["--network=small_cnn:width=4", "--batch-size=16", "--attack-steps=2", "--rounds=2", "--steps=1"]
     command = [sys.executable, str(CLONE / "benchmarks" / "team_vs_local.py"), *flags]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr

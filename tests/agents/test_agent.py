@@ -166,7 +166,8 @@ def test_published_bytes_are_the_tensors() -> None:
     agent.answer(0, {"x": adv})
     metrics = agent.learn(0, adv=adv)
     assert metrics.exchange_bytes == 8 * (8 * 36 + 8 * 4)  # float64: examples [8, 1, 6, 6] and logits [8, 4]
-    assert set(metrics.seconds) == {"craft", "answer", "learn"}
+    assert set(metrics.seconds) == {"craft", "answer", "learn", "idle"}
+    assert metrics.memory > 10 * 2**20
 
 
 class Dropping(TinyNet):

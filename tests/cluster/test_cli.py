@@ -270,14 +270,15 @@ def test_agents_of_one_run_may_differ(sparring: Command, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the real images in {REAL}")
-def test_mat_on_cifar10_with_resnet18(sparring: Command, tmp_path: Path) -> None:
+def test_mat_on_cifar10_with_resnet18(sparring: Command, real_cache: Path) -> None:
     """The recipe's plan, and two real steps of batch 8."""
-    where = [f"--data.root={REAL}", f"--data.cache={tmp_path / 'cache'}", "--team=local"]
+    where = [f"--data.root={REAL}", f"--data.cache={real_cache}", "--team=local"]
+    fresh = not real_cache.exists()
     plan = sparring("train", "mat-cifar10-resnet18", *where, "--dry-run")
     assert plan.returncode == 0, plan.stderr
     assert "peer1: 11,173,962 parameters" in plan.stdout
     assert "76600 steps" in plan.stdout  # 200 epochs of 49,000 images
-    assert "decoding cifar10 train, once" in plan.stderr
+    assert ("decoding cifar10 train, once: 50,000 of 50,000 images" in plan.stderr) == fresh
     done = sparring(
         "train",
         "mat-cifar10-resnet18",

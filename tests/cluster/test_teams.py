@@ -17,7 +17,10 @@ import ray
 import torch
 
 from agents.exchange import pack
+from agents.spec import Facts
 from cluster import launch
+from cluster.errors import DataError
+from cluster.ray_team import RayTeam
 from cluster.run_config import RunConfig
 from cluster.team import LocalTeam, Team
 from tests.helpers import bytes_of, small
@@ -142,6 +145,21 @@ def test_a_step_can_be_in_flight_before_the_last_ends(team_of: Any) -> None:
     local.close()
     for a, b in zip(results, expected, strict=True):
         assert {k: m.values for k, m in a.items()} == {k: m.values for k, m in b.items()}
+
+
+def test_agents_that_see_other_images_do_not_start(
+    ray_session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = RayTeam.describe
+
+    def one_differs(team: RayTeam) -> dict[str, Facts]:
+        facts = real(team)
+        return {**facts, "peer1": replace(facts["peer1"], data_sha256="f" * 64, host="elsewhere")}
+
+    monkeypatch.setattr(RayTeam, "describe", one_differs)
+    with pytest.raises(DataError, match=r"do not see the same training images \(peer0 on .*, peer1 on elsewhere: ffff"):
+        launch.train(small("mat"), runs_dir=tmp_path, quiet=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_everything_is_given_back(ray_session: str, tmp_path: Path) -> None:

@@ -70,11 +70,13 @@ def torchvision_layout(data: Dataset, root: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @needs_real
-def test_all_of_cifar10_from_both_layouts(
-    load: Callable[..., Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_of_cifar10_from_both_layouts(real_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """60,000 real images: Parquet shards and torchvision's files give identical arrays; the second start is quick."""
-    data = load("cifar10", REAL)
+
+    def load(root: Path) -> Dataset:
+        return datasets.load(DataConfig(name="cifar10", root=str(root), cache=str(real_cache)))
+
+    data = load(REAL)
     assert (len(data.train), len(data.test), data.shape, len(data.classes)) == (50000, 10000, (3, 32, 32), 10)
     assert torch.bincount(data.train.labels).tolist() == [5000] * 10
     assert data.classes[:2] == ("airplane", "automobile")
@@ -82,11 +84,11 @@ def test_all_of_cifar10_from_both_layouts(
     assert mean == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-4)  # the figures that papers print
     assert std == pytest.approx([0.2470, 0.2435, 0.2616], abs=1e-4)
     started = time.perf_counter()
-    again = load("cifar10", REAL)
+    again = load(REAL)
     assert time.perf_counter() - started < 1
     assert again.train.sha256 == data.train.sha256
     torchvision_layout(data, tmp_path / "official", monkeypatch)
-    other = load("cifar10", tmp_path / "official")
+    other = load(tmp_path / "official")
     assert same(data, other)
     assert other.classes == data.classes
 
