@@ -77,6 +77,12 @@ def train(
     for spec in {config.network, *(own.network for own in config.agents.values() if own.network)}:
         networks.parse(spec)  # misspelt names are refused before a folder or a process is made
     datasets.source_of(config.data.name)
+    for role, kind in config.method.roles().items():
+        if not kind.learns and (role not in config.agents or config.agents[role].init is None):
+            raise UsageError(
+                f"{role} does not learn and needs trained weights: --agents.{role.replace('_', '-')}.init RUN (or RUN@AGENT). "
+                "Train one first, for example: sparring train at --name teacher"
+            )
     if resume_if_exists:
         if name is None:
             raise UsageError("--resume-if-exists needs --name: without it every run gets a new name")

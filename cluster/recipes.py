@@ -19,7 +19,7 @@ def digits(method: str) -> RunConfig:
         recipe=f"{Path(method).stem}-digits",
         method=methods.load(method)(),
         network="small_cnn:width=24",
-        attack=Attack(norm="linf", eps=0.15, steps=7),
+        attack=Attack(**{"norm": "linf", "eps": 0.15, "steps": 7, **methods.load(method).ATTACK}),
         optim=OptimConfig(lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="linear"),
         epochs=40,
         batch_size=128,

@@ -77,7 +77,8 @@ def test_a_run_from_train_to_evaluate(sparring: Command, tmp_path: Path) -> None
 
 MISTAKES = [
     (["trian"], 2, ["command 'trian' is unknown", "Did you mean 'train'?"]),
-    (["train", "mta"], 2, ["'mta' is unknown", "Did you mean 'mat'?"]),
+    (["train", "matt"], 2, ["'matt' is unknown", "Did you mean 'mat'?"]),
+    (["train", "rslad"], 2, ["teacher does not learn and needs trained weights", "--agents.teacher.init RUN"]),
     (["train"], 2, ["train needs a recipe or a method first"]),
     (["train", "--epochs=2", "mat"], 2, ["comes first, before --epochs=2"]),
     (["train", "mat", "--method.temprature=2"], 2, ["--method.temprature", "--method.temperature"]),

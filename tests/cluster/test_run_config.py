@@ -57,7 +57,7 @@ def test_refusals_say_what_is_allowed(path: str, value: object, message: str) ->
         ("method: !!python/object/apply:os.system [ls]", "is not plain YAML"),
         ("- a\n- b", "must hold a mapping"),
         ("epochs: 2", "expected a mapping with a name"),
-        ("method: mta", "Did you mean 'mat'?"),
+        ("method: matt", "Did you mean 'mat'?"),
         ("method: {name: mat, peeers: 2}", "did you mean 'peers'?"),
     ],
 )

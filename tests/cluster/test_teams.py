@@ -59,10 +59,14 @@ def test_local_and_ray_give_identical_bytes(peers: int, ray_session: str, tmp_pa
 
 @pytest.mark.parametrize("method", methods.names())
 def test_every_method(method: str, ray_session: str, tmp_path: Path) -> None:
+    """Frozen roles get the weights of a short run; two threads per agent."""
+    options: dict[str, Any] = {"max_steps": 6, "threads_per_agent": 2}
+    frozen = [role for role, kind in small(method).method.roles().items() if not kind.learns]
+    if frozen:
+        teacher = launch.train(small("at", team="local", max_steps=3), runs_dir=tmp_path, name="teacher", quiet=True)
+        options |= {f"agents__{role}__init": str(teacher.path) for role in frozen}
     runs = [
-        launch.train(
-            small(method, team=team, max_steps=6, threads_per_agent=2), runs_dir=tmp_path, name=team, quiet=True
-        )
+        launch.train(small(method, team=team, **options), runs_dir=tmp_path, name=team, quiet=True)
         for team in ("local", "ray")
     ]
     assert bytes_of(runs[0].path) == bytes_of(runs[1].path)

@@ -17,8 +17,8 @@ def test_names_are_the_files() -> None:
 
 
 def test_unknown_method_suggests() -> None:
-    with pytest.raises(ValueError, match=r"method 'mta' is unknown\. Did you mean 'mat'\?"):
-        methods.load("mta")
+    with pytest.raises(ValueError, match=r"method 'matt' is unknown\. Did you mean 'mat'\?"):
+        methods.load("matt")
 
 
 def test_file_must_define_one_method(tmp_path: Path) -> None:

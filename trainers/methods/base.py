@@ -26,6 +26,7 @@ class Method:
     Only ``roles``, ``step``, ``forward`` and ``loss`` must be written.
     """
 
+    ATTACK: ClassVar[Mapping[str, Any]] = {}  # what the method's training attack has otherwise than plain PGD
     DEPLOY: ClassVar[tuple[str, ...] | None] = None  # product roles; None: every learner
 
     def roles(self) -> dict[str, Role]:
