@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import Command
 from tests.helpers import CLONE
+from trainers import methods
 
 PAGES = [CLONE / "README.md", *sorted((CLONE / "docs").glob("*.md"))]
 
@@ -37,10 +38,12 @@ def test_every_flag_shown_is_one(sparring: Command) -> None:
     known: dict[str, str] = {}
     for command, rest in shown:
         if command in ("train", "evaluate", "resume", "demo", "fsck", "report"):
-            if command not in known:
-                known[command] = sparring(command, *(["mat"] if command == "train" else []), "--help").stdout
+            method = next((w for w in rest.split()[:1] if w in methods.names()), "mat") if command == "train" else ""
+            key = f"{command} {method}".strip()
+            if key not in known:
+                known[key] = sparring(*key.split(), "--help").stdout
             for flag in re.findall(r"(--[a-z][\w.-]*)", rest):
-                assert flag in known[command] + " --peers --method.members", f"sparring {command} {flag}"
+                assert flag in known[key] + " --peers --method.members", f"sparring {command} {flag}"
 
 
 def test_quickstart_runs(tmp_path: Path) -> None:
