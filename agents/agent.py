@@ -128,6 +128,9 @@ class Agent:
             total.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self.method_state, self.t = state, t + 1
+            values |= {
+                k: v for k, v in state.items() if isinstance(v, float)
+            }  # weights and temperatures of the next step
             values |= {"total": total.item(), "lr": self.config.lr * when.lr_scale}
         return self._metrics(values)
 

@@ -109,6 +109,7 @@ def test_predict_keeps_one_pass_and_balance_weighs_this_step() -> None:
     assert student.metrics is not None
     assert student.metrics.values["total"] == pytest.approx(0.5 * student.metrics.values["fit"], rel=1e-12)
     assert student.agent.method_state == {"weight": 0.25}
+    assert student.metrics.values["weight"] == 0.25
     assert student.agent.model.bn.num_batches_tracked == 2  # learn did not run forward again
     assert student.agent.state(2).method == {"weight": 0.25}
 
