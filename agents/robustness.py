@@ -54,11 +54,16 @@ def correct(
 
 
 def check_classifier(model: nn.Module, x: Tensor, *, classes: int | None = None) -> None:
-    """Refuse images outside [0, 1] and a model that does not return one row of logits per image.
+    """Refuse images of another shape or type or outside [0, 1], and a model that does not return one row of logits per image.
 
     Raises:
         ValueError: says which, with the values seen.
     """
+    if x.dim() != 4 or not x.is_floating_point():
+        raise ValueError(f"images are {x.dtype} {list(x.shape)}; expected floating-point [B, C, H, W]")
+    wanted = next((p.dtype for p in model.parameters()), x.dtype)
+    if wanted != x.dtype:
+        raise ValueError(f"images are {x.dtype} and the model computes in {wanted}; convert one: x.to({wanted})")
     low, high = x.min().item(), x.max().item()
     if not (low >= 0 and high <= 1):  # also when NaN
         raise ValueError(

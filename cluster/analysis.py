@@ -26,7 +26,8 @@ from trainers.rng import generator
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # multiples of the run's eps
 STEPS = 20  # PGD steps of every figure
 GALLERY = 6  # images shown
-BUDGET = 60.0  # seconds that a report may take, about; decides how many test images it uses
+ALWAYS = 1000  # a test split up to this size is used whole
+BUDGET = 60.0  # seconds that a report of a larger one may take, about
 Say = Callable[[str], None]
 
 
@@ -81,6 +82,7 @@ def analyse(
         agents[name]["confusion"] = confusion(model, split, adversarial[name], classes=len(classes))
     return {
         "run": folder.path.name,
+        "checkpoint": checkpoint,
         "threat": str(threat),
         "attack": f"pgd-{STEPS}",
         "n": count,
@@ -94,10 +96,12 @@ def analyse(
 
 
 def affordable(models: list[nn.Module], test: Split, threat: Threat) -> int:
-    """How many test images fit the budget, from the time of one small attack."""
-    probe = test[torch.arange(min(16, len(test)))]
-    passes = sum(1 + STEPS * (len(CURVE) + 2) for _ in models)
-    craft(models[0], probe, threat, seed=0, steps=1)
+    """How many test images to use: all of a small test split, else as many as fit the budget by a measured attack."""
+    if len(test) <= ALWAYS:
+        return len(test)
+    probe = test[torch.arange(16)]
+    passes = len(models) * (1 + STEPS * (len(CURVE) + 2))
+    craft(models[0], probe, threat, seed=0, steps=2)  # the first call of every kernel is slow
     started = time.perf_counter()
     craft(models[0], probe, threat, seed=0, steps=2)
     per_image = (time.perf_counter() - started) / 2 / len(probe)
@@ -161,13 +165,15 @@ def gallery(
     An image that is stored or shown has 8 bits per channel, so the report says what remains of an attack after rounding.
     """
     x, y = split.pixels(), split.all_labels()
-    chosen = spread_out(split, min(GALLERY, len(split)))
     shown: dict[str, Any] = {}
     for name, model in models.items():
         adv = adversarial[name]
         rounded = (adv * 255).round() / 255
         clean_p, adv_p, rounded_p = (predict(model, images) for images in (x, adv, rounded))
         right = clean_p == y
+        lost = (right & (adv_p != y)).nonzero().squeeze(1)[: GALLERY // 2]
+        held = (adv_p == y).nonzero().squeeze(1)[: GALLERY - len(lost)]
+        chosen = torch.cat([lost, held])  # fooled ones first
         shown[name] = {
             "fooled": (right & (adv_p != y)).double().mean().item(),
             "fooled_after_rounding": (right & (rounded_p != y)).double().mean().item(),

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from math import ceil, floor, log10
 
 import numpy as np
 
@@ -14,8 +15,30 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 34
 Line = tuple[str, Sequence[tuple[float, float]]]  # name, points
 
 
-def line_chart(title: str, lines: Sequence[Line], *, x_label: str, percent: bool = False) -> str:
-    """Lines over a common x axis, with a legend; ``percent`` fixes the y axis to 0..1 shown as 0..100 %."""
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two values, about four."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / 4
+    power = 10 ** floor(log10(raw))
+    step = power * next(m for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    return [i * step for i in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)]
+
+
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    percent: bool = False,
+    styles: Sequence[tuple[int, bool]] | None = None,
+) -> str:
+    """Lines over a common x axis, with a legend; ``percent`` fixes the y axis to 0..1 shown as 0..100 %.
+
+    Args:
+        styles: colour number and whether dashed, per line; by default one colour each.
+    """
+    styles = styles or [(i, False) for i in range(len(lines))]
     points = [p for _, line in lines for p in line]
     if not points:
         return f'<p class="quiet">{escape(title)}: nothing recorded.</p>'
@@ -29,23 +52,28 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, percent: bool
         return f"{x:.1f},{y:.1f}"
 
     parts = []
-    for i in range(5):
-        value = y_low + i / 4 * y_span
+    for value in ticks(y_low, y_high):
         y = at((x_low, value)).split(",")[1]
-        text = f"{100 * value:.0f}%" if percent else f"{value:.2g}"
+        text = f"{100 * value:.0f}%" if percent else f"{value:.4g}"
         parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/><text x="{LEFT - 6}" y="{y}" class="tick y">{text}</text>'
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+            f'<text x="{LEFT - 6}" y="{y}" class="tick y">{text}</text>'
         )
-    for i in range(5):
-        value = x_low + i / 4 * x_span
+    for value in ticks(x_low, x_high):
         x = at((value, y_low)).split(",")[0]
-        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 16}" class="tick x">{value:.3g}</text>')
-    for i, (_, line) in enumerate(lines):
-        parts.append(f'<polyline class="line c{i % 6}" points="{" ".join(at(p) for p in line)}"/>')
+        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 16}" class="tick x">{value:.4g}</text>')
+    classes = [f"c{colour % 6}" + (" dashed" if dashed else "") for colour, dashed in styles]
+    for (_, line), kind in zip(lines, classes, strict=True):
+        if len(line) == 1:
+            x, y = at(line[0]).split(",")
+            parts.append(f'<circle class="{kind}" cx="{x}" cy="{y}" r="4"/>')
+        else:
+            parts.append(f'<polyline class="line {kind}" points="{" ".join(at(p) for p in line)}"/>')
     described = "; ".join(
         f"{name}: {_value(line[0][1], percent)} to {_value(line[-1][1], percent)}" for name, line in lines if line
     )
-    legend = "".join(f'<span class="key c{i % 6}">{escape(name)}</span>' for i, (name, _) in enumerate(lines))
+    keys = zip(lines, classes, strict=True)
+    legend = "".join(f'<span class="key {kind}">{escape(name)}</span>' for (name, _), kind in keys)
     return (
         f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}. {escape(described)}">'
         f"{''.join(parts)}<text x='{(LEFT + WIDTH - RIGHT) / 2}' y='{HEIGHT - 4}' class='tick x'>{escape(x_label)}</text></svg>"

@@ -40,7 +40,7 @@ def demo(*, runs_dir: Path, quiet: bool = False) -> dict[str, Any]:
         report = evaluate_run(RunFolder(run.path), attacks=["clean", ATTACK], threats=[THREAT], checkpoint="last")
         agents |= {label.format(name): result for name, result in report["agents"].items()}
     return {
-        "report": reporting.report([mutual.path], say=say)["report"],
+        "report": reporting.report([mutual.path], checkpoint="last", say=say)["report"],
         "run": str(mutual.path),
         "plain": str(plain.path),
         "seconds": round(seconds, 1),
@@ -62,5 +62,5 @@ def show(result: dict[str, Any]) -> None:
     run = os.path.relpath(result["run"])
     print(f"\naccuracy on {n} test images; training took {result['seconds']:.0f} s; run folder: {run}")
     print(
-        f"report: {os.path.relpath(result['report'])}\nnext: {display.command()} evaluate {run} --attacks clean,fgsm,pgd-100 --threat linf:0.1 --threat l2:1"
+        f"report: {os.path.relpath(result['report'])}\nnext: {display.command()} evaluate {run} --checkpoint last --attacks clean,fgsm,pgd-100 --threat linf:0.1 --threat l2:1"
     )

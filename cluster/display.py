@@ -20,8 +20,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         column.justify, column.no_wrap = "right", True
     for row in rows:
         shown.add_row(*row)
+    shown.columns[0].overflow = "fold"  # a name is never shortened
     console = Console(highlight=False, markup=False)
-    console.print(shown, width=None if console.is_terminal else 1000)
+    if not console.is_terminal:
+        console.width = 1000
+    with console.capture() as printed:
+        console.print(shown)
+    print("\n".join(line.rstrip() for line in printed.get().rstrip("\n").splitlines()))
 
 
 def command() -> str:
@@ -55,7 +60,7 @@ def evaluation(report: Mapping[str, Any]) -> None:
     if not first["threats"]:
         rows = [[a, with_interval(r["clean_accuracy"], r["clean_ci95"])] for a, r in report["agents"].items()]
         table(["agent", "clean [95 %]"], rows)
-        print(f"\n{first['n']} test images of {report['data']}\nreport: {report['report']}")
+        print(f"\n{first['n']} test images of {report['data']}\nresults: {report['report']}")
         return
     attacks = [a for a in next(iter(first["threats"].values()))["attacks"] if a != "clean"]
     rows = []
@@ -92,4 +97,4 @@ def evaluation(report: Mapping[str, Any]) -> None:
     print(
         f"\n{first['n']} test images of {report['data']}; robust = right on the clean image and after every attack of the row"
     )
-    print(f"report: {report['report']}")
+    print(f"results: {report['report']}")

@@ -81,7 +81,7 @@ def _cores() -> Check:
 
 def _memory() -> Check:
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return Check("memory", "ok" if free > 2 else "warn", f"{free:.1f} GiB free; an agent takes about 0.3 GiB on CPU")
+    return Check("memory", "ok" if free > 2 else "warn", f"{free:.1f} GiB free; an agent takes up to 1 GiB on CPU")
 
 
 def _disk() -> Check:

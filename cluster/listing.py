@@ -108,7 +108,7 @@ def show_fsck(report: dict[str, Any]) -> None:
 def show_finished(result: dict[str, Any]) -> None:
     """Held-out accuracy per agent and the next command."""
     rows = [[a, display.percent(v["clean"]), display.percent(v["robust"])] for a, v in result["agents"].items()]
-    display.table(["agent", "held-out clean", "held-out robust"], rows)
+    display.table(["last checkpoint", "held-out clean", "held-out robust"], rows)
     run = os.path.relpath(result["run"])
     page = f"\nreport: {os.path.relpath(result['report'])}" if result.get("report") else ""
     print(f"\nrun folder: {run}{page}\nnext: {display.command()} evaluate {run}")

@@ -48,6 +48,7 @@ class Monitors:
         self._losses: dict[str, deque[float]] = {}
         self._train: dict[str, deque[float]] = {}
         self._calmest: dict[str, float] = {}
+        self._first: dict[str, float] = {}
         self._best: dict[str, tuple[float, float]] = {}  # held-out robust accuracy, training robust accuracy then
         self._raised: set[tuple[str, str]] = set()
 
@@ -64,8 +65,14 @@ class Monitors:
             if len(losses) == WINDOW:
                 now = fmean(losses)
                 calmest = self._calmest[agent] = min(now, self._calmest.get(agent, now))
-                if now > GROWTH * calmest:
-                    text = f"the loss is {now:.3g}, {now / calmest:.1f} times its lowest mean of {WINDOW} steps"
+                first = self._first.setdefault(agent, now)
+                if (
+                    now > GROWTH * calmest and now > first
+                ):  # small losses may well double; worse than at the start is worse
+                    text = (
+                        f"the loss is {now:.3g}, {now / calmest:.1f} times its lowest mean of {WINDOW} steps and above the "
+                        f"{first:.3g} it began with"
+                    )
                     found += self._raise("exploding loss", agent, t, text, collapse=True)
         return found
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from agents.spec import Facts
 from cluster import launch, run_config
 from cluster.run_config import RunConfig
 from trainers import datasets
+from trainers.types import Metrics
 
+CHEAP = 5.0  # seconds
 PROBE_BATCH = 8  # images of the measured step; everything per image is scaled from it
 
 
@@ -20,12 +23,10 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     """
     bundles = _bundles(config)
     probe = config.replace({"team": "local", "batch_size": min(PROBE_BATCH, config.batch_size), "max_steps": 2})
-    with launch.team_of(probe, quiet=False) as team:
-        for t in range(2):  # the first call of every kernel is slow
-            started = time.perf_counter()
-            metrics = team.collect(team.submit(probe.method, t), timeout=config.call_timeout)
-            seconds = time.perf_counter() - started
-        facts = team.describe()
+    metrics, facts, seconds = _measure(probe)
+    if seconds * config.batch_size / probe.batch_size < CHEAP:  # then the real batch is worth its time
+        probe = probe.replace({"batch_size": config.batch_size})
+        metrics, facts, seconds = _measure(probe)
     scale = config.batch_size / probe.batch_size
     train, _ = datasets.load(config.data).held_out(
         config.data.validation, seed=config.seed, fraction=config.data.fraction
@@ -34,12 +35,25 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     plan = {
         "agents": {name: {"parameters": f.parameters, "bundle": bundles} for name, f in facts.items()},
         "steps": steps,
+        "measured_batch": probe.batch_size,
         "exchange_bytes_per_step": {name: round(m.exchange_bytes * scale) for name, m in metrics.items()},
         "state_bytes_per_agent": {name: 2 * 4 * f.parameters for name, f in facts.items()},
         "seconds_one_process": round(seconds * scale * steps, 1),
         "config": config.to_dict(),
     }
     return {**plan, "text": _text(config, plan)}
+
+
+def _measure(probe: RunConfig) -> tuple[dict[str, Metrics], dict[str, Facts], float]:
+    """Metrics of a step in this process, facts of its agents, its seconds."""
+    with launch.team_of(probe, quiet=False) as team:
+        metrics: dict[str, Metrics] = {}
+        seconds = 0.0
+        for t in range(2):  # the first call of every kernel is slow
+            started = time.perf_counter()
+            metrics = team.collect(team.submit(probe.method, t), timeout=probe.call_timeout)
+            seconds = time.perf_counter() - started
+        return metrics, team.describe(), seconds
 
 
 def _bundles(config: RunConfig) -> dict[str, float]:
@@ -63,7 +77,5 @@ def _text(config: RunConfig, plan: dict[str, Any]) -> str:
     lines.append(
         f"{plan['steps']} steps; about {plan['seconds_one_process']:.0f} s if all agents shared this one process"
     )
-    lines.append(
-        f"(scaled from a step of {min(PROBE_BATCH, config.batch_size)} images measured here; agents on Ray run side by side)"
-    )
+    lines.append(f"(from a step of {plan['measured_batch']} images measured here; agents on Ray run side by side)")
     return "\n".join(lines)

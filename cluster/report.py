@@ -53,12 +53,13 @@ def page(folders: Sequence[RunFolder]) -> str:
     """The page of one run, or of several side by side, from their report.json."""
     title = "Sparring report: " + ", ".join(f.path.name for f in folders)
     sections = "".join(f'<section class="run">{_run(folder)}</section>' for folder in folders)
+    joint = _joint(folders) if len(folders) > 1 else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
         f'<title>{escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE.read_text()}</style></head>'
-        f'<body><main><h1>{escape(title)}</h1><div class="runs">{sections}</div></main></body></html>'
+        f'<body><main><h1>{escape(title)}</h1>{joint}<div class="runs">{sections}</div></main></body></html>'
     )
 
 
@@ -76,6 +77,23 @@ def _run(folder: RunFolder) -> str:
         _details(folder),
     ]
     return "".join(parts)
+
+
+def _joint(folders: Sequence[RunFolder]) -> str:
+    """All agents of all runs in one table, and their curves in one chart."""
+    rows, lines = [], []
+    for folder in folders:
+        numbers = json.loads((folder.path / "report.json").read_text())
+        for name, a in numbers["agents"].items():
+            entry = a["threats"][numbers["threat"]]
+            label = f"{numbers['run']} {name}"
+            clean = with_interval(a["clean_accuracy"], a["clean_ci95"])
+            robust = with_interval(entry["robust_accuracy"], entry["ci95"])
+            rows.append([escape(label), escape(numbers["threat"]), str(numbers["n"]), clean, robust])
+            lines.append((label, [(p["eps"], p["accuracy"]) for p in a["curve"]]))
+    chart = charts.line_chart("Accuracy under PGD", lines, x_label="eps", percent=True)
+    header = ["run and agent", "threat", "n", "clean", "robust"]
+    return f'{table("Side by side, each under its own threat", header, rows)}<div class="charts">{chart}</div>'
 
 
 def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -96,7 +114,7 @@ def _summary(numbers: Mapping[str, Any]) -> str:
             [label, str(a["checkpoint"]), with_interval(a["clean_accuracy"], a["clean_ci95"]), *attacks, robust]
         )
     caption = (
-        f"{numbers['n']} of {numbers['n_test']} test images, threat {escape(numbers['threat'])}, seed {numbers['seed']}; brackets are "
+        f"{numbers['checkpoint'].capitalize()} checkpoint of each agent, {numbers['n']} of {numbers['n_test']} test images, threat {escape(numbers['threat'])}, seed {numbers['seed']}; brackets are "
         "95 % intervals. Robust: right on the clean image and after every attack."
     )
     return table(caption, ["agent", "step", "clean", "FGSM", numbers["attack"].upper(), "robust"], rows)
@@ -117,12 +135,15 @@ def _training(folder: RunFolder) -> str:
     series: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for line in folder.metrics():
         for name, value in line["values"].items():
-            series.setdefault(name, {}).setdefault(line["agent"], []).append((line["t"], value))
-    held: dict[str, list[tuple[float, float]]] = {}
+            series.setdefault(name, {}).setdefault(line["agent"], []).append((line["t"] + 1, value))
+    held: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for line in folder.lines("validation.jsonl"):
-        for name in ("clean", "robust"):
-            held.setdefault(f"{line['agent']} {name}", []).append((line["t"], line[name]))
-    shown = [charts.line_chart("Held-out accuracy", list(held.items()), x_label="step", percent=True)]
+        for name in ("robust", "clean"):
+            held.setdefault((line["agent"], name), []).append((line["t"], line[name]))
+    agents = list(dict.fromkeys(agent for agent, _ in held))
+    styles = [(agents.index(agent), name == "clean") for agent, name in held]  # a colour is an agent, dashes are clean
+    lines = [(" ".join(key), points) for key, points in held.items()]
+    shown = [charts.line_chart("Held-out accuracy", lines, x_label="step", percent=True, styles=styles)]
     for name in ("total", *(k for k in series if k not in ("total", "lr"))):
         lines = [(agent, thinned(points)) for agent, points in series.get(name, {}).items()]
         title = "Loss (total)" if name == "total" else name.replace("_", " ").capitalize()
@@ -131,10 +152,12 @@ def _training(folder: RunFolder) -> str:
 
 
 def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most ``CURVE_POINTS`` points: means of neighbours."""
+    """At most ``CURVE_POINTS`` points: means of neighbours, at the last one's step."""
     size = -(-len(points) // CURVE_POINTS)
+    if size <= 1:
+        return points
     groups = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(sum(p[0] for p in g) / len(g), sum(p[1] for p in g) / len(g)) for g in groups]
+    return [(g[-1][0], sum(p[1] for p in g) / len(g)) for g in groups]
 
 
 def _curve(numbers: Mapping[str, Any]) -> str:
@@ -181,7 +204,10 @@ def _gallery(numbers: Mapping[str, Any]) -> str:
                 "" if rounded == after else f", 8-bit {rounded}"
             )
             figures.append(f'<figure class="triple">{images}<figcaption>{text}</figcaption></figure>')
-        rates = f"fooled on {percent(shown['fooled'])} of the images; {percent(shown['fooled_after_rounding'])} after rounding to 8 bits"
+        rates = (
+            f"Of all images {percent(shown['fooled'])} were right before the attack and wrong after it; "
+            f"{percent(shown['fooled_after_rounding'])} after rounding to 8 bits. Fooled ones come first."
+        )
         parts.append(f'<h4>{escape(agent)}</h4><p>{rates}</p><div class="gallery">{"".join(figures)}</div>')
     return "<h3>Examples: clean, perturbation (magnified), adversarial</h3>" + "".join(parts)
 

@@ -40,6 +40,12 @@ class RunConfig(Settings):
                 raise ValueError(f"agents.{role}: the method has no such role; it has {', '.join(self.method.roles())}")
 
     @property
+    def label(self) -> str:
+        """What names the run's folder: the recipe, or method and data when the recipe's data was replaced."""
+        data = Path(self.data.name.rpartition(":")[0]).stem if user.is_function(self.data.name) else self.data.name
+        return self.recipe if data in self.recipe else f"{Path(method_name(self.method)).stem}-{data}"
+
+    @property
     def evaluation_attack(self) -> Attack:
         """PGD under the run's threat model, for comparing checkpoints on the held-out images."""
         return Attack(norm=self.attack.norm, eps=self.attack.eps, steps=self.checkpoint.attack_steps)

@@ -34,7 +34,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs_dir: Path, name: str | None, config: RunConfig) -> RunFolder:
-        """A new folder with config.yaml; without a name the next free ``<recipe>-<number>``.
+        """A new folder with config.yaml; without a name the next free ``<recipe>-<number>``, or ``<method>-<data>-<number>``.
 
         Raises:
             Exists: a run of this name is there.
@@ -45,7 +45,7 @@ class RunFolder:
                 f"--name {name!r} is not allowed; use letters, digits, '.', '_' and '-', starting with one of the first two"
             )
         runs_dir.mkdir(parents=True, exist_ok=True)
-        path = runs_dir / name if name else _next(runs_dir, config.recipe or "run")
+        path = runs_dir / name if name else _next(runs_dir, config.label)
         try:
             path.mkdir()
         except FileExistsError:

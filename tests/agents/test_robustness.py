@@ -57,3 +57,14 @@ def test_probabilities_and_wrong_shapes() -> None:
 def test_wilson_against_published_values() -> None:
     assert wilson(0, 10) == (0.0, pytest.approx(0.2775, abs=1e-4))
     assert wilson(81, 263) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))  # Newcombe 1998
+
+
+def test_shape_and_type_of_images() -> None:
+    with pytest.raises(
+        ValueError, match=r"images are torch.float32 \[1, 6, 6\]; expected floating-point \[B, C, H, W\]"
+    ):
+        check_classifier(TinyNet(), torch.rand(1, 6, 6))
+    with pytest.raises(ValueError, match=r"images are torch.uint8"):
+        check_classifier(TinyNet(), torch.zeros(1, 1, 6, 6, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"convert one: x.to\(torch.float32\)"):
+        check_classifier(TinyNet(), torch.rand(1, 1, 6, 6).double())

@@ -30,6 +30,7 @@ def held(**values: float) -> dict[str, dict[str, float]]:
 def test_exploding_loss() -> None:
     monitors = Monitors(classes=10, total=1000)
     assert feed(monitors, [2.0 - 0.01 * i for i in range(100)]) == []
+    assert feed(monitors, [0.01] * WINDOW + [0.05] * WINDOW) == []  # still far below where it began
     assert feed(monitors, [1.0] * WINDOW + [9.0] * WINDOW) == ["exploding loss"]
     assert feed(monitors, [9.0] * WINDOW) == []  # said once
 
@@ -76,6 +77,12 @@ def test_fgsm_without_random_start_overfits_catastrophically(tmp_path: Path) -> 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_healthy_run_raises_none(seed: int, tmp_path: Path) -> None:
     assert alarms(run(tmp_path, seed=seed, epochs=12)) == []
+
+
+def test_plain_training_raises_none(tmp_path: Path) -> None:
+    """The demo's third network: its loss falls to almost nothing, and a robust accuracy near zero is what it is."""
+    config = recipe("clean").replace({"team": "local"})
+    assert alarms(launch.train(config, runs_dir=tmp_path, quiet=True).path) == []
 
 
 def test_stop(tmp_path: Path) -> None:

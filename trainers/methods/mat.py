@@ -49,7 +49,7 @@ class Mat(Method):
     """Mutual adversarial training of M peers under one threat model."""
 
     peers: int = 2
-    """Number of peers M."""
+    """Number of peers M; with 1 there is nobody to learn from, and it is adversarial training."""
     preset: Literal["mat", "own_sample", "peer_sample", "mat_hard"] = "mat"
     """Sets beta and gamma: mat (.5, 0), own_sample (1, 0), peer_sample (0, 0), mat_hard (.5, .5)."""
     alpha: float = 0.3
