@@ -159,7 +159,6 @@ def _execute(folder: RunFolder, config: RunConfig, *, quiet: bool) -> Run:
             raise BrokenCheckpoint(f"no whole checkpoint in {folder.path}: {'; '.join(wrong)}")
         try:
             with StopSignal() as stop, team_of(config, quiet=quiet) as team:
-                stop.install()  # again: starting Ray replaced the handlers
                 _train(folder, config, team, stop, first=first, wrong=wrong, quiet=quiet)
         except Exception:
             if not folder.checkpoints.folder.exists():  # nothing has begun: the name is free again

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 from cluster.errors import NoResources
+from cluster.stop import handlers_kept
 
 CLONE = Path(__file__).resolve().parent.parent
 
@@ -33,7 +34,7 @@ def start(**options: Any) -> str:
     """Start a Ray on this machine whose workers find our packages first; its address."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    with chdir(CLONE):
+    with chdir(CLONE), handlers_kept():
         context = ray.init(address="local", include_dashboard=False, **OPTIONS, **options)
     address = str(context.address_info["address"])
     _knows_the_clone.add(address)
@@ -74,7 +75,8 @@ def _join(address: str) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        ray.init(address=address, runtime_env={"working_dir": str(CLONE)}, **OPTIONS)
+        with handlers_kept():
+            ray.init(address=address, runtime_env={"working_dir": str(CLONE)}, **OPTIONS)
     except (ConnectionError, RuntimeError) as error:
         raise NoResources(f"no Ray cluster answers at {address}: {error}") from error
     _knows_the_clone.add(ray.get_runtime_context().gcs_address)

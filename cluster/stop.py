@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -19,14 +21,9 @@ class StopSignal:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        self._previous = self.install()
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            self._previous = {s: signal.signal(s, self._handle) for s in SIGNALS}
         return self
-
-    def install(self) -> dict[int, Any]:
-        """Take the signals (again, where something else took them meanwhile); the handlers that had them."""
-        if threading.current_thread() is not threading.main_thread():  # Python allows handlers nowhere else
-            return {}
-        return {s: signal.signal(s, self._handle) for s in SIGNALS}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -41,3 +38,15 @@ class StopSignal:
         print(
             f"{signal.Signals(number).name}: finishing this step and saving; once more to stop at once", file=sys.stderr
         )
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Give the signals their handlers back after code that takes them, as starting Ray does."""
+    before = {s: signal.getsignal(s) for s in SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -76,7 +76,7 @@ def test_fgsm_without_random_start_overfits_catastrophically(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_healthy_run_raises_none(seed: int, tmp_path: Path) -> None:
-    assert alarms(run(tmp_path, seed=seed, epochs=12)) == []
+    assert alarms(run(tmp_path, seed=seed, epochs=8)) == []
 
 
 def test_plain_training_raises_none(tmp_path: Path) -> None:
