@@ -60,8 +60,8 @@ def actor_pid(run: Path, agent: str) -> int:
 
 @pytest.mark.parametrize(
     ("sent", "agents", "timeout"),
-    [(signal.SIGKILL, ["peer1"], 60.0), (signal.SIGSTOP, ["peer0"], 5.0)],
-    ids=["killed", "hung"],
+    [(signal.SIGKILL, ["peer1"], 60.0), (signal.SIGSTOP, ["peer0"], 5.0), (signal.SIGKILL, ["peer0", "peer1"], 60.0)],
+    ids=["killed", "hung", "both-killed"],
 )
 def test_lost_actor(
     sent: int, agents: list[str], timeout: float, ray_session: str, tmp_path: Path, undisturbed: dict[str, Any]
@@ -133,6 +133,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
     "before-the-first-checkpoint": lambda run: (run / "env.json").exists(),
     "in-a-step": lambda run: recorded(run) >= 17,
     "during-a-save": lambda run: saving(run, 15),
+    "just-committed": lambda run: (run / "checkpoints" / "step-000020" / "COMMITTED").exists(),
 }
 
 
