@@ -12,6 +12,7 @@ import tyro
 from cluster.arguments import decimals
 from cluster.cli import COMMANDS, train
 from cluster.errors import SparringError, UsageError
+from cluster.stop import terminate_interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,10 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"command {args[0]!r} is unknown.{hint} Commands: {', '.join(COMMANDS)}")
         rest = decimals(args[1:])
-        if args[0] == "train":
-            train(rest)
-        else:
-            tyro.cli(COMMANDS[args[0]], args=rest, prog=f"sparring {args[0]}")
+        with terminate_interrupts():
+            if args[0] == "train":
+                train(rest)
+            else:
+                tyro.cli(COMMANDS[args[0]], args=rest, prog=f"sparring {args[0]}")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
     except KeyboardInterrupt:

@@ -20,6 +20,7 @@ from cluster import run_config
 from cluster.checkpoints import Checkpoints
 from cluster.errors import Exists, UsageError
 from cluster.run_config import RunConfig
+from cluster.stop import terminate_held
 
 HEARTBEAT = 10.0  # seconds between signs of life in run.lock
 STALE = 60.0  # seconds without one after which a lock of another host is taken over
@@ -130,7 +131,8 @@ class RunFolder:
                     os.utime(file.fileno())
 
             thread = threading.Thread(target=beat, daemon=True)
-            thread.start()
+            with terminate_held():  # SIGTERM is for the main thread, which may hold it back
+                thread.start()
             try:
                 yield
             finally:

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 
 from cluster.errors import NoResources
-from cluster.stop import handlers_kept
+from cluster.stop import terminate_held
 
 CLONE = Path(__file__).resolve().parent.parent
 
@@ -34,7 +34,7 @@ def start(**options: Any) -> str:
     """Start a Ray on this machine whose workers find our packages first; its address."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    with chdir(CLONE), handlers_kept():
+    with chdir(CLONE), terminate_held():
         context = ray.init(address="local", include_dashboard=False, **OPTIONS, **options)
     address = str(context.address_info["address"])
     _knows_the_clone.add(address)
@@ -63,9 +63,6 @@ def connected(address: str | None = None) -> Iterator[dict[str, Any]]:
             start()
         else:
             _join(address)
-    except SystemExit as end:  # Ray answers a signal that comes while it starts by leaving
-        raise KeyboardInterrupt from end
-    try:
         yield {}
     finally:
         ray.shutdown()
@@ -75,7 +72,7 @@ def _join(address: str) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        with handlers_kept():
+        with terminate_held():
             ray.init(address=address, runtime_env={"working_dir": str(CLONE)}, **OPTIONS)
     except (ConnectionError, RuntimeError) as error:
         raise NoResources(f"no Ray cluster answers at {address}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -41,12 +42,46 @@ class StopSignal:
 
 
 @contextmanager
-def handlers_kept() -> Iterator[None]:
-    """Give the signals their handlers back after code that takes them, as starting Ray does."""
-    before = {s: signal.getsignal(s) for s in SIGNALS}
+def terminate_interrupts() -> Iterator[None]:
+    """Inside the block SIGTERM ends a command as Ctrl-C does; work that can finish a step first uses StopSignal."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def terminate_held() -> Iterator[None]:
+    """Hold SIGTERM back inside the block, in this thread and those it starts, and keep its handler; then let it come.
+
+    Starting Ray takes SIGTERM twice: Python's handler becomes one that raises SystemExit in the middle of its start, and
+    its C++ part puts one beneath Python's that aborts the process. Processes started in the block do receive it.
+    """
+    global _holding
+    handler = signal.getsignal(signal.SIGTERM)
+    before, outer = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}), _holding
+    _holding = True
+    try:
+        yield
+    finally:
+        _holding = outer
         if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _release_in_child() -> None:
+    if _holding:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+_holding = False
+os.register_at_fork(after_in_child=_release_in_child)

@@ -177,12 +177,15 @@ def test_ctrl_c_in_a_terminal_reaches_no_actor(tmp_path: Path) -> None:
     assert "lost" not in stderr
 
 
-def test_a_signal_during_start_up_exits_130_and_loses_nothing(sparring: Command, tmp_path: Path) -> None:
-    process = start(tmp_path, "--team=local", "--max-steps=3000")
+@pytest.mark.parametrize(("team", "seconds"), [("local", 0.3), ("ray", 0.3), ("ray", 2.5), ("ray", 4.0)])
+def test_a_signal_during_start_up_exits_130_and_loses_nothing(
+    team: str, seconds: float, sparring: Command, tmp_path: Path
+) -> None:
+    process = start(tmp_path, f"--team={team}", "--max-steps=3000")
     folder = tmp_path / "runs" / "a"
     while not folder.exists():
         time.sleep(0.005)
-    time.sleep(0.3)
+    time.sleep(seconds)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
