@@ -1,9 +1,9 @@
-# make demo | test | check | bench | docs-tables. Each sets itself up: an active environment that already has torch, ray and the test
+# make demo | test | check | golden | bench | docs-tables. Each sets itself up: an active environment that already has torch, ray and the test
 # tools is used as it is, otherwise .venv is made here from pyproject.toml and constraints.txt.
 SHELL := /bin/bash
 export RAY_USAGE_STATS_ENABLED := 0
 
-HAVE := $(shell [ -n "$$VIRTUAL_ENV" ] && python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("ray") and all(map(u.find_spec, "tyro safetensors sklearn pyarrow pytest hypothesis ruff mypy playwright".split()))))' 2>/dev/null && echo yes)
+HAVE := $(shell [ -n "$$VIRTUAL_ENV" ] && python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("ray") and all(map(u.find_spec, "tyro safetensors sklearn pyarrow pytest hypothesis xdist ruff mypy playwright".split()))))' 2>/dev/null && echo yes)
 ifeq ($(HAVE),yes)
 PY := python
 READY :=
@@ -12,13 +12,14 @@ PY := .venv/bin/python
 READY := .venv/ready
 endif
 
-.PHONY: demo test browser check bench docs-tables clean
+.PHONY: demo test browser check golden bench docs-tables clean
 
 demo: $(READY)
 	$(PY) -m cluster demo
 
+# Two at a time: many tests wait for processes to start, to be lost, or for a timeout to pass.
 test: check browser
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist worksteal
 
 # Page tests drive Debian's Chromium; without it, and without the right to install it, they are skipped and say so.
 browser:
@@ -30,6 +31,10 @@ check: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+# Arrays recorded from the authors' code, as many as a folder holds: make golden DIR=FOLDER
+golden: $(READY)
+	$(PY) -m tests.reference $(or $(DIR),tests/golden)
 
 bench: $(READY)
 	$(PY) benchmarks/team_vs_local.py

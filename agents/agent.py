@@ -12,7 +12,7 @@ is drawn from (seed, step, agent, purpose): there is no random state, and a save
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from math import isfinite
@@ -22,14 +22,15 @@ import torch
 from torch import nn
 
 from agents.exchange import detach, nbytes
-from agents.robustness import correct
+from agents.learner import Learner
+from agents.robustness import accuracies
 from agents.state import AgentState, NotFinite, WrongStep, peak_memory
 from trainers import attacks, optim
 from trainers.config import Attack, OptimConfig
 from trainers.data import Batches, Split
-from trainers.methods.base import Method
+from trainers.methods.base import Method, Model
 from trainers.rng import generator, seeded
-from trainers.types import Adversarial, Answer, Batch, Loss, Message, Metrics, When
+from trainers.types import Adversarial, Answer, Batch, Loss, Message, Metrics, State, When
 
 M = TypeVar("M")
 
@@ -49,6 +50,8 @@ class Agent:
         seed: the run's seed.
         total_steps: length of the run, for the schedule.
         classes: number of classes.
+        helpers: what the method trains besides the network.
+        beside: frozen networks that the method calls in its hooks here.
     """
 
     def __init__(
@@ -65,16 +68,19 @@ class Agent:
         seed: int,
         total_steps: int,
         classes: int,
+        helpers: nn.Module | None = None,
+        beside: Mapping[str, nn.Module] | None = None,
     ) -> None:
         self.me, self.index, self.method, self.model = me, index, method, model
+        self.view = Model(model, helpers=helpers, beside=beside)  # what the method's hooks see
         self.batches, self.held_out, self.config, self.attacks = batches, held_out, config, attacks
         self.seed, self.total_steps, self.classes = seed, total_steps, classes
         self.learns = method.roles()[me].learns
-        self.optimizer = optim.build(model, config) if self.learns else None
+        self.learner = Learner(self.view, config, epochs=total_steps / batches.steps_per_epoch) if self.learns else None
         self.method_state = method.start_state(me)
         self.t, self.lr_factor = 0, 1.0
         self._ended = time.perf_counter()
-        model.train(self.learns)
+        self.view.train(self.learns)
         self._cached: tuple[int, Batch] | None = None
         self._kept: Message | None = None
         self._published = 0
@@ -87,18 +93,18 @@ class Agent:
             chosen = self.method.attack(
                 self.me, attack, self.attacks, state=self.method_state, when=self._when(t), rng=rng
             )
-            with attacks.frozen(self.model, bn=chosen.bn), self._seeded(t, f"dropout {attack}"):
-                objective = self.method.objective(self.me, self.model, batch, **hints)
+            with attacks.frozen(self.view, bn=chosen.bn), self._seeded(t, f"dropout {attack}"):
+                objective = self.method.objective(self.me, self.view, batch, **hints)
                 return self._publish(Adversarial(attacks.run(chosen, objective, batch.x, rng=rng)))
 
     def answer(self, t: int, on: Mapping[str, Adversarial] | Adversarial | None = None) -> Answer | dict[str, Answer]:
         """Logits on the clean batch, on one message, or on each of several."""
         mode = self.method.answer_mode(self.me)
-        with self._verb("answer", t), attacks.frozen(self.model, bn=mode), self._seeded(t, "answer"), torch.no_grad():
+        with self._verb("answer", t), attacks.frozen(self.view, bn=mode), self._seeded(t, "answer"), torch.no_grad():
             if isinstance(on, Mapping):
-                return self._publish({k: self.method.reply(self.me, self.model, v.x) for k, v in on.items()})
+                return self._publish({k: self.method.reply(self.me, self.view, v.x) for k, v in on.items()})
             x = self._batch(t).x if on is None else on.x
-            return self._publish(self.method.reply(self.me, self.model, x))
+            return self._publish(self.method.reply(self.me, self.view, x))
 
     def predict(self, t: int, **seen: Any) -> Message:
         """Run the method's train-mode passes and keep their graph for this step's ``learn``."""
@@ -114,19 +120,14 @@ class Agent:
         Raises:
             NotFinite: a term is NaN or infinite; the weights stay as they were.
         """
-        assert self.optimizer is not None, f"{self.me} is frozen and cannot learn"
+        assert self.learner is not None, f"{self.me} is frozen and cannot learn"
         with self._verb("learn", t):
-            batch, when = self._batch(t), self._when(t)
-            own = self._kept or self._forward(t, seen)
-            loss = self.method.loss(self.me, own, batch, state=self.method_state, when=when, **seen)
-            values = self._values(loss, t)
-            weights, state = self.method.balance(self.me, values, self.method_state, when)
-            total = torch.stack([weights.get(k, 1.0) * v for k, v in loss.terms.items()]).sum()
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.config.lr * when.lr_scale
-            self.optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+            when = self._when(t)
+            total, values, state = self._total(t, self._kept or self._forward(t, seen), seen)
+            self.learner.step(total, when, lambda: self._total(t, self._forward(t, seen), seen)[0])
+            if (t + 1) % self.batches.steps_per_epoch == 0:
+                steps = range(t + 1 - self.batches.steps_per_epoch, t + 1)
+                self.learner.end_epoch(when.epoch, (self.batches.batch(s).x for s in steps))
             self.method_state, self.t = state, t + 1
             values |= {
                 k: v for k, v in state.items() if isinstance(v, float)
@@ -138,18 +139,14 @@ class Agent:
         """What a frozen agent did in step ``t``: a learner's ``learn`` says it for a learner."""
         return self._metrics({})
 
-    def evaluate(self, t: int, attack: Attack) -> dict[str, float]:
-        """Accuracy on the held-out images: clean, under ``attack``, under the training attack. Changes nothing."""
+    def evaluate(self, t: int, by: Sequence[Attack]) -> dict[str, dict[str, float]]:
+        """Accuracies on the held-out images of the network ("") and of each average of its weights. Changes nothing."""
         self._guard(t)
+        averages = self.learner.averages if self.learner else {}
+        networks = {"": self.model} | {name: a.network for name, a in averages.items() if a.n > 0}
         options: dict[str, Any] = {"seed": self.seed, "device": self.batches.device, "dtype": self.batches.dtype}
         own = self.attacks["train"]
-        clean, robust, trained = (correct(self.model, self.held_out, a, **options) for a in (None, attack, own))
-        return {
-            "clean": clean.double().mean().item(),
-            "robust": (clean & robust).double().mean().item(),
-            "own_attack": (clean & trained).double().mean().item(),
-            "n": float(len(clean)),
-        }
+        return {name: accuracies(n, self.held_out, by, own=own, **options) for name, n in networks.items()}
 
     def state(self, t: int) -> AgentState:
         """A copy of everything that step ``t - 1`` left behind.
@@ -163,24 +160,22 @@ class Agent:
         for name, value in model.items():
             if not bool(value.isfinite().all()):
                 raise NotFinite(self.me, f"weight {name}", t, value[~value.isfinite()][0].item())
-        return AgentState(
-            self.t, model, optim.state(self.model, self.optimizer), dict(self.method_state), self.lr_factor
-        )
+        tensors, extra = self.learner.state() if self.learner else ({}, {})
+        return AgentState(self.t, model, tensors, dict(self.method_state), self.lr_factor, extra)
 
     def load_state(self, state: AgentState) -> None:
         """Continue from ``state``; whatever was under way is forgotten."""
         self.model.load_state_dict(state.model)
-        if self.optimizer is not None:
-            optim.load_state(self.model, self.optimizer, state.optim)
-            self.optimizer.zero_grad(set_to_none=True)
+        if self.learner is not None:
+            self.learner.load_state(state.optim, state.extra)
         self.method_state, self.t, self.lr_factor = dict(state.method), state.t, state.lr_factor
         self._forget()
 
     def warm_up(self) -> None:
         """Pay for the first, slow call of every kernel before the first step; changes nothing."""
         batch = self.batches.batch(0)
-        with attacks.frozen(self.model), torch.no_grad():
-            self.method.reply(self.me, self.model, batch.x)
+        with attacks.frozen(self.view), torch.no_grad():
+            self.view(batch.x)
 
     # Inside --------------------------------------------------------------------------------------------------------
 
@@ -220,16 +215,29 @@ class Agent:
 
     def _batch(self, t: int) -> Batch:
         if self._cached is None or self._cached[0] != t:
-            self._cached = (t, self.batches.batch(t))
+            rng = generator(self.seed, t, "inputs", device=self.batches.device)  # the same at every agent
+            self._cached = (t, self.method.inputs(self.batches.batch(t), rng))
         return self._cached[1]
 
     def _when(self, t: int) -> When:
-        at = optim.when(self.config, t, steps_per_epoch=self.batches.steps_per_epoch, total_steps=self.total_steps)
+        at = optim.when(
+            self.config, t, steps_per_epoch=self.batches.steps_per_epoch, total_steps=self.total_steps, seed=self.seed
+        )
         return replace(at, lr_scale=self.lr_factor * at.lr_scale)
 
     def _forward(self, t: int, seen: dict[str, Any]) -> Message:
+        if self.learner is not None and self._kept is None and self.learner.perturbs(self._when(t)):
+            self.learner.remember_buffers()
         with self._seeded(t, "forward"):
-            return self.method.forward(self.me, self.model, self._batch(t), **seen)
+            return self.method.forward(self.me, self.view, self._batch(t), **seen)
+
+    def _total(self, t: int, own: Message, seen: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float], State]:
+        """The weighed loss, the values of its terms, and the method's next state."""
+        when = self._when(t)
+        loss = self.method.loss(self.me, own, self._batch(t), state=self.method_state, when=when, **seen)
+        values = self._values(loss, t)
+        weights, state = self.method.balance(self.me, values, self.method_state, when)
+        return torch.stack([weights.get(k, 1.0) * v for k, v in loss.terms.items()]).sum(), values, state
 
     def _seeded(self, t: int, purpose: str) -> AbstractContextManager[None]:
         """What a network draws itself (dropout) is a function of the step too."""

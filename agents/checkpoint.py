@@ -46,13 +46,11 @@ def save(state: AgentState, network: NetworkConfig, folder: Path) -> dict[str, s
         "t": state.t,
         "method": state.method,
         "lr_factor": state.lr_factor,
+        "extra": sorted(state.extra),
         "network": network.to_json(),
     }
-    contents = {
-        "model.safetensors": serialise(state.model),
-        "optim.safetensors": serialise(state.optim),
-        "state.json": to_json(facts),
-    }
+    tensors = {"model": state.model, "optim": state.optim, **state.extra}
+    contents = {f"{k}.safetensors": serialise(v) for k, v in tensors.items()} | {"state.json": to_json(facts)}
     return {name: write(folder / name, content) for name, content in contents.items()}
 
 
@@ -63,23 +61,36 @@ def load(folder: Path) -> AgentState:
         CheckpointError: a file is missing or cannot be read; says which.
     """
     facts = _facts(folder)
-    tensors = (_tensors(folder, "model"), _tensors(folder, "optim"))
-    return AgentState(facts["t"], *tensors, facts["method"], facts["lr_factor"])  # type: ignore[arg-type]
+    tensors = {name: _tensors(folder, name) for name in ("model", "optim", *facts["extra"])}  # type: ignore[misc]
+    model, optim = tensors.pop("model"), tensors.pop("optim")
+    return AgentState(facts["t"], model, optim, facts["method"], facts["lr_factor"], tensors)  # type: ignore[arg-type]
 
 
-def load_model(folder: Path) -> nn.Module:
+def network_config(path: Path) -> NetworkConfig:
+    """The configuration of a saved agent's network; ``path`` as for :func:`load_model`."""
+    folder = path.parent if path.suffix == ".safetensors" else path
+    return NetworkConfig.from_json(_facts(folder)["network"])  # type: ignore[arg-type]
+
+
+def load_model(path: Path) -> nn.Module:
     """The network of a saved agent in eval mode: images in [0, 1] -> logits.
+
+    Args:
+        path: the agent's folder, or one file of weights in it: ``swa.safetensors`` for an average.
 
     Raises:
         CheckpointError: a file is missing or cannot be read, or the weights do not fit the network.
     """
-    facts = _facts(folder)
-    model = networks.build(NetworkConfig.from_json(facts["network"]))  # type: ignore[arg-type]
+    folder, name = (path.parent, path.stem) if path.suffix == ".safetensors" else (path, "model")
+    model = networks.build(network_config(path))
+    tensors = _tensors(folder, name)
+    if name != "model":  # an average: the network, and how often it was averaged
+        tensors = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
     try:
-        model.load_state_dict(_tensors(folder, "model"))
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{folder / 'model.safetensors'} does not fit the network {model.config.spec}: {error}"
+            f"{folder / name}.safetensors does not fit the network {model.config.spec}: {error}"
         ) from error
     return model.eval()
 

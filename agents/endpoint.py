@@ -5,6 +5,7 @@ Both teams use this class, so one process and many exchange the same bytes and c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ class Endpoint:
     def report(self, t: int) -> Metrics:
         return self.agent.report(t)
 
-    def evaluate(self, t: int, attack: Attack) -> dict[str, float]:
-        return self.agent.evaluate(t, attack)
+    def evaluate(self, t: int, by: Sequence[Attack]) -> dict[str, dict[str, float]]:
+        return self.agent.evaluate(t, by)
 
     def save(self, t: int, folder: str) -> dict[str, str]:
         return checkpoint.save(self.agent.state(t), self.agent.model.config, Path(folder))  # type: ignore[arg-type]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,20 @@ def correct(
                     right &= model(adv).argmax(1) == y
             hits.append(right.cpu())
     return torch.cat(hits)
+
+
+def accuracies(
+    model: nn.Module, split: Split, by: Sequence[Attack], *, own: Attack, **options: Any
+) -> dict[str, float]:
+    """``clean``; ``robust``: right after every attack of ``by`` too; ``own_attack``: after ``own``; ``n`` images."""
+    clean, trained = (correct(model, split, a, **options) for a in (None, own))
+    robust = torch.stack([clean, *(correct(model, split, a, **options) for a in by)]).all(0)
+    return {
+        "clean": clean.double().mean().item(),
+        "robust": robust.double().mean().item(),
+        "own_attack": (clean & trained).double().mean().item(),
+        "n": float(len(clean)),
+    }
 
 
 def check_classifier(model: nn.Module, x: Tensor, *, classes: int | None = None) -> None:

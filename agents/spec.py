@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from trainers.config import Attack, DataConfig, OptimConfig, require
 from trainers.data import Batches, Dataset
 from trainers.datasets import Prepared
 from trainers.methods.base import Method
+from trainers.rng import seeded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,8 @@ class AgentSpec:
     method: str  # name, or path of a .py file
     options: dict[str, object] = field(default_factory=dict)  # the method's fields
     network: str | None  # None: that of init
-    init: str | None = None  # folder of a saved agent whose weights to start from
+    init: str | None = None  # folder of a saved agent, or one file of weights in it, to start from
+    others: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)  # network and init of every network
     optim: OptimConfig
     data: DataConfig
     images: Prepared  # the data set in this node's cache
@@ -70,11 +72,18 @@ class AgentSpec:
         batches = Batches(
             train, self.data, batch_size=self.batch_size, seed=self.seed, extra=self.images.load_extra(), device=device
         )
-        network = self._network(dataset)
+        method = self.make_method()
+        role = method.roles()[self.me]
+        network = self._network(dataset, any_classes=not role.same_classes)
+        helpers = None
+        if type(method).helpers is not Method.helpers:
+            configs = {name: _config(*other, dataset) for name, other in self.others.items()}
+            with seeded("helpers", self.seed, self.index):
+                helpers = method.helpers(self.me, {name: networks.widths(c) for name, c in configs.items()})
         return Agent(
             me=self.me,
             index=self.index,
-            method=self.make_method(),
+            method=method,
             model=network.to(device),
             batches=batches,
             held_out=held_out,
@@ -83,9 +92,15 @@ class AgentSpec:
             seed=self.seed,
             total_steps=self.total_steps(batches.steps_per_epoch),
             classes=len(dataset.classes),
+            helpers=helpers.to(device) if helpers else None,
+            beside={name: self._beside(name, dataset).to(device) for name in role.beside},
         )
 
-    def _network(self, dataset: Dataset) -> networks.Network:
+    def _beside(self, name: str, dataset: Dataset) -> networks.Network:
+        network, init = self.others[name]
+        return replace(self, me=name, network=network, init=init)._network(dataset).eval().requires_grad_(False)
+
+    def _network(self, dataset: Dataset, *, any_classes: bool = False) -> networks.Network:
         """Fresh weights, or those of ``init``.
 
         Raises:
@@ -96,7 +111,8 @@ class AgentSpec:
             return networks.build(networks.configure(self.network, dataset), self.seed, self.index)
         saved = checkpoint.load_model(Path(self.init))
         assert isinstance(saved, networks.Network)
-        wanted, found = (dataset.shape[0], len(dataset.classes)), (saved.config.channels, saved.config.classes)
+        found = (saved.config.channels, saved.config.classes)
+        wanted = (dataset.shape[0], saved.config.classes if any_classes else len(dataset.classes))
         if wanted != found or (self.network is not None and self.network != saved.config.spec):
             raise ValueError(
                 f"{self.me}: the weights in {self.init} are of {saved.config.spec} for {found[0]} channels and {found[1]} classes; "
@@ -109,6 +125,13 @@ class AgentSpec:
         total = self.epochs * steps_per_epoch if self.max_steps is None else self.max_steps
         require(total >= 1, f"the run has {total} steps; epochs and max_steps must be >= 1")
         return total
+
+
+def _config(network: str | None, init: str | None, dataset: Dataset) -> networks.NetworkConfig:
+    if init is not None:
+        return checkpoint.network_config(Path(init))
+    assert network is not None
+    return networks.configure(network, dataset)
 
 
 def describe(agent: Agent) -> Facts:

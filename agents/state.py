@@ -35,6 +35,7 @@ class AgentState:
     optim: dict[str, Tensor]
     method: State = field(default_factory=dict)
     lr_factor: float = 1.0  # below 1 after a rollback from a collapse
+    extra: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # averages, the method's helpers: one file each
 
 
 def peak_memory(device: torch.device) -> int:

@@ -20,7 +20,7 @@ def circumstances(*, seed: int) -> dict[str, Any]:
     import ray
     import torch
 
-    from cluster.launch import commit
+    from cluster.environment import commit
 
     return {
         "command": " ".join(["python", os.path.relpath(sys.argv[0], CLONE), *sys.argv[1:]]),

@@ -51,14 +51,14 @@ def analyse(
     for name in learners:
         models[name], steps[name] = load_agent(folder, name, checkpoint=checkpoint)
     test = load_test(config.data)
-    threat = Threat(config.attack.norm, config.attack.eps)
+    threat = config.threats[0]
     count = min(len(test), examples or affordable(list(models.values()), test, threat))
     split = test[spread_out(test, count)]
     say(f"report: {len(models)} agents, {count} of {len(test)} test images")
     agents = {}
     for name, model in models.items():
         result = evaluate_model(
-            model, split, attacks=["clean", "fgsm", f"pgd-{STEPS}"], threats=[threat], seed=config.seed
+            model, split, attacks=["clean", "fgsm", f"pgd-{STEPS}"], threats=config.threats, seed=config.seed
         )
         curve = [{"eps": 0.0, "accuracy": result.clean_accuracy}]
         for factor in CURVE:

@@ -39,7 +39,7 @@ def base_of(argv: Sequence[str]) -> tuple[RunConfig | None, RunConfig | None, li
         if a.startswith("--peers="):
             base, args = base.replace({"peers": _whole(a.removeprefix("--peers="))}), args[:i] + args[i + 1 :]
             break
-    roles = {role: base.agents.get(role, Own()) for role in base.method.roles()}  # so that each has its flags
+    roles = {role: base.agents.get(role, Own()) for role in base.networks()}  # so that each has its flags
     return recipe_itself, replace(base, agents=roles), args
 
 

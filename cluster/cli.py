@@ -82,7 +82,10 @@ def train(argv: Sequence[str]) -> None:
     prog = "sparring train" + (f" {argv[0]}" if base and not argv[0].startswith("-") else " RECIPE|METHOD|-c FILE")
     known = base or Settings()
     description = (
-        "Train one run." if base else (train.__doc__ or "") + " 'sparring train METHOD --help' adds the method's own."
+        "Train one run."
+        if base
+        else (train.__doc__ or "")
+        + " Recipes set their own defaults, and methods add flags: 'sparring train mat --help' shows both."
     )
     command = tyro.cli(Train, default=Train(config=known), args=rest, prog=prog, description=description)
     if base is None or recipe is None:
@@ -94,6 +97,7 @@ def train(argv: Sequence[str]) -> None:
     if command.dry_run:
         _answer(command.output, dry_run(config), lambda plan: print(plan["text"]))
         return
+    launch.check(config)
     for line in launch.changes(recipe.absolute(), config) if not command.output.quiet else []:
         print(line, file=sys.stderr)
     run = launch.train(

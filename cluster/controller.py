@@ -92,7 +92,7 @@ class Controller:
                 if rollbacks > ROLLBACKS or self.config.on_collapse == "stop":
                     raise TrainingStopped(
                         f"training stopped itself: {collapse.name} of {collapse.agent} at step {collapse.t}: {collapse.text}. "
-                        f"Everything is saved in {self.folder.path}"
+                        f"Everything is saved in {self.folder}"
                     ) from None
             except Exception as error:
                 failure = self._diagnose(error)
@@ -100,7 +100,7 @@ class Controller:
                 if failures > self.config.max_failures:
                     raise Infrastructure(
                         f"gave up after {self.config.max_failures} recoveries; last: {failure.reason}. "
-                        f"Nothing committed is lost; continue with: sparring resume {self.folder.path}"
+                        f"Nothing committed is lost; continue with: sparring resume {self.folder}"
                     ) from error
 
     def _train(self, t: int) -> None:
@@ -123,13 +123,13 @@ class Controller:
             self._collect()
         if t < self.total:
             raise Interrupted(
-                f"stopped after step {t} of {self.total}, which is saved; continue with: sparring resume {self.folder.path}"
+                f"stopped after step {t} of {self.total}, which is saved; continue with: sparring resume {self.folder}"
             )
 
     def _checkpoint(self, t: int, *, compare: bool = True) -> None:
         self._working[t] = self.checkpoints.working(t)
         self._pending.append(self.team.save(t, self._working[t] / "agents"))
-        compared = self.team.evaluate(t, self.config.evaluation_attack) if compare else Pending("evaluate", t, {})
+        compared = self.team.evaluate(t, self.config.evaluation_attacks) if compare else Pending("evaluate", t, {})
         self._pending.append(compared)
 
     def _collect(self) -> None:
@@ -143,10 +143,11 @@ class Controller:
         elif oldest.kind == "save":
             self._files = result
         else:
-            self.checkpoints.commit(oldest.t, self._working.pop(oldest.t), self._files, result)
+            seen = {f"{role}.{a}" if a else role: v for role, each in result.items() for a, v in each.items()}
+            self.checkpoints.commit(oldest.t, self._working.pop(oldest.t), self._files, seen)
             self.checkpoints.prune(self.config.checkpoint.keep)
-            self.progress.checkpoint(oldest.t, result)
-            self._heed(self.monitors.checkpoint(oldest.t, result))
+            self.progress.checkpoint(oldest.t, seen)
+            self._heed(self.monitors.checkpoint(oldest.t, seen))
 
     def _heed(self, alarms: list[Alarm]) -> None:
         for alarm in alarms:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.run_folder import relative
+
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: the first column to the left, numbers to the right."""
@@ -60,7 +62,7 @@ def evaluation(report: Mapping[str, Any]) -> None:
     if not first["threats"]:
         rows = [[a, with_interval(r["clean_accuracy"], r["clean_ci95"])] for a, r in report["agents"].items()]
         table(["agent", "clean [95 %]"], rows)
-        print(f"\n{first['n']} test images of {report['data']}\nresults: {report['report']}")
+        print(f"\n{first['n']} test images of {report['data']}\nresults: {relative(report['report'])}")
         return
     attacks = [a for a in next(iter(first["threats"].values()))["attacks"] if a != "clean"]
     rows = []
@@ -97,4 +99,4 @@ def evaluation(report: Mapping[str, Any]) -> None:
     print(
         f"\n{first['n']} test images of {report['data']}; robust = right on the clean image and after every attack of the row"
     )
-    print(f"results: {report['report']}")
+    print(f"results: {relative(report['report'])}")

@@ -113,7 +113,7 @@ def _token() -> Check:
         return Check(
             "token",
             "ok",
-            "Ray asks for a token; nodes of one cluster must share it (RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)",
+            "Ray lets in only who has this machine's secret; several machines of a cluster need the same one (RAY_AUTH_TOKEN_PATH)",
         )
     if "RAY_AUTH_TOKEN_PATH" in os.environ:
         return Check(
@@ -121,4 +121,6 @@ def _token() -> Check:
             "fail",
             f"RAY_AUTH_TOKEN_PATH={path} cannot be read; write one with: ray get-auth-token --generate > {path}",
         )
-    return Check("token", "ok", f"none yet; Ray writes {path} at its first start")
+    return Check(
+        "token", "ok", f"nothing to do: Ray makes its secret, {path}, at its first start, and lets in nobody without it"
+    )

@@ -126,7 +126,7 @@ def evaluate_run(
         The report: the keys of :class:`Result` (means over the agents, when there are several) and each agent's own.
     """
     config = folder.config
-    parsed = [Threat.parse(t) for t in threats] or [Threat(config.attack.norm, config.attack.eps)]
+    parsed = [Threat.parse(t) for t in threats] or list(config.threats)
     for attack in attacks:
         if attack != "clean":
             parse_attack(attack, parsed[0])

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ from agents import networks
 from agents.spec import Facts
 from cluster import images
 from cluster.controller import Controller
+from cluster.environment import environment
 from cluster.errors import BrokenCheckpoint, DataError, UsageError
 from cluster.monitors import Monitors
 from cluster.progress import Progress, facts_table
@@ -74,21 +71,32 @@ def train(
         SparringError: see ``cluster/errors.py``; the text says what to do.
     """
     config = config.absolute()
-    for spec in {config.network, *(own.network for own in config.agents.values() if own.network)}:
-        networks.parse(spec)  # misspelt names are refused before a folder or a process is made
-    datasets.source_of(config.data.name)
-    for role, kind in config.method.roles().items():
-        if not kind.learns and (role not in config.agents or config.agents[role].init is None):
-            raise UsageError(
-                f"{role} does not learn and needs trained weights: --agents.{role.replace('_', '-')}.init RUN (or RUN@AGENT). "
-                "Train one first, for example: sparring train at --name teacher"
-            )
+    check(config)
     if resume_if_exists:
         if name is None:
             raise UsageError("--resume-if-exists needs --name: without it every run gets a new name")
         if (runs_dir / name / "config.yaml").exists():
             return resume(runs_dir / name, asked=config, quiet=quiet)
     return _execute(RunFolder.create(runs_dir, name, config), config, quiet=quiet)
+
+
+def check(config: RunConfig) -> None:
+    """Refuse what can be seen to be wrong before a folder or a process is made.
+
+    Raises:
+        UsageError: an unknown network or data set, a missing file, a frozen agent without weights.
+    """
+    for spec in {config.network, *(own.network for own in config.agents.values() if own.network)}:
+        networks.parse(spec)
+    datasets.source_of(config.data.name)
+    roles = config.method.roles()
+    for role in config.networks():
+        learns = role in roles and roles[role].learns
+        if not learns and (role not in config.agents or config.agents[role].init is None):
+            raise UsageError(
+                f"{role} does not learn and needs trained weights: --agents.{role.replace('_', '-')}.init RUN (or RUN@AGENT). "
+                "Train one first, for example: sparring train at --name teacher"
+            )
 
 
 def resume(
@@ -156,7 +164,7 @@ def _execute(folder: RunFolder, config: RunConfig, *, quiet: bool) -> Run:
     with folder.locked():
         first, wrong = folder.checkpoints.newest_whole()
         if wrong and first is None:
-            raise BrokenCheckpoint(f"no whole checkpoint in {folder.path}: {'; '.join(wrong)}")
+            raise BrokenCheckpoint(f"no whole checkpoint in {folder}: {'; '.join(wrong)}")
         try:
             with StopSignal() as stop, team_of(config, quiet=quiet) as team:
                 _train(folder, config, team, stop, first=first, wrong=wrong, quiet=quiet)
@@ -201,13 +209,13 @@ def _train(
             progress.event(line)
         note_environment()
         if first is not None:
-            progress.event(f"continuing {folder.path} at step {first} of {total}")
+            progress.event(f"continuing {folder} at step {first} of {total}")
         Controller(folder, config, team, progress, stop, total=total, monitors=monitors, moved=note_environment).fit(
             first
         )
         results = {f"{a}/{k}": v for a, accuracies in Run(folder.path).agents.items() for k, v in accuracies.items()}
         progress.hparams(_flat(config.to_dict()), results)
-        progress.event(f"done: {folder.path}")
+        progress.event(f"done: {folder}")
     finally:
         progress.close()
 
@@ -218,41 +226,3 @@ def _agree(facts: dict[str, Facts]) -> int:
         seen = ", ".join(f"{a} on {f.host}: {f.data_sha256[:12]}" for a, f in facts.items())
         raise DataError(f"the agents do not see the same training images ({seen}); give every node the same data")
     return next(iter(facts.values())).total_steps
-
-
-def environment(config: RunConfig, facts: dict[str, Facts]) -> dict[str, Any]:
-    """Versions, hardware, commit and which promise of identical bytes holds."""
-    import torch
-
-    packages = ("torch", "torchvision", "ray", "numpy", "safetensors")
-    versions = {p: _version(p) for p in packages}
-    on_cpu = all(f.device == "cpu" for f in facts.values())
-    return {
-        "versions": versions | {"python": platform.python_version()},
-        "platform": platform.platform(),
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        "command": sys.argv,
-        "commit": commit(),
-        "seed": config.seed,
-        "team": config.team,
-        "threads_per_agent": config.threads_per_agent,
-        "agents": {name: asdict(f) for name, f in facts.items()},
-        "identical_bytes": "same wheels, CPU family and threads_per_agent" if on_cpu else "data order and noise only",
-    }
-
-
-def commit() -> str | None:
-    """The clone's git commit, with ``+changes`` when files differ from it; None outside a checkout."""
-    clone = Path(__file__).resolve().parent.parent
-    try:
-        args = ["git", "-C", str(clone), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
-        return subprocess.run(args, capture_output=True, text=True, check=True, timeout=5).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import yaml
 from cluster import display
 from cluster.checkpoints import Checkpoints
 from cluster.errors import BrokenCheckpoint, UsageError
-from cluster.run_folder import is_running
+from cluster.run_folder import is_running, relative
 
 METHODS = Path(__file__).resolve().parent.parent / "trainers" / "methods"
 
@@ -108,7 +107,8 @@ def show_fsck(report: dict[str, Any]) -> None:
 def show_finished(result: dict[str, Any]) -> None:
     """Held-out accuracy per agent and the next command."""
     rows = [[a, display.percent(v["clean"]), display.percent(v["robust"])] for a, v in result["agents"].items()]
-    display.table(["last checkpoint", "held-out clean", "held-out robust"], rows)
-    run = os.path.relpath(result["run"])
-    page = f"\nreport: {os.path.relpath(result['report'])}" if result.get("report") else ""
+    display.table(["on images held out of training", "clean", "robust"], rows)
+    run = relative(result["run"])
+    print("\nat the last checkpoint; 'evaluate' and the report take the best one and the test images")
+    page = f"\nreport: {relative(result['report'])}" if result.get("report") else ""
     print(f"\nrun folder: {run}{page}\nnext: {display.command()} evaluate {run}")

@@ -34,23 +34,25 @@ def agent_folder(folder: RunFolder, agent: str | None = None, *, checkpoint: str
     """The folder of an agent in a whole checkpoint, and its step; errors as :func:`load_agent`."""
     if checkpoint not in ("best", "last"):
         raise UsageError(f"checkpoint {checkpoint!r} is not allowed; use best or last")
-    names = chosen_agents(folder, [agent] if agent else [])
-    if len(names) > 1:
-        raise UsageError(f"run {folder.path.name} has {len(names)} products; name one: {', '.join(names)}")
     checkpoints = folder.checkpoints
     steps = checkpoints.committed()
     if not steps:
-        raise BrokenCheckpoint(
-            f"{folder.path} has no committed checkpoint; train it with: sparring resume {folder.path}"
-        )
+        raise BrokenCheckpoint(f"{folder} has no committed checkpoint; train it with: sparring resume {folder}")
+    names = chosen_agents(folder, [agent] if agent else [])
+    if len(names) > 1:
+        raise UsageError(f"run {folder.path.name} has {len(names)} products; name one: {', '.join(names)}")
     best = checkpoints.manifest(steps[-1])["best"]
     step = best[names[0]]["step"] if checkpoint == "best" and names[0] in best else steps[-1]
     wrong = checkpoints.problems(step)
     if wrong:
         raise BrokenCheckpoint(
-            f"checkpoint of step {step} in {folder.path} is damaged: {'; '.join(wrong)}. See: sparring fsck {folder.path}"
+            f"checkpoint of step {step} in {folder} is damaged: {'; '.join(wrong)}. See: sparring fsck {folder}"
         )
-    return checkpoints.path(step) / "agents" / names[0], step
+    role, _, average = names[0].partition(".")
+    path = checkpoints.path(step) / "agents" / role
+    if average and not (path / f"{average}.safetensors").is_file():
+        raise UsageError(f"{role} has no average {average!r} at step {step} of {folder}; see --optim.swa, --optim.ema")
+    return (path / f"{average}.safetensors" if average else path), step
 
 
 def load_test(config: DataConfig, examples: int | None = None) -> Split:
@@ -72,13 +74,21 @@ def load_test(config: DataConfig, examples: int | None = None) -> Split:
 
 
 def chosen_agents(folder: RunFolder, agents: Sequence[str] = ()) -> list[str]:
-    """The named agents, or the method's products.
+    """The named agents (``student``, or ``student.swa`` for an average of its weights), or the method's products: averages
+    where there are any.
 
     Raises:
         UsageError: the run has no such agent.
     """
     method = folder.config.method
-    unknown = [a for a in agents if a not in method.roles()]
+    unknown = [a for a in agents if a.partition(".")[0] not in method.roles()]
     if unknown:
         raise UsageError(f"run {folder.path.name} has no agent {unknown[0]!r}; it has: {', '.join(method.roles())}")
-    return list(agents) or list(method.deploy())
+    return list(agents) or [_deployed(folder, role) for role in method.deploy()]
+
+
+def _deployed(folder: RunFolder, role: str) -> str:
+    """The role, or the average of its weights that takes its place once it exists."""
+    steps = folder.checkpoints.committed()
+    best = folder.checkpoints.manifest(steps[-1])["best"] if steps else {}
+    return next((name for name in (f"{role}.swa", f"{role}.ema") if name in best), role)

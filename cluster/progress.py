@@ -44,6 +44,7 @@ class Progress:
         self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=first)
         self._live = None if quiet or not is_terminal() else _live_view(total)
         self._started = self._said = time.monotonic()
+        self._since: dict[str, list[Mapping[str, float]]] = {}  # per agent, what the next line averages
 
     def event(self, text: str) -> None:
         """One line about something that happened."""
@@ -68,12 +69,17 @@ class Progress:
         if self._live is not None:
             epoch = f"epoch {t // self._steps_per_epoch + 1}/{-(-self._total // self._steps_per_epoch)}"
             self._live.step(t, metrics, epoch=epoch, per_second=self._batch_size / per_step, eta=eta)
-        elif now - self._said >= INTERVAL or left == 0:
+            return
+        for agent, m in metrics.items():
+            if m.values:
+                self._since.setdefault(agent, []).append(m.values)
+        if now - self._said >= INTERVAL or left == 0:
             self._said = now
-            for agent, m in metrics.items():
-                if m.values:
-                    where = f"step {t + 1:>{len(str(self._total))}}/{self._total}"
-                    self.event(f"{where}  {agent}  {_values(m.values)}  (eta {eta})")
+            for agent, seen in self._since.items():
+                mean = {k: sum(v[k] for v in seen) / len(seen) for k in seen[-1]}
+                where = f"step {t + 1:>{len(str(self._total))}}/{self._total}"
+                self.event(f"{where}  {agent}  {_values(mean)}  (mean of {len(seen)} steps; eta {eta})")
+            self._since.clear()
 
     def checkpoint(self, t: int, validation: Mapping[str, Mapping[str, float]]) -> None:
         """Record a committed checkpoint."""

@@ -110,8 +110,8 @@ class RayTeam:
         refs = {role: h.actor.save.remote(t, str(folder / role)) for role, h in self._handles.items()}
         return Pending("save", t, refs, list(refs.values()))
 
-    def evaluate(self, t: int, attack: Attack) -> Pending:
-        refs = {role: h.actor.evaluate.remote(t, attack) for role, h in self._handles.items() if role in self._learners}
+    def evaluate(self, t: int, by: Sequence[Attack]) -> Pending:
+        refs = {role: h.actor.evaluate.remote(t, by) for role, h in self._handles.items() if role in self._learners}
         return Pending("evaluate", t, refs, list(refs.values()))
 
     def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]:

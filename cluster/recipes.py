@@ -12,14 +12,27 @@ from cluster.settings import Checkpointing
 from trainers import methods
 from trainers.config import Attack, DataConfig, OptimConfig
 
+DIGITS_NORMS = {
+    "linf": Attack(norm="linf", eps=0.15, steps=7),
+    "l2": Attack(norm="l2", eps=0.6, steps=7),
+    "l1": Attack(norm="l1", eps=2.0, steps=12),
+}
+CIFAR_NORMS = {  # radii and steps of MSD (arXiv 1909.04068) and E-AT (arXiv 2105.12508)
+    "linf": Attack(norm="linf", eps=8 / 255, step_size=2 / 255, steps=10),
+    "l2": Attack(norm="l2", eps=0.5, step_size=0.1, steps=10),
+    "l1": Attack(norm="l1", eps=12, step_size=1.0, steps=20),
+}
+
 
 def digits(method: str) -> RunConfig:
     """Any method on scikit-learn's digits, about half a minute on two CPU cores: linf eps 0.15, PGD-7, 40 epochs."""
+    made = methods.load(method)()
     return RunConfig(
         recipe=f"{Path(method).stem}-digits",
-        method=methods.load(method)(),
+        method=made,
         network="small_cnn:width=24",
-        attack=Attack(**{"norm": "linf", "eps": 0.15, "steps": 7, **methods.load(method).ATTACK}),
+        attack=Attack(**{"norm": "linf", "eps": 0.15, "steps": 7, **made.ATTACK}),
+        attacks={p: DIGITS_NORMS[p] for p in made.norms()},
         optim=OptimConfig(lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="linear"),
         epochs=40,
         batch_size=128,
@@ -33,12 +46,14 @@ def images(method: str, data: str, network: str) -> RunConfig:
     Sources: the recipe of Rice et al. (arXiv 2002.11569) and of the methods' published scripts; crop with padding 4 and flip.
     """
     padding = {"cifar10": 4, "cifar100": 4, "tiny-imagenet": 8, "mini-imagenet": 8}[data]
+    made = methods.load(method)()
     return RunConfig(
         recipe=f"{method}-{data}-{network}",
-        method=methods.load(method)(),
+        method=made,
         network=network,
         data=DataConfig(name=data, augment="crop-flip", padding=padding, validation=0.02),
-        attack=Attack(norm="linf", eps=8 / 255, steps=10, step_size=2 / 255),
+        attack=Attack(**{"norm": "linf", "eps": 8 / 255, "steps": 10, "step_size": 2 / 255, **made.ATTACK}),
+        attacks={p: CIFAR_NORMS[p] for p in made.norms()},
         optim=OptimConfig(lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="multistep", milestones=(100, 150)),
         epochs=200,
         batch_size=128,
@@ -55,9 +70,11 @@ SETTINGS = [
     ("tiny-imagenet", "preact_resnet18"),
     ("mini-imagenet", "preact_resnet18"),
 ]
+UNION = ("mat_multi", "avg", "max", "msd", "eat")  # methods against several norms
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     **{f"{name}-digits": partial(digits, name) for name in methods.names()},
     **{f"{m}-{data}-{net}": partial(images, m, data, net) for m in ("mat", "at", "clean") for data, net in SETTINGS},
+    **{f"{m}-cifar10-preact_resnet18": partial(images, m, "cifar10", "preact_resnet18") for m in UNION},
 }
 
 

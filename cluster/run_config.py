@@ -6,19 +6,18 @@ as fractions (``8/255``); only plain YAML is read.
 
 from __future__ import annotations
 
-import difflib
-import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
 from agents.spec import AgentSpec
 from cluster.settings import Own, Settings
+from cluster.values import parse, unknown
 from trainers import methods, user
-from trainers.config import Attack, fraction
+from trainers.config import Attack, Threat
 from trainers.datasets import Prepared
 from trainers.methods.base import Method
 
@@ -34,10 +33,21 @@ class RunConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.method.check({"train": self.attack})
+        self.method.check({"train": self.attack, **self.attacks})
+        if set(self.attacks) != set(self.method.norms()):
+            wanted = ", ".join(self.method.norms()) or "none besides --attack"
+            raise ValueError(f"attacks: {', '.join(self.attacks) or 'none'} are given; the method takes {wanted}")
+        for name, attack in self.attacks.items():
+            if attack.norm != name:
+                raise ValueError(f"attacks.{name}.norm = {attack.norm!r} is not allowed; expected {name!r}")
         for role in self.agents:
-            if role not in self.method.roles():
-                raise ValueError(f"agents.{role}: the method has no such role; it has {', '.join(self.method.roles())}")
+            if role not in self.networks():
+                raise ValueError(f"agents.{role}: the method has no such role; it has {', '.join(self.networks())}")
+
+    def networks(self) -> list[str]:
+        """Names of all networks: the roles, then those that live beside another agent."""
+        roles = self.method.roles()
+        return [*roles, *(name for role in roles.values() for name in role.beside)]
 
     @property
     def label(self) -> str:
@@ -46,9 +56,14 @@ class RunConfig(Settings):
         return self.recipe if data in self.recipe else f"{Path(method_name(self.method)).stem}-{data}"
 
     @property
-    def evaluation_attack(self) -> Attack:
-        """PGD under the run's threat model, for comparing checkpoints on the held-out images."""
-        return Attack(norm=self.attack.norm, eps=self.attack.eps, steps=self.checkpoint.attack_steps)
+    def threats(self) -> tuple[Threat, ...]:
+        """The run's threat models: those of the named attacks, else that of the training attack."""
+        return tuple(Threat(a.norm, a.eps) for a in (self.attacks.values() or [self.attack]))
+
+    @property
+    def evaluation_attacks(self) -> tuple[Attack, ...]:
+        """PGD under every threat model of the run, for comparing checkpoints on the held-out images: their union counts."""
+        return tuple(Attack(norm=t.norm, eps=t.eps, steps=self.checkpoint.attack_steps) for t in self.threats)
 
     def specs(self, images: Prepared) -> list[AgentSpec]:
         """One specification per role, in role order.
@@ -58,19 +73,21 @@ class RunConfig(Settings):
         """
         name = method_name(self.method)
         options = {f.name: getattr(self.method, f.name) for f in fields(self.method)}
-        own = {role: self.agents.get(role, Own()) for role in self.method.roles()}
+        own = {name: self.agents.get(name, Own()) for name in self.networks()}
+        others = {name: (o.network or (None if o.init else self.network), o.init) for name, o in own.items()}
         return [
             AgentSpec(
                 me=role,
                 index=index,
                 method=name,
                 options=options,
-                network=own[role].network or (None if own[role].init else self.network),
-                init=own[role].init,
+                network=others[role][0],
+                init=others[role][1],
+                others=others,
                 optim=own[role].optim.over(self.optim),
                 data=self.data,
                 images=images,
-                attacks={"train": self.attack},
+                attacks={"train": self.attack, **self.attacks},
                 batch_size=self.batch_size,
                 epochs=self.epochs,
                 max_steps=self.max_steps,
@@ -95,7 +112,7 @@ class RunConfig(Settings):
 
     def _init(self, role: str, init: str | None) -> str | None:
         """The folder of the weights that ``init`` names: a run's agent (its best checkpoint), or such a folder itself."""
-        if init is None or (Path(init) / "model.safetensors").is_file():
+        if init is None or (Path(init) / "model.safetensors").is_file() or Path(init).suffix == ".safetensors":
             return str(Path(init).resolve()) if init else None
         from cluster.models import agent_folder
         from cluster.run_folder import RunFolder
@@ -139,7 +156,7 @@ class RunConfig(Settings):
                 level["agents"].setdefault(parents[1], asdict(Own()))
             for parent in parents:
                 if not isinstance(level.get(parent), dict):
-                    _unknown(path, parent, level)
+                    unknown(path, parent, level)
                 level = level[parent]
             level[last] = value
         return RunConfig.from_dict(values)
@@ -178,66 +195,6 @@ def load(path: Path) -> RunConfig:
         return RunConfig.from_dict(values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def parse(kind: Any, value: Any, path: str) -> Any:
-    """Check a plain value against a type annotation and convert it.
-
-    Raises:
-        ValueError: names the path, the value seen and what is allowed.
-    """
-    origin, args = get_origin(kind), get_args(kind)
-    if is_dataclass(kind) and isinstance(kind, type):
-        return value if isinstance(value, kind) else _parse_dataclass(kind, value, path)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return parse(next(a for a in args if a is not type(None)), value, path)
-    if origin is Literal:
-        return value if value in args else _refuse(path, value, f"one of {', '.join(map(str, args))}")
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            _refuse(path, value, "a mapping")
-        return {k: parse(args[1], v, f"{path}.{k}") for k, v in value.items()}
-    if origin is tuple:
-        items = value if isinstance(value, list | tuple) else _refuse(path, value, "a list")
-        return tuple(parse(args[0], item, f"{path}[{i}]") for i, item in enumerate(items))
-    if kind is float and isinstance(value, str):
-        try:
-            return fraction(value)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind in (int, float, str, bool) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        _refuse(
-            path,
-            value,
-            {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}[kind.__name__],
-        )
-    return value
-
-
-def _parse_dataclass(kind: Any, value: Any, path: str) -> Any:
-    if not isinstance(value, Mapping):
-        _refuse(path, value, "a mapping")
-    hints = get_type_hints(kind)
-    known = {f.name: hints[f.name] for f in fields(kind)}
-    prefix = f"{path}." if path else ""
-    for key in value:
-        if key not in known:
-            _unknown(f"{prefix}{key}", key, known)
-    return kind(**{k: parse(known[k], v, f"{prefix}{k}") for k, v in value.items()})
-
-
-def _unknown(path: str, key: str, known: Mapping[str, Any]) -> Any:
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"{path} is not a setting; {hint}allowed: {', '.join(known)}")
-
-
-def _refuse(path: str, value: Any, allowed: str) -> Any:
-    raise ValueError(f"{path} = {value!r} is not allowed; expected {allowed}")
 
 
 def _plain(value: Any) -> Any:

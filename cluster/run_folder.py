@@ -33,6 +33,10 @@ class RunFolder:
 
     path: Path
 
+    def __str__(self) -> str:
+        """The path as a person types it here: relative when below the working directory."""
+        return relative(self.path)
+
     @classmethod
     def create(cls, runs_dir: Path, name: str | None, config: RunConfig) -> RunFolder:
         """A new folder with config.yaml; without a name the next free ``<recipe>-<number>``, or ``<method>-<data>-<number>``.
@@ -139,6 +143,12 @@ class RunFolder:
                 stop.set()
                 thread.join()
                 path.unlink(missing_ok=True)  # while it is still held
+
+
+def relative(path: Path | str) -> str:
+    """A path below the working directory without it; any other as it is."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def is_running(run: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -71,6 +72,11 @@ def connected(address: str | None = None) -> Iterator[dict[str, Any]]:
 def _join(address: str) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:  # Ray itself would try for long, and write lines of C++ about it
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise NoResources(f"no Ray cluster answers at {address}: {error}; expected host:port of its head") from error
     try:
         with terminate_held():
             ray.init(address=address, runtime_env={"working_dir": str(CLONE)}, **OPTIONS)

@@ -80,6 +80,8 @@ class Settings:
     """What single agents have otherwise, by role."""
     data: DataConfig = field(default_factory=DataConfig)
     attack: Attack = field(default_factory=Attack)
+    attacks: dict[str, Attack] = field(default_factory=dict)
+    """Attacks by norm, for methods that train against several."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     epochs: int = 20
     """Passes over the training images."""

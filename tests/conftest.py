@@ -22,6 +22,7 @@ os.environ |= {
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,43 @@ def ray_session() -> Iterator[str]:
 
     yield session.start(num_cpus=8, object_store_memory=256 * 2**20)
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def _actors(ray_session: str) -> list[Any]:
+    """Idle actors that become any agent; a new one costs two seconds."""
+    return []
+
+
+@pytest.fixture
+def pooled(_actors: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray teams take their actors from a pool and give them back: for tests in which no process is lost."""
+    import ray
+
+    from agents.actors import _Actor
+    from agents.endpoint import Endpoint
+    from agents.spec import AgentSpec, Facts
+    from cluster.ray_team import RayHandle, RayTeam
+
+    class Reusable(_Actor):
+        def __init__(self) -> None:
+            pass
+
+        def become(self, spec: AgentSpec) -> Facts:
+            torch.set_num_threads(spec.threads)
+            Endpoint.__init__(self, spec)
+            self.agent.warm_up()
+            return self.describe()
+
+    def spawn(team: Any, roles: Any) -> None:
+        for role in roles:
+            actor = _actors.pop() if _actors else ray.remote(num_cpus=0)(Reusable).remote()
+            team._handles[role] = RayHandle(actor, team._note)
+        ready = [team._handles[role].actor.become.remote(team._specs[role]) for role in roles]
+        team._facts = dict(zip(roles, ray.get(ready, timeout=60), strict=True))
+
+    monkeypatch.setattr(RayTeam, "_spawn", spawn)
+    monkeypatch.setattr(RayTeam, "_kill", lambda team, role: _actors.append(team._handles[role].actor))
 
 
 @pytest.fixture(scope="session")

@@ -64,9 +64,13 @@ class TinyNet(nn.Module):
             self.fc = nn.Linear(6, classes)
         self.bn = nn.BatchNorm2d(5) if bn else nn.Identity()
 
+    def features(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        first = torch.relu(self.bn(self.conv1(x)))
+        second = torch.tanh(self.conv2(first))
+        return (first, second), self.fc(second.mean((2, 3)))
+
     def forward(self, x: Tensor) -> Tensor:
-        h = torch.relu(self.bn(self.conv1(x)))
-        return self.fc(torch.tanh(self.conv2(h)).mean((2, 3)))
+        return self.features(x)[1]
 
 
 @dataclass
@@ -105,7 +109,10 @@ def make_team(
     images = torch.randint(0, 256, (n, 6, 6, 1), generator=rng, dtype=torch.uint8)
     split = Split(images, torch.randint(0, 4, (n,), generator=rng))
     team = {}
-    for index, role in enumerate(method.roles()):
+    named = {p: Attack(norm=p, eps={"linf": 0.1, "l2": 0.4, "l1": 1.5}[p], steps=3) for p in method.norms()}  # type: ignore[arg-type]
+    roles = method.roles()
+    beside = {name for role in roles.values() for name in role.beside}
+    for index, role in enumerate(roles):
         model = models[role] if models else TinyNet(bn=bn, seed=index)
         batches = Batches(split, DataConfig(), batch_size=batch_size, seed=3, dtype=torch.float64)
         agent = Agent(
@@ -116,13 +123,19 @@ def make_team(
             batches=batches,
             held_out=split,
             config=optim or OptimConfig(schedule="constant"),
-            attacks={"train": attack or Attack(eps=0.1, steps=3)},
+            attacks={"train": attack or Attack(**{"eps": 0.1, "steps": 3, **method.ATTACK}), **named},
             seed=5,
             total_steps=50,
             classes=4,
+            helpers=_double(method.helpers(role, {r: [5, 6] for r in roles})),
+            beside={name: TinyNet(bn=bn, seed=99).double().eval() for name in beside},
         )
         team[role] = Handle(agent)
     return team
+
+
+def _double(module: nn.Module | None) -> nn.Module | None:
+    return module.double() if module is not None else None
 
 
 def losses(team: Mapping[str, Handle]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from trainers.config import Attack, NormName, Threat
+from trainers.config import Attack, Msd, NormName, Threat
 
 Objective = Callable[[Tensor], Tensor]  # [B, C, H, W] -> [B]
 
@@ -39,11 +39,13 @@ def frozen(model: nn.Module, *, bn: Literal["eval", "train"] = "eval") -> Iterat
             p.requires_grad_(True)
 
 
-def run(attack: Attack, objective: Objective, x: Tensor, *, rng: Generator) -> Tensor:
+def run(attack: Attack | Msd, objective: Objective, x: Tensor, *, rng: Generator) -> Tensor:
     """Carry out ``attack`` on ``x`` [B, C, H, W] in [0, 1] and return detached examples of the same shape.
 
     With restarts, each example's best end point by the objective is kept.
     """
+    if isinstance(attack, Msd):
+        return msd(objective, x, attacks=attack.attacks, steps=attack.steps, rng=rng)
     ends = [
         pgd(
             objective,
@@ -74,18 +76,39 @@ def pgd(
     return adv.detach()
 
 
+def msd(objective: Objective, x: Tensor, *, attacks: tuple[Attack, ...], steps: int, rng: Generator) -> Tensor:
+    """Multi steepest descent (Maini et al., arXiv 1909.04068): the result lies in the union of the balls and in the box.
+
+    Every step makes one candidate per norm from the same gradient, with that norm's own steepest step and projection; the
+    one of highest objective goes on. Each example's best iterate is returned, ``x`` itself included.
+    """
+    now = best = x
+    score = _ranked(objective, [x])[1]
+    for _ in range(steps):
+        g = gradient(objective, now)
+        candidates = []
+        for a in attacks:
+            moved = BALLS[a.norm].step(now, g, a.length, rng)
+            candidates.append(BALLS[a.norm].project(moved, x, a.eps).clamp(0, 1))
+        now, value = _ranked(objective, candidates)
+        better = value > score
+        best, score = torch.where(spread(better, best), now, best), torch.where(better, value, score)
+    return best.detach()
+
+
 def fgsm(objective: Objective, x: Tensor, *, norm: NormName = "linf", eps: float) -> Tensor:
     """One step of length ``eps`` from the clean image (Goodfellow et al., arXiv 1412.6572)."""
     return run(Attack(kind="fgsm", norm=norm, eps=eps), objective, x, rng=torch.Generator(x.device))
 
 
 def initial(attack: Attack, x: Tensor, *, rng: Generator) -> Tensor:
-    """Where the attack starts. Uniform starts are clipped to the box; gaussian ones are not, as in the published codes."""
+    """Where the attack starts; which starts are clipped to the box follows the published codes."""
     if attack.iterations == 0 or attack.initial == "none":
         return x
     if attack.initial == "gaussian":
         return x + GAUSSIAN_START * torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
-    return (x + BALLS[attack.norm].sample(x, attack.eps, rng)).clamp(0, 1)
+    start = x + BALLS[attack.norm].sample(x, attack.eps, rng)
+    return start if attack.initial == "unclipped" else start.clamp(0, 1)
 
 
 def gradient(objective: Objective, x: Tensor) -> Tensor:
@@ -95,15 +118,19 @@ def gradient(objective: Objective, x: Tensor) -> Tensor:
         return torch.autograd.grad(objective(x).sum(), x)[0]
 
 
-@torch.no_grad()
 def strongest(objective: Objective, candidates: list[Tensor]) -> Tensor:
     """Per example, the candidate of highest objective; the earlier one on ties."""
+    return _ranked(objective, candidates)[0]
+
+
+@torch.no_grad()
+def _ranked(objective: Objective, candidates: list[Tensor]) -> tuple[Tensor, Tensor]:
     best, score = candidates[0], objective(candidates[0])
     for other in candidates[1:]:
         value = objective(other)
         better = value > score
         best, score = torch.where(spread(better, best), other, best), torch.where(better, value, score)
-    return best
+    return best, score
 
 
 # The three norms ---------------------------------------------------------------------------------------------------

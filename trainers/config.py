@@ -86,8 +86,9 @@ class Attack:
     """Gradient steps; fgsm takes one."""
     step_size: float | None = None
     """Length of a step in the norm; default 2.5 * eps / steps, for fgsm eps."""
-    start: Literal["uniform", "gaussian", "none"] | None = None
-    """uniform in the ball; gaussian: x + 0.001 N(0, 1); none: x itself. Default uniform, for fgsm none."""
+    start: Literal["uniform", "unclipped", "gaussian", "none"] | None = None
+    """uniform in the ball, clipped to the box; unclipped: not clipped, as ARD's code; gaussian: x + 0.001 N(0, 1), not clipped;
+    none: x itself. Default uniform, for fgsm none."""
     restarts: int = 1
     """Independent starts; the example with the highest objective is kept."""
     bn: Literal["eval", "train"] = "eval"
@@ -112,9 +113,28 @@ class Attack:
         return self.eps if self.kind == "fgsm" else 2.5 * self.eps / max(self.steps, 1)
 
     @property
-    def initial(self) -> Literal["uniform", "gaussian", "none"]:
+    def initial(self) -> Literal["uniform", "unclipped", "gaussian", "none"]:
         """The start, the default filled in."""
         return self.start or ("none" if self.kind == "fgsm" else "uniform")
+
+
+@dataclass(frozen=True, slots=True)
+class Msd:
+    """Multi steepest descent: in every step the norm is chosen, per example, whose step raises the objective most.
+
+    Source: Maini, Wong, Kolter, arXiv 1909.04068. Starts at the images; the best iterate seen is kept.
+    """
+
+    attacks: tuple[Attack, ...]  # one per norm: ball and length of a step
+    steps: int
+
+    def __post_init__(self) -> None:
+        require(bool(self.attacks), "msd needs at least one attack")
+
+    @property
+    def bn(self) -> Literal["eval", "train"]:
+        """Mode of the attacked network: that of the first attack."""
+        return self.attacks[0].bn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,12 +192,24 @@ class OptimConfig:
     """Factor of multistep."""
     warmup: float = 0.0
     """Epochs of linear warm-up from 0."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights, updated every step; 0: none. Typical: 0.999."""
+    swa: bool = False
+    """Stochastic weight averaging: the mean of the weights after each epoch, batch norm recomputed on the training images."""
+    swa_start: int | None = None
+    """First epoch, counted from 0, whose weights enter the mean. Default: the first milestone, else three quarters of the run."""
+    awp: float = 0.0
+    """Adversarial weight perturbation: its size relative to each layer's norm; 0: none. Typical: 0.01."""
+    awp_warmup: int = 0
+    """Epochs before the perturbation begins."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optim.lr = {self.lr} must be > 0")
         require(0 <= self.momentum < 1, f"optim.momentum = {self.momentum} must lie in [0, 1)")
         require(self.weight_decay >= 0, f"optim.weight_decay = {self.weight_decay} must be >= 0")
         require(self.warmup >= 0, f"optim.warmup = {self.warmup} must be >= 0")
+        require(0 <= self.ema < 1, f"optim.ema = {self.ema} must lie in [0, 1)")
+        require(self.awp >= 0, f"optim.awp = {self.awp} must be >= 0")
         require(
             list(self.milestones) == sorted(set(self.milestones)), f"optim.milestones = {self.milestones} must increase"
         )

@@ -156,7 +156,7 @@ class Batches:
         """Batch of step ``t``: a pure function of (seed, t)."""
         images, labels = self._mixed(t) if self.extra else self._plain(t)
         images = augment(images, self.config, rng=generator(self.seed, t, "augment", device=self.device))
-        return Batch(to_pixels(images, self.dtype), labels)
+        return Batch(to_pixels(images, self.dtype), labels, epoch=t // self.steps_per_epoch)
 
     def _plain(self, t: int) -> tuple[Tensor, Tensor]:
         epoch, i = divmod(t, self.steps_per_epoch)

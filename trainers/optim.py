@@ -11,12 +11,13 @@ from trainers.config import OptimConfig
 from trainers.types import When
 
 
-def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser over all parameters of ``model``."""
+def build(model: nn.Module, config: OptimConfig, *, helpers: nn.Module | None = None) -> torch.optim.Optimizer:
+    """The optimiser over all parameters of ``model`` and of ``helpers``."""
+    parameters = list(_parameters(model, helpers).values())
     if config.name == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(
-        model.parameters(),
+        parameters,
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
@@ -24,7 +25,17 @@ def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     )
 
 
-def when(config: OptimConfig, t: int, *, steps_per_epoch: int, total_steps: int) -> When:
+def _parameters(model: nn.Module, helpers: nn.Module | None) -> dict[str, nn.Parameter]:
+    own = dict(model.named_parameters())
+    return own | {f"helpers.{k}": v for k, v in helpers.named_parameters()} if helpers else own
+
+
+def swa_start(config: OptimConfig, epochs: float) -> int:
+    """First epoch that enters the average by default: the first milestone, else three quarters of the run."""
+    return config.milestones[0] if config.schedule == "multistep" and config.milestones else int(0.75 * epochs)
+
+
+def when(config: OptimConfig, t: int, *, steps_per_epoch: int, total_steps: int, seed: int = 0) -> When:
     """Epoch and learning-rate factor of step ``t``: a pure function, so nothing of a schedule is ever saved.
 
     Example:
@@ -43,25 +54,29 @@ def when(config: OptimConfig, t: int, *, steps_per_epoch: int, total_steps: int)
     warmup_steps = config.warmup * steps_per_epoch
     if t < warmup_steps:
         scale *= (t + 1) / warmup_steps
-    return When(t, epoch, scale)
+    return When(t, epoch, scale, seed)
 
 
-def state(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
-    """The optimiser's tensors as ``{"layer.weight/momentum_buffer": tensor}``, copied to the CPU; {} for a frozen agent."""
-    if optimizer is None:
-        return {}
+def state(model: nn.Module, optimizer: torch.optim.Optimizer, *, helpers: nn.Module | None = None) -> dict[str, Tensor]:
+    """The optimiser's tensors as ``{"layer.weight/momentum_buffer": tensor}``, copied to the CPU."""
     return {
         f"{name}/{key}": value.detach().cpu().clone()
-        for name, p in model.named_parameters()
+        for name, p in _parameters(model, helpers).items()
         for key, value in optimizer.state.get(p, {}).items()
         if isinstance(value, Tensor)
     }
 
 
-def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+def load_state(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    saved: dict[str, Tensor],
+    *,
+    helpers: nn.Module | None = None,
+) -> None:
     """Replace the optimiser's state by one of :func:`state`; moments take their parameter's device and type."""
     optimizer.state.clear()
-    parameters = dict(model.named_parameters())
+    parameters = _parameters(model, helpers)
     for name, value in saved.items():
         parameter, key = name.rsplit("/", 1)
         p = parameters[parameter]

@@ -24,6 +24,7 @@ class When:
     t: int
     epoch: int
     lr_scale: float  # learning rate now / base learning rate
+    seed: int = 0  # the run's
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class Batch:
 
     x: Tensor  # [B, C, H, W] in [0, 1]
     y: Tensor  # [B] int64
+    y2: Tensor | None = None  # [B] int64, labels of the mixup partners
+    lam: float = 1.0  # weight of y; that of y2 is 1 - lam
+    epoch: int = 0  # counted from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class Answer(Message):
     """What an agent says about images: ``Answer(logits=tensor([[2.1, -0.3, ...], ...]))``."""
 
     logits: Tensor  # [B, K]
+    maps: tuple[Tensor, ...] = ()  # one [B, C_i] per tapped block (MixACM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ class Role:
     """How an agent takes part: a learner has an optimiser and steps; a frozen one crafts and answers."""
 
     learns: bool
+    beside: tuple[str, ...] = ()  # names of frozen networks that live with this agent and are called in its hooks
+    same_classes: bool = True  # False: its network may tell other classes apart than the data's
 
 
 LEARNER, FROZEN = Role(True), Role(False)

@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
+import torch
+
 from agents.networks import foreign, resnet
 from agents.networks.mobilenet import MobileNetV2
 from agents.networks.network import Network, NetworkConfig
@@ -55,6 +57,18 @@ def build(config: NetworkConfig, *key: int | str) -> Network:
     maker, options = parse(config.spec)
     with seeded("init", *key):
         return maker(config, **options)
+
+
+def widths(config: NetworkConfig) -> list[int]:
+    """Channels of each of the network's blocks, the stem's first; computed without weights.
+
+    Raises:
+        ValueError: the network does not tell its blocks.
+    """
+    with torch.device("meta"):
+        maker, options = parse(config.spec)
+        maps, _ = maker(config, **options).eval().features(torch.zeros(1, config.channels, config.height, config.width))
+    return [m.shape[1] for m in maps]
 
 
 def parse(spec: str) -> tuple[Callable[..., Network], dict[str, object]]:

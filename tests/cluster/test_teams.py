@@ -58,10 +58,12 @@ def test_local_and_ray_give_identical_bytes(peers: int, ray_session: str, tmp_pa
 
 
 @pytest.mark.parametrize("method", methods.names())
-def test_every_method(method: str, ray_session: str, tmp_path: Path) -> None:
+def test_every_method(method: str, pooled: None, tmp_path: Path) -> None:
     """Frozen roles get the weights of a short run; two threads per agent."""
     options: dict[str, Any] = {"max_steps": 6, "threads_per_agent": 2}
-    frozen = [role for role, kind in small(method).method.roles().items() if not kind.learns]
+    config = small(method)
+    roles = config.method.roles()
+    frozen = [name for name in config.networks() if name not in roles or not roles[name].learns]
     if frozen:
         teacher = launch.train(small("at", team="local", max_steps=3), runs_dir=tmp_path, name="teacher", quiet=True)
         options |= {f"agents__{role}__init": str(teacher.path) for role in frozen}

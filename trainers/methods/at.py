@@ -13,10 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from trainers.losses import accuracy, cross_entropy
-from trainers.methods.base import Method
+from trainers.methods.base import Method, Model
 from trainers.types import LEARNER, Adversarial, Answer, Batch, Loss, Role, State, Team, When
 
 
@@ -31,7 +29,7 @@ class At(Method):
         model = team["model"]
         model.learn(t, adv=model.craft(t))
 
-    def forward(self, me: str, model: nn.Module, batch: Batch, adv: Adversarial) -> Answer:
+    def forward(self, me: str, model: Model, batch: Batch, adv: Adversarial) -> Answer:
         return Answer(model(adv.x))
 
     def loss(self, me: str, own: Answer, batch: Batch, *, state: State, when: When, adv: Adversarial) -> Loss:

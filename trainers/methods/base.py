@@ -13,9 +13,39 @@ from typing import Any, ClassVar, Literal
 
 from torch import Generator, Tensor, nn
 
-from trainers.config import Attack
+from trainers.config import Attack, Msd
 from trainers.losses import cross_entropy
+from trainers.search import Space
 from trainers.types import Answer, Batch, Loss, Message, Role, State, Team, When
+
+
+class Model(nn.Module):
+    """A network as a method's hooks see it: ``model(x)`` are its logits.
+
+    Attributes:
+        helpers: what the method trains besides the network and leaves out of the product; None for most.
+        beside: frozen networks in eval mode that live with this agent, by name; gradients pass through to their input.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, helpers: nn.Module | None = None, beside: Mapping[str, nn.Module] | None = None
+    ) -> None:
+        super().__init__()
+        self.network, self.helpers = network, helpers
+        object.__setattr__(
+            self, "beside", dict(beside or {})
+        )  # not submodules: neither their mode nor gradients change
+
+    beside: dict[str, nn.Module]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.network(x)
+        return out
+
+    def features(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Outputs of the network's blocks [B, C_i, H_i, W_i], the stem's first, and the logits."""
+        maps, logits = self.network.features(x)  # type: ignore[operator]
+        return maps, logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +58,7 @@ class Method:
 
     ATTACK: ClassVar[Mapping[str, Any]] = {}  # what the method's training attack has otherwise than plain PGD
     DEPLOY: ClassVar[tuple[str, ...] | None] = None  # product roles; None: every learner
+    SEARCH: ClassVar[Mapping[str, Space]] = {}  # settings by path that a search varies
 
     def roles(self) -> dict[str, Role]:
         """Role names in a fixed order, which numbers the agents."""
@@ -41,16 +72,28 @@ class Method:
         """One step: the same calls in the same order for every ``t`` and state."""
         raise NotImplementedError
 
+    def norms(self) -> tuple[str, ...]:
+        """Norms for which the method wants an attack of its own, named after the norm; () for one threat model."""
+        return ()
+
     def check(self, attacks: Mapping[str, Attack]) -> None:
         """Raise ``ValueError`` when the configured attacks do not suit the method."""
 
+    def inputs(self, batch: Batch, rng: Generator) -> Batch:
+        """What all agents see of the batch of a step; ``rng`` depends on the seed and the step alone."""
+        return batch
+
+    def helpers(self, me: str, widths: Mapping[str, list[int]]) -> nn.Module | None:
+        """Parameters trained besides the network; ``widths`` are every role's channels per block."""
+        return None
+
     def attack(
         self, me: str, name: str, attacks: Mapping[str, Attack], *, state: State, when: When, rng: Generator
-    ) -> Attack:
+    ) -> Attack | Msd:
         """The attack that ``craft(attack=name)`` runs."""
         return attacks[name]
 
-    def objective(self, me: str, model: nn.Module, batch: Batch, **hints: Any) -> Callable[[Tensor], Tensor]:
+    def objective(self, me: str, model: Model, batch: Batch, **hints: Any) -> Callable[[Tensor], Tensor]:
         """What the attack raises: images -> one value per example. Called once per attack, with the network frozen."""
         return lambda x: cross_entropy(model(x), batch.y)
 
@@ -58,11 +101,11 @@ class Method:
         """Mode of batch norm while answering."""
         return "eval"
 
-    def reply(self, me: str, model: nn.Module, x: Tensor) -> Answer:
+    def reply(self, me: str, model: Model, x: Tensor) -> Answer:
         """What ``answer`` says about images."""
         return Answer(model(x))
 
-    def forward(self, me: str, model: nn.Module, batch: Batch, **seen: Any) -> Message:
+    def forward(self, me: str, model: Model, batch: Batch, **seen: Any) -> Message:
         """ALL train-mode passes of the step, in the paper's order (batch norm depends on it)."""
         raise NotImplementedError
 

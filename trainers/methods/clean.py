@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers.losses import accuracy, cross_entropy
-from trainers.methods.base import Method
+from trainers.methods.base import Method, Model
 from trainers.types import LEARNER, Answer, Batch, Loss, Role, State, Team, When
 
 
@@ -25,7 +25,7 @@ class Clean(Method):
     def step(self, team: Team[Any], t: int) -> None:
         team["model"].learn(t)
 
-    def forward(self, me: str, model: nn.Module, batch: Batch) -> Answer:
+    def forward(self, me: str, model: Model, batch: Batch) -> Answer:
         return Answer(model(batch.x))
 
     def loss(self, me: str, own: Answer, batch: Batch, *, state: State, when: When) -> Loss:

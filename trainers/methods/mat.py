@@ -27,11 +27,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers.config import Attack, require
 from trainers.losses import accuracy, cross_entropy, kl
-from trainers.methods.base import Method
+from trainers.methods.base import Method, Model
 from trainers.types import LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
 
 
@@ -120,7 +120,7 @@ class Mat(Method):
             return []
         return [i for i in self.roles() if (i != j and self.own_share > 0) or (i == j and self.own_share < 1)]
 
-    def objective(self, me: str, model: nn.Module, batch: Batch) -> Callable[[Tensor], Tensor]:
+    def objective(self, me: str, model: Model, batch: Batch) -> Callable[[Tensor], Tensor]:
         if self.base == "at":
             return lambda x: cross_entropy(model(x), batch.y)
         with torch.no_grad():
@@ -133,7 +133,7 @@ class Mat(Method):
     def forward(
         self,
         me: str,
-        model: nn.Module,
+        model: Model,
         batch: Batch,
         adv: Mapping[str, Adversarial],
         soft: Mapping[str, Mapping[str, Answer]] | None = None,

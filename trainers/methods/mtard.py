@@ -27,11 +27,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers.config import require
 from trainers.losses import accuracy, kl_offset
-from trainers.methods.base import Method
+from trainers.methods.base import Method, Model
 from trainers.types import FROZEN, LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
 
 
@@ -86,7 +86,7 @@ class Mtard(Method):
         robust = team["robust_teacher"].answer(t, adv)
         team["student"].learn(t, adv=adv, clean=clean, robust=robust)
 
-    def forward(self, me: str, model: nn.Module, batch: Batch, adv: Adversarial, **teachers: Answer) -> Passes:
+    def forward(self, me: str, model: Model, batch: Batch, adv: Adversarial, **teachers: Answer) -> Passes:
         return Passes(adv=model(adv.x), nat=model(batch.x))
 
     def loss(

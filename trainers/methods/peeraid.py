@@ -23,11 +23,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers.config import require
 from trainers.losses import accuracy, cross_entropy, kl, kl_elements
-from trainers.methods.base import Method
+from trainers.methods.base import Method, Model
 from trainers.types import LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
 
 
@@ -80,10 +80,10 @@ class Peeraid(Method):
         peer.learn(t, other=zs)
         student.learn(t, other=zp)
 
-    def objective(self, me: str, model: nn.Module, batch: Batch, guide: Answer) -> Callable[[Tensor], Tensor]:
+    def objective(self, me: str, model: Model, batch: Batch, guide: Answer) -> Callable[[Tensor], Tensor]:
         return lambda x: kl(guide.logits, model(x))
 
-    def forward(self, me: str, model: nn.Module, batch: Batch, adv: Adversarial) -> Passes:
+    def forward(self, me: str, model: Model, batch: Batch, adv: Adversarial) -> Passes:
         if me == "peer":
             return Passes(adv=model(adv.x))
         return Passes(target=model(adv.x), adv=model(adv.x), clean=model(batch.x))

@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers.config import require
 from trainers.losses import accuracy, kl, kl_offset
-from trainers.methods.base import Method
+from trainers.methods.base import Method, Model
 from trainers.types import FROZEN, LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
 
 
@@ -54,10 +54,10 @@ class Rslad(Method):
         soft = team["teacher"].answer(t)
         team["student"].learn(t, adv=team["student"].craft(t, guide=soft), soft=soft)
 
-    def objective(self, me: str, model: nn.Module, batch: Batch, guide: Answer) -> Callable[[Tensor], Tensor]:
+    def objective(self, me: str, model: Model, batch: Batch, guide: Answer) -> Callable[[Tensor], Tensor]:
         return lambda x: kl(guide.logits, model(x))
 
-    def forward(self, me: str, model: nn.Module, batch: Batch, adv: Adversarial, soft: Answer) -> Passes:
+    def forward(self, me: str, model: Model, batch: Batch, adv: Adversarial, soft: Answer) -> Passes:
         return Passes(adv=model(adv.x), nat=model(batch.x))
 
     def loss(

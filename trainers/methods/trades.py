@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers.config import Attack, require
 from trainers.losses import accuracy, cross_entropy, kl
-from trainers.methods.base import Method
+from trainers.methods.base import Method, Model
 from trainers.types import LEARNER, Adversarial, Batch, Loss, Message, Role, State, Team, When
 
 
@@ -56,12 +56,12 @@ class Trades(Method):
     def step(self, team: Team[Any], t: int) -> None:
         team["model"].learn(t, adv=team["model"].craft(t))
 
-    def objective(self, me: str, model: nn.Module, batch: Batch) -> Callable[[Tensor], Tensor]:
+    def objective(self, me: str, model: Model, batch: Batch) -> Callable[[Tensor], Tensor]:
         with torch.no_grad():
             clean = model(batch.x)
         return lambda x: kl(clean, model(x))
 
-    def forward(self, me: str, model: nn.Module, batch: Batch, adv: Adversarial) -> Passes:
+    def forward(self, me: str, model: Model, batch: Batch, adv: Adversarial) -> Passes:
         return Passes(clean=model(batch.x), adv=model(adv.x), target=model(batch.x))
 
     def loss(self, me: str, own: Passes, batch: Batch, *, state: State, when: When, adv: Adversarial) -> Loss:
