@@ -82,7 +82,7 @@ class Agent:
         self._ended = time.perf_counter()
         self.view.train(self.learns)
         self._cached: tuple[int, Batch] | None = None
-        self._kept: Message | None = None
+        self._kept: tuple[Message, dict[str, Any]] | None = None  # what predict made, and from what
         self._published = 0
         self._seconds: dict[str, float] = {}
 
@@ -110,8 +110,9 @@ class Agent:
         """Run the method's train-mode passes and keep their graph for this step's ``learn``."""
         with self._verb("predict", t):
             assert self._kept is None, f"{self.me}: step {t} was predicted twice"
-            self._kept = self._forward(t, seen)
-            values: Message = detach(self._kept)
+            own = self._forward(t, seen)
+            self._kept = (own, seen)
+            values: Message = detach(own)
             return self._publish(values)
 
     def learn(self, t: int, **seen: Any) -> Metrics:
@@ -123,8 +124,9 @@ class Agent:
         assert self.learner is not None, f"{self.me} is frozen and cannot learn"
         with self._verb("learn", t):
             when = self._when(t)
-            total, values, state = self._total(t, self._kept or self._forward(t, seen), seen)
-            self.learner.step(total, when, lambda: self._total(t, self._forward(t, seen), seen)[0])
+            own, given = self._kept or (self._forward(t, seen), seen)
+            total, values, state = self._total(t, own, seen)
+            self.learner.step(total, when, lambda: self._total(t, self._forward(t, given), seen)[0])
             if (t + 1) % self.batches.steps_per_epoch == 0:
                 steps = range(t + 1 - self.batches.steps_per_epoch, t + 1)
                 self.learner.end_epoch(when.epoch, (self.batches.batch(s).x for s in steps))

@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from tests.helpers import Handle, TinyNet, gradients, losses, make_team
@@ -31,8 +32,8 @@ def step(method: Mat | At, **options: object) -> dict[str, Handle]:
     return team
 
 
-def reference(method: Mat, **options: object) -> list[float]:
-    """The equation written out once more from the definition, on the examples that the agents craft."""
+def reference(method: Mat, **options: object) -> tuple[dict[str, Handle], list[Tensor]]:
+    """The equation written out once more from the definition, on the examples that the agents craft: one loss per peer."""
     team = make_team(method, **options)  # type: ignore[arg-type]
     names = list(team)
     batch = team[names[0]].agent.batches.batch(0)
@@ -64,8 +65,8 @@ def reference(method: Mat, **options: object) -> list[float]:
                 soft = F.kl_div(log_theirs, teacher[j, j], reduction="batchmean")
                 total = total + a * w * (1 - method.own_share) * t2 * soft
             total = total + method.extra_weight * w * F.cross_entropy(theirs, batch.y)
-        values.append(total.item())
-    return values
+        values.append(total)
+    return team, values
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -73,7 +74,7 @@ def reference(method: Mat, **options: object) -> list[float]:
 @pytest.mark.parametrize("hard_weight", ["one", "convex"])
 def test_equals_the_equation(preset: str, peers: int, hard_weight: str) -> None:
     method = Mat(peers=peers, preset=preset, hard_weight=hard_weight, temperature=2.5)  # type: ignore[arg-type]
-    assert list(losses(step(method)).values()) == pytest.approx(reference(method), rel=1e-12)
+    assert list(losses(step(method)).values()) == pytest.approx([v.item() for v in reference(method)[1]], rel=1e-12)
 
 
 def test_1_one_peer_is_adversarial_training() -> None:
@@ -105,6 +106,15 @@ def test_3_what_a_peer_sends_is_a_constant() -> None:
     probe["peer0"].learn(0, adv=adv, soft={"peer1": soft["peer1"]})
     close(gradients(probe["peer0"]), gradients(team["peer0"]))
     assert gradients(probe["peer1"]) == []
+
+
+def test_4_one_backward_through_the_sum_is_every_peers_own() -> None:
+    method = Mat(peers=3, preset="mat_hard", alpha=0.6)
+    joint, values = reference(method)
+    torch.stack(values).sum().backward()
+    team = step(method)
+    for role, handle in team.items():
+        close(gradients(handle), gradients(joint[role]))
 
 
 def test_5_permuting_peers_permutes_the_losses() -> None:
