@@ -1,0 +1,115 @@
+"""Every method on digits by its own recipe, in one process: accuracy of its products, time and forward passes of a step.
+
+python benchmarks/methods.py [--epochs N] [--only NAME ...] [--save]
+
+Teachers are the products of ``at`` and ``clean``, trained first by the same recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import circumstances, save
+
+from agents.endpoint import Endpoint
+from cluster import launch
+from cluster.evaluation import evaluate_run
+from cluster.images import prepare
+from cluster.recipes import recipe
+from cluster.run_config import RunConfig
+from cluster.run_folder import RunFolder
+from cluster.team import LocalHandle
+from trainers import methods
+
+ATTACKS = ["clean", "pgd-20"]
+
+
+def configured(method: str, runs: Path, epochs: int | None) -> RunConfig:
+    """The method's recipe for one process, with the two teachers where it wants any."""
+    config = recipe(method).replace({"team": "local", **({"epochs": epochs} if epochs else {})})
+    roles = config.method.roles()
+    frozen = [name for name in config.networks() if name not in roles or not roles[name].learns]
+    return config.replace({f"agents.{r}.init": str(runs / ("clean" if r == "clean_teacher" else "at")) for r in frozen})
+
+
+def passes(config: RunConfig) -> dict[str, dict[str, int]]:
+    """Forward passes of one step by network: in attacks and answers (eval), and in train mode."""
+    handles = {
+        spec.me: LocalHandle(Endpoint(spec)) for spec in config.absolute().specs(prepare(config.data, quiet=True))
+    }
+    counts: dict[str, dict[str, int]] = {}
+
+    def watch(name: str, network: Any) -> None:
+        counts[name] = {"eval": 0, "train": 0}
+        inner = network.features
+
+        def features(x: Any) -> Any:
+            counts[name]["train" if network.training else "eval"] += 1
+            return inner(x)
+
+        network.features = features
+
+    for role, handle in handles.items():
+        watch(role, handle.endpoint.agent.model)
+        for name, network in handle.endpoint.agent.view.beside.items():
+            watch(name, network)
+    config.method.step(handles, 0)  # type: ignore[arg-type]
+    return counts
+
+
+def measure(method: str, runs: Path, epochs: int | None) -> dict[str, Any]:
+    """Train, evaluate the products on all test images, count."""
+    config = configured(method, runs, epochs)
+    run = launch.train(config, runs_dir=runs, name=method, quiet=True)
+    lines = RunFolder(run.path).metrics()
+    per_step: dict[int, float] = {}
+    for line in lines:
+        busy = sum(v for k, v in line["seconds"].items() if k != "idle")
+        per_step[line["t"]] = per_step.get(line["t"], 0.0) + busy
+    report = evaluate_run(RunFolder(run.path), attacks=ATTACKS)
+    return {
+        "products": {
+            name: {
+                "clean": r["clean_accuracy"],
+                "robust": r["robust_accuracy"],
+                "ci95": r["ci95"],
+                "threats": {t: e["robust_accuracy"] for t, e in r["threats"].items()},
+            }
+            for name, r in report["agents"].items()
+        },
+        "n": next(iter(report["agents"].values()))["n"],
+        "attack_steps": config.attack.iterations,
+        "ms_per_step": 1e3 * statistics.median(list(per_step.values())[5:] or per_step.values()),
+        "passes": passes(config),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, help="instead of the recipes' own")
+    parser.add_argument("--only", nargs="*", help="these methods")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/methods.json")
+    args = parser.parse_args()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = args.only or methods.names()
+        for method in ["at", "clean", *(m for m in wanted if m not in ("at", "clean"))]:
+            results[method] = measure(method, Path(folder), args.epochs)
+            print(method, json.dumps(results[method]["products"]), flush=True)
+    n = next(iter(results.values()))["n"]
+    record = {
+        **circumstances(seed=recipe("at").seed),
+        "n": n,
+        "epochs": args.epochs or recipe("at").epochs,
+        "methods": results,
+    }
+    print(save("methods", record) if args.save else json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
