@@ -1,4 +1,4 @@
-"""Every method on digits by its own recipe, in one process: accuracy of its products, time and forward passes of a step.
+"""Every method on digits by its own recipe, in one process: accuracy of its products, forward passes of a step.
 
 python benchmarks/methods.py [--epochs N] [--only NAME ...] [--save]
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -66,11 +65,6 @@ def measure(method: str, runs: Path, epochs: int | None) -> dict[str, Any]:
     """Train, evaluate the products on all test images, count."""
     config = configured(method, runs, epochs)
     run = launch.train(config, runs_dir=runs, name=method, quiet=True)
-    lines = RunFolder(run.path).metrics()
-    per_step: dict[int, float] = {}
-    for line in lines:
-        busy = sum(v for k, v in line["seconds"].items() if k != "idle")
-        per_step[line["t"]] = per_step.get(line["t"], 0.0) + busy
     report = evaluate_run(RunFolder(run.path), attacks=ATTACKS)
     return {
         "products": {
@@ -84,7 +78,6 @@ def measure(method: str, runs: Path, epochs: int | None) -> dict[str, Any]:
         },
         "n": next(iter(report["agents"].values()))["n"],
         "attack_steps": config.attack.iterations,
-        "ms_per_step": 1e3 * statistics.median(list(per_step.values())[5:] or per_step.values()),
         "passes": passes(config),
     }
 

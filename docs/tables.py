@@ -52,8 +52,36 @@ def team_vs_local(result: dict[str, Any]) -> str:
     return rows(["2 peers, a step of MAT", "median"], body) + source(result) + ratio
 
 
+def methods(result: dict[str, Any]) -> str:
+    """Accuracy and forward passes of every method on digits."""
+    body = []
+    for name, r in sorted(result["methods"].items()):
+        passes = "; ".join(f"{agent} {n['eval']} + {n['train']}" for agent, n in r["passes"].items())
+        for agent, p in r["products"].items():
+            low, high = p["ci95"]
+            threats = "union of " + ", ".join(p["threats"]) if len(p["threats"]) > 1 else next(iter(p["threats"]))
+            robust = f"{100 * p['robust']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+            body.append([f"`{name}`", agent, f"{100 * p['clean']:.1f} %", robust, threats, passes])
+    header = ["method", "product", "clean", "PGD-20 [95 %]", "threat", "passes: eval + train mode"]
+    note = f"One seed, {result['epochs']} epochs: differences of a few points mean nothing.\n"
+    return rows(header, body) + source(result) + note
+
+
+def matrix(result: dict[str, Any]) -> str:
+    """Accuracy of each agent on the examples crafted on each."""
+    body = [
+        [f"`{agent}`", f"{100 * clean:.1f} %", *(f"{100 * v:.1f} %" for v in row)]
+        for agent, clean, row in zip(result["agents"], result["clean"], result["accuracy"], strict=True)
+    ]
+    header = ["agent", "clean", *(f"on the {a}'s examples" for a in result["agents"])]
+    note = f"After {result['steps']} steps; {result['attack']}.\n"
+    return rows(header, body) + source(result) + note
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo,
+    "methods": methods,
+    "peeraid_matrix": matrix,
     "team_vs_local": team_vs_local,
     "team_vs_local_resnet18": team_vs_local,
 }

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.helpers import CLONE
 
@@ -19,3 +20,33 @@ def test_team_vs_local(tmp_path: Path) -> None:
     assert result["n"] == 2
     assert result["ratio"] > 0
     assert result["versions"]["torch"]
+
+
+def run(name: str, *flags: str) -> dict[str, Any]:
+    command = [sys.executable, str(CLONE / "benchmarks" / name), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_methods() -> None:
+    result = run("methods.py", "--epochs=1", "--only", "mtard")
+    assert set(result["methods"]) == {"at", "clean", "mtard"}
+    passes = {
+        role: {"eval": e, "train": t}
+        for role, e, t in (("student", 7, 2), ("clean_teacher", 1, 0), ("robust_teacher", 1, 0))
+    }
+    assert result["methods"]["mtard"]["passes"] == passes
+
+
+def test_peeraid_matrix() -> None:
+    result = run("peeraid_matrix.py", "--steps=2")
+    assert result["agents"] == ["peer", "student"]
+    assert len(result["accuracy"]) == 2
+
+
+def test_the_committed_matrix_shows_the_papers_claim() -> None:
+    """The peer is at least 40 points better on the student's examples than on its own."""
+    result = json.loads((CLONE / "benchmarks" / "results" / "peeraid_matrix.json").read_text())
+    peer = result["accuracy"][result["agents"].index("peer")]
+    assert peer[result["agents"].index("student")] - peer[result["agents"].index("peer")] >= 0.4

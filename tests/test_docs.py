@@ -24,6 +24,17 @@ def test_tables_equal_the_committed_results() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_pictures_are_drawn_from_the_methods() -> None:
+    command = [sys.executable, "docs/pictures.py", "--check"]
+    done = subprocess.run(command, cwd=CLONE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_method_has_a_section_and_a_picture() -> None:
+    page = (CLONE / "docs" / "methods.md").read_text()
+    assert all(f"images/methods/{name}.svg" in page for name in methods.names())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_and_files_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from agents.state import NotFinite, WrongStep
 from tests.helpers import TinyNet, make_team
+from trainers import methods
 from trainers.config import Attack
 from trainers.methods.at import At
 from trainers.methods.base import Method
@@ -198,3 +200,20 @@ def test_a_frozen_agent_reports_what_it_published() -> None:
     teacher.answer(0)
     assert teacher.report(0).exchange_bytes == 8 * 4 * 8
     assert teacher.report(1).exchange_bytes == 0
+
+
+@pytest.mark.parametrize("name", ["peeraid", "lbgat", "mat", "mixacm", "mtard"])
+def test_fifty_steps_keep_no_graph(name: str) -> None:
+    """As many tensors are alive after 50 steps as after 10, and none of them still hangs in a graph."""
+    method = methods.load(name)()
+    team = make_team(method)
+    alive = {}
+    for t in range(50):
+        method.step(team, t)
+        if t in (9, 49):
+            gc.collect()
+            tensors = [o for o in gc.get_objects() if type(o) in (torch.Tensor, nn.Parameter)]
+            alive[t] = (len(tensors), sum(o.nbytes for o in tensors))
+            assert not [o for o in tensors if o.grad_fn is not None]
+            del tensors
+    assert alive[9] == alive[49]

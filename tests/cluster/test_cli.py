@@ -285,7 +285,7 @@ def test_mat_on_cifar10_with_resnet18(sparring: Command, real_cache: Path) -> No
         *where,
         "--batch-size=8",
         "--max-steps=2",
-        "--data.validation=0.0005",
+        "--data.validation=0.0002",
         "--no-report",
         "--json",
     )

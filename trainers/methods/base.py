@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 
 from trainers.config import Attack, Msd
 from trainers.losses import cross_entropy
-from trainers.search import Space
+from trainers.search import Space, Uniform
 from trainers.types import Answer, Batch, Loss, Message, Role, State, Team, When
 
 
@@ -58,7 +58,7 @@ class Method:
 
     ATTACK: ClassVar[Mapping[str, Any]] = {}  # what the method's training attack has otherwise than plain PGD
     DEPLOY: ClassVar[tuple[str, ...] | None] = None  # product roles; None: every learner
-    SEARCH: ClassVar[Mapping[str, Space]] = {}  # settings by path that a search varies
+    SEARCH: ClassVar[Mapping[str, Space]] = {"optim.lr": Uniform(0.01, 0.3, log=True)}  # settings that a search varies
 
     def roles(self) -> dict[str, Role]:
         """Role names in a fixed order, which numbers the agents."""

@@ -32,6 +32,7 @@ from torch import Tensor
 from trainers.config import Attack, require
 from trainers.losses import accuracy, cross_entropy, kl
 from trainers.methods.base import Method, Model
+from trainers.search import Space, Uniform
 from trainers.types import LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
 
 
@@ -69,6 +70,11 @@ class Mat(Method):
     teacher_bn: Literal["eval", "train"] = "eval"
     """Mode of batch norm while a peer answers; train also moves its statistics."""
 
+    SEARCH: ClassVar[Mapping[str, Space]] = {
+        "method.alpha": Uniform(0.05, 1),
+        "method.beta": Uniform(0, 1),
+        "method.temperature": Uniform(1, 10),
+    }
     PRESETS: ClassVar[dict[str, tuple[float, float]]] = {
         "mat": (0.5, 0.0),
         "own_sample": (1.0, 0.0),

@@ -32,6 +32,7 @@ from torch import Tensor
 from trainers.config import require
 from trainers.losses import accuracy, kl_offset
 from trainers.methods.base import Method, Model
+from trainers.search import Space, Uniform
 from trainers.types import FROZEN, LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
 
 
@@ -62,6 +63,11 @@ class Mtard(Method):
     edges: Literal["faithful", "safe"] = "faithful"
     """What happens with one-hot teachers and zero losses."""
 
+    SEARCH: ClassVar[Mapping[str, Space]] = {
+        "method.weight_rate": Uniform(0.001, 0.5, log=True),
+        "method.temperature_rate": Uniform(0.0001, 0.1, log=True),
+        "method.temperature": Uniform(1, 5),
+    }
     ATTACK: ClassVar[Mapping[str, Any]] = {"start": "gaussian"}
     DEPLOY: ClassVar[tuple[str, ...]] = ("student",)
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from trainers.config import require
 from trainers.losses import accuracy, cross_entropy, kl, kl_elements
 from trainers.methods.base import Method, Model
+from trainers.search import Space, Uniform
 from trainers.types import LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
 
 
@@ -61,6 +62,13 @@ class Peeraid(Method):
     detach_targets: bool = False
     """Make the student's two target passes constants."""
 
+    SEARCH: ClassVar[Mapping[str, Space]] = {
+        "method.gamma2": Uniform(0.01, 100, log=True),
+        "method.lambda1": Uniform(0, 1),
+        "method.lambda2": Uniform(0.1, 50, log=True),
+        "method.lambda3": Uniform(0.1, 50, log=True),
+        "method.temperature": Uniform(1, 10),
+    }
     ATTACK: ClassVar[Mapping[str, Any]] = {"start": "gaussian"}
     DEPLOY: ClassVar[tuple[str, ...]] = ("student",)
 

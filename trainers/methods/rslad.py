@@ -21,6 +21,7 @@ from torch import Tensor
 from trainers.config import require
 from trainers.losses import accuracy, kl, kl_offset
 from trainers.methods.base import Method, Model
+from trainers.search import Space, Uniform
 from trainers.types import FROZEN, LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
 
 
@@ -41,6 +42,7 @@ class Rslad(Method):
     scale: float | None = None
     """Factor c of both terms; default K / 10."""
 
+    SEARCH: ClassVar[Mapping[str, Space]] = {"method.weight": Uniform(0.5, 1)}
     ATTACK: ClassVar[Mapping[str, Any]] = {"start": "gaussian"}
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from trainers.config import Attack, require
 from trainers.losses import accuracy, cross_entropy, kl
 from trainers.methods.base import Method, Model
+from trainers.search import Space, Uniform
 from trainers.types import LEARNER, Adversarial, Batch, Loss, Message, Role, State, Team, When
 
 
@@ -41,6 +42,7 @@ class Trades(Method):
     beta: float = 6.0
     """Weight of the KL."""
 
+    SEARCH: ClassVar[Mapping[str, Space]] = {"method.beta": Uniform(1, 10)}
     ATTACK: ClassVar[Mapping[str, Any]] = {"start": "gaussian"}
 
     def __post_init__(self) -> None:
