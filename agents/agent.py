@@ -30,7 +30,7 @@ from trainers.config import Attack, OptimConfig
 from trainers.data import Batches, Split
 from trainers.methods.base import Method, Model
 from trainers.rng import generator, seeded
-from trainers.types import Adversarial, Answer, Batch, Loss, Message, Metrics, State, When
+from trainers.types import Adversarial, Answer, Batch, Loss, Message, Metrics, When
 
 M = TypeVar("M")
 
@@ -125,11 +125,15 @@ class Agent:
         with self._verb("learn", t):
             when = self._when(t)
             own, given = self._kept or (self._forward(t, seen), seen)
-            total, values, state = self._total(t, own, seen)
-            self.learner.step(total, when, lambda: self._total(t, self._forward(t, given), seen)[0])
+            loss = self._loss(t, own, seen)
+            values = self._values(loss, t)
+            weights, state = self.method.balance(self.me, values, self.method_state, when)
+            total = weighed(loss, weights)
+            self.learner.step(total, when, lambda: weighed(self._loss(t, self._forward(t, given), seen), weights))
             if (t + 1) % self.batches.steps_per_epoch == 0:
                 steps = range(t + 1 - self.batches.steps_per_epoch, t + 1)
-                self.learner.end_epoch(when.epoch, (self.batches.batch(s).x for s in steps))
+                with self._seeded(t, "swa"):
+                    self.learner.end_epoch(when.epoch, (self.batches.batch(s).x for s in steps))
             self.method_state, self.t = state, t + 1
             values |= {
                 k: v for k, v in state.items() if isinstance(v, float)
@@ -233,13 +237,8 @@ class Agent:
         with self._seeded(t, "forward"):
             return self.method.forward(self.me, self.view, self._batch(t), **seen)
 
-    def _total(self, t: int, own: Message, seen: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float], State]:
-        """The weighed loss, the values of its terms, and the method's next state."""
-        when = self._when(t)
-        loss = self.method.loss(self.me, own, self._batch(t), state=self.method_state, when=when, **seen)
-        values = self._values(loss, t)
-        weights, state = self.method.balance(self.me, values, self.method_state, when)
-        return torch.stack([weights.get(k, 1.0) * v for k, v in loss.terms.items()]).sum(), values, state
+    def _loss(self, t: int, own: Message, seen: dict[str, Any]) -> Loss:
+        return self.method.loss(self.me, own, self._batch(t), state=self.method_state, when=self._when(t), **seen)
 
     def _seeded(self, t: int, purpose: str) -> AbstractContextManager[None]:
         """What a network draws itself (dropout) is a function of the step too."""
@@ -254,3 +253,8 @@ class Agent:
             if not isfinite(value):
                 raise NotFinite(self.me, f"loss term {name!r}", t, value)
         return values
+
+
+def weighed(loss: Loss, weights: Mapping[str, float]) -> torch.Tensor:
+    """The sum of a loss's terms, each times its weight (1 where none is given)."""
+    return torch.stack([weights.get(k, 1.0) * v for k, v in loss.terms.items()]).sum()

@@ -31,6 +31,11 @@ def write(path: Path, content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def sha256(path: Path) -> str:
+    """Of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def to_json(value: object) -> bytes:
     """Readable JSON with a fixed key order."""
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

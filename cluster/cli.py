@@ -141,19 +141,23 @@ def evaluate(
     name: str | None = None,
     cross: bool = False,
     corruption_root: Annotated[Path | None, arg(name="data.corruption-root")] = None,
+    workers: int = 0,
+    block: int = 64,
     output: Out = Output(),
 ) -> None:
     """Attack a run's networks on the test images.
 
     Args:
         run: The run's folder.
-        attacks: Comma-separated: clean, fgsm, pgd-K, pgd-KxR, margin-pgd-K.
+        attacks: Comma-separated: clean, fgsm, pgd-K, pgd-KxR, margin-pgd-K, square-Q, autoattack, transfer:RUN.
         threat: NORM:EPS such as linf:8/255 or l2:0.5; repeat for a curve or several norms. Default: the run's own.
         agent: Role to evaluate; repeat for several. Default: the method's products.
         checkpoint: Best on the held-out images, or last.
         examples: First so many test images only.
         name: Name of the evaluation's folder.
         corruption_root: Folder of .npy files per corruption, as CIFAR-10-C; adds the accuracy under each.
+        workers: Ray actors that attack at the same time; 0: this process. The numbers do not depend on it.
+        block: Examples per block; part of what a number depends on.
         cross: Also every agent on the examples crafted on every other (PGD-20, first threat).
     """
     from cluster import display
@@ -170,6 +174,8 @@ def evaluate(
         name=name,
         cross=cross,
         corruption_root=corruption_root,
+        workers=workers,
+        block=block,
         progress=_say(output),
     )
     _answer(output, report, display.evaluation)

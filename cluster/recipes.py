@@ -26,7 +26,8 @@ CIFAR_NORMS = {  # radii and steps of MSD (arXiv 1909.04068) and E-AT (arXiv 210
 
 def digits(method: str) -> RunConfig:
     """Any method on scikit-learn's digits, about half a minute on two CPU cores: linf eps 0.15, PGD-7, 40 epochs."""
-    made = methods.load(method)()
+    kind = methods.load(method)
+    made = kind(**kind.DIGITS)
     return RunConfig(
         recipe=f"{Path(method).stem}-digits",
         method=made,

@@ -43,16 +43,22 @@ class Checkpointing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnOptim:
-    """What one agent's optimiser has otherwise than the run's."""
+    """What one agent's optimiser has otherwise than the run's; see --optim."""
 
+    name: Literal["sgd", "adamw"] | None = None
     lr: float | None = None
-    """Base learning rate."""
     momentum: float | None = None
-    """Momentum of sgd."""
     weight_decay: float | None = None
-    """Weight decay."""
+    nesterov: bool | None = None
     schedule: Literal["constant", "linear", "cosine", "multistep"] | None = None
-    """Learning-rate schedule."""
+    milestones: tuple[int, ...] | None = None
+    gamma: float | None = None
+    warmup: float | None = None
+    ema: float | None = None
+    swa: bool | None = None
+    swa_start: int | None = None
+    awp: float | None = None
+    awp_warmup: int | None = None
 
     def over(self, optim: OptimConfig) -> OptimConfig:
         """The run's optimiser with these changes."""

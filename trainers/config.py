@@ -197,7 +197,8 @@ class OptimConfig:
     swa: bool = False
     """Stochastic weight averaging: the mean of the weights after each epoch, batch norm recomputed on the training images."""
     swa_start: int | None = None
-    """First epoch, counted from 0, whose weights enter the mean. Default: the first milestone, else three quarters of the run."""
+    """First epoch, counted from 0, whose weights enter the mean. Default: the first milestone that the run reaches, else
+    three quarters of the run."""
     awp: float = 0.0
     """Adversarial weight perturbation: its size relative to each layer's norm; 0: none. Typical: 0.01."""
     awp_warmup: int = 0

@@ -31,8 +31,9 @@ def _parameters(model: nn.Module, helpers: nn.Module | None) -> dict[str, nn.Par
 
 
 def swa_start(config: OptimConfig, epochs: float) -> int:
-    """First epoch that enters the average by default: the first milestone, else three quarters of the run."""
-    return config.milestones[0] if config.schedule == "multistep" and config.milestones else int(0.75 * epochs)
+    """First epoch that enters the average by default: the first milestone that the run reaches, else three quarters of it."""
+    reached = config.schedule == "multistep" and config.milestones and config.milestones[0] < epochs
+    return config.milestones[0] if reached else int(0.75 * epochs)
 
 
 def when(config: OptimConfig, t: int, *, steps_per_epoch: int, total_steps: int, seed: int = 0) -> When:

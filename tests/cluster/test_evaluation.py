@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from agents.named_attacks import gradient_attack
 from agents.robustness import wilson
 from cluster import launch
 from cluster.errors import DataError, Exists, UsageError
-from cluster.evaluation import evaluate_model, evaluate_run, parse_attack
+from cluster.evaluation import evaluate_model, evaluate_run
 from cluster.models import load_agent, load_test
 from cluster.run_folder import RunFolder
 from tests.helpers import small
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def test_report_equals_a_direct_computation(folder: RunFolder) -> None:
     """Per example and attack by hand, on the images of one block."""
     report = evaluate_run(
-        folder, attacks=["clean", "fgsm", "pgd-3"], threats=["linf:0.1", "l2:0.6"], examples=100, name="x"
+        folder, attacks=["clean", "fgsm", "pgd-3"], threats=["linf:0.1", "l2:0.6"], examples=100, name="x", block=100
     )
     split = load_test(DataConfig(), 100)
     for agent, result in report["agents"].items():
@@ -47,7 +48,7 @@ def test_report_equals_a_direct_computation(folder: RunFolder) -> None:
                 ("pgd-3", Attack(norm=norm, eps=eps, steps=3)),
             ):
                 with frozen(model):
-                    rng = generator(0, "evaluate", 0, 0)
+                    rng = generator(0, name, 0, 0)
                     adv = run(attack, lambda z, m=model, y=y: cross_entropy(m(z), y), x, rng=rng)  # type: ignore[misc]
                 hits = clean & (model(adv).argmax(1) == y)
                 assert result["threats"][threat]["attacks"][name] == pytest.approx(hits.double().mean().item())
@@ -103,10 +104,10 @@ def test_refusals(folder: RunFolder) -> None:
 
 def test_attack_names() -> None:
     threat = Threat("l2", 0.5)
-    assert parse_attack("pgd-20", threat)[0] == Attack(norm="l2", eps=0.5, steps=20)
-    assert parse_attack("pgd-20x5", threat)[0].restarts == 5
-    assert parse_attack("margin-pgd-30", threat)[1].__name__ == "margin"
-    assert parse_attack("fgsm", threat)[0].length == 0.5
+    assert gradient_attack("pgd-20", threat)[0] == Attack(norm="l2", eps=0.5, steps=20)
+    assert gradient_attack("pgd-20x5", threat)[0].restarts == 5
+    assert gradient_attack("margin-pgd-30", threat)[1].__name__ == "margin"
+    assert gradient_attack("fgsm", threat)[0].length == 0.5
 
 
 def test_probabilities_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -174,48 +175,54 @@ def weight_averaging(path: Path) -> None:
     learner.averages["swa"].network.load_state_dict(net(z, "init/swa/").state_dict())
     swa = learner.averages["swa"]
     for epoch in range(meta["epochs"]):
-        e, sums = f"epoch{epoch}", {"peer": 0.0, "student": 0.0}
+        e, sums, right = f"epoch{epoch}", {"peer": 0.0, "student": 0.0}, {"peer": 0, "student": 0}
         with drawn([z[f"{e}/noise{i}"] for i in range(count)]):
             for i in range(count):
                 method.step(agents, epoch * count + i)  # type: ignore[arg-type]
                 v = agents["peer"].metrics.values  # type: ignore[union-attr]
                 sums["peer"] += v["peer_ce"] + v["peer_kl"]
                 sums["student"] += v["student_ce"] + v["student_kl"] + v["student_self"]
+                size = len(z[f"data/y{i}"])
+                for role in ROLES:
+                    right[role] += round(agents[role].metrics.values["robust_accuracy"] * size)  # type: ignore[union-attr]
         for role in ROLES:
             close(agents[role].metrics.values["lr"], z[f"{e}/lr_{role}"], f"{e} lr of {role}")  # type: ignore[union-attr]
             close(sums[role], z[f"{e}/{role}_train_loss"], f"{e} loss of {role}")
             same_state(models[role], z, f"{e}/{role}/")
         same_state(swa.network, z, f"{e}/swa/")
         assert int(swa.n) == int(z[f"{e}/swa_n"])
+        assert swa.network.training == bool(z[f"{e}/swa_training_flag"])
+        assert right == {"peer": int(z[f"{e}/correct"]), "student": int(z[f"{e}/correct_student"])}
+
+
+# The program's own defaults; its command line and configuration file override them.
+DEFAULTS = {
+    "temperature": 6.0,
+    "re_kd_temperature": 1.0,
+    "momentum": 0.9,
+    "weight_decay": 2e-4,
+    "lr_peer": 0.1,
+    "lr_student": 0.1,
+}
+DEFAULTS |= dict.fromkeys(("gamma1", "gamma2", "lamb1", "lamb2", "lamb3"), 1.0)
 
 
 def whole_run(path: Path) -> None:
     """The authors' whole program: training, averaging, PGD-10 on test images after every epoch, and which states are best."""
     z = load(path)
     meta = json.loads(str(z["meta"]))
-    config = meta.get("config", meta)
-    config = json.loads(config) if isinstance(config, str) else config
-    arguments = {"momentum": 0.9, "weight_decay": 2e-4, "lr_peer": 0.1, "lr_student": 0.1} | _flat(meta) | _flat(config)
+    arguments: dict[str, Any] = DEFAULTS | _flat(meta) | _command_line(meta.get("argv", []))
     count, tests = (sum(k.startswith(f"{part}/x") for k in z) for part in ("train", "test"))
-    epochs = int(arguments.get("epochs", 7))
+    epochs = sum(k.startswith("noise/") for k in z) // count
     models: dict[str, nn.Module] = {role: net(z, f"init/{role}/") for role in ROLES}
     batches = Recorded([(z[f"train/x{i}"], z[f"train/y{i}"]) for i in range(count)], per_epoch=count)
-    start = int(arguments.get("swa_start", 3))
-    steps = {role: {"schedule": "multistep", "milestones": _milestones(arguments, role)} for role in ROLES}
+    steps: dict[str, dict[str, Any]] = {
+        role: {"schedule": "multistep", "milestones": _milestones(arguments, role)} for role in ROLES
+    }
+    start = steps["student"]["milestones"][0]
     steps["student"] |= {"swa": True, "swa_start": start}
     attack = Attack(eps=EPS, step_size=ALPHA, steps=10, start="gaussian")
-    method = method_of(
-        {
-            "gamma1": 1.0,
-            "gamma2": 0.1,
-            "lamb1": 1.5,
-            "lamb2": 1.0,
-            "lamb3": 1.0,
-            "temperature": 5.0,
-            "re_kd_temperature": 1.0,
-        }
-        | arguments
-    )
+    method = method_of(arguments)
     agents = team(method, models, batches, attack, optims(arguments, **steps))
     learner = agents["student"].agent.learner
     assert learner is not None
@@ -236,28 +243,40 @@ def whole_run(path: Path) -> None:
                 best[name] = (accuracy, [*best[name][1], epoch])
         for name, model in {**models, "swa": swa.network}.items():
             states[name, epoch] = deepcopy(model.state_dict())
-    assert best["student"][1] == [0, 1, 2, 3, 6]
-    assert best["swa"][1] == [3]
+    assert best["student"][1] == [0, 1, 2, 3, 6], f"best epochs of the student: {best['student'][1]}"
+    assert best["swa"][1] == [3], f"best epochs of the average: {best['swa'][1]}"
     for name, model in {**models, "swa": swa.network}.items():
         same_state(model, z, f"final/{name}/")
-    for i in range(len({k.split("/")[1] for k in z if k.startswith("save/")})):
-        _same_save(z, sorted({k.split("/")[1] for k in z if k.startswith("save/")})[i], states)
+    numbers = sorted({k.split("/")[1] for k in z if k.startswith("save/")})
+    assert numbers, "no saved file is recorded"
+    for number in numbers:
+        _same_save(z, number, states, start)
 
 
-def _same_save(z: Arrays, number: str, states: dict[tuple[str, int], dict[str, Tensor]]) -> None:
-    """A file that the program wrote holds the state of one of its networks after that epoch."""
-    prefix = f"save/{number}/state_dict/"
+def _same_save(z: Arrays, number: str, states: dict[tuple[str, int], dict[str, Tensor]], start: int) -> None:
+    """A file that the program wrote holds the state, after its epoch, of the network that its name says."""
+    file = Path(str(z[f"save/{number}/file"])).name
+    name = "swa" if "swa" in file else "student" if "student" in file else "peer"
+    epoch, prefix = int(z[f"save/{number}/epoch"]), f"save/{number}/state_dict/"
     recorded = {k.removeprefix(prefix).removeprefix("module."): v for k, v in z.items() if k.startswith(prefix)}
-    if not recorded or f"save/{number}/epoch" not in z:
-        return
-    written = int(z[f"save/{number}/epoch"])
-    for (_, epoch), state in states.items():
-        if epoch in (written, written - 1) and all(
-            v.shape == tuple(recorded[k].shape) and np.abs(v.numpy() - recorded[k]).max() < 1e-9
-            for k, v in state.items()
-        ):
-            return
-    raise AssertionError(f"save {number} is the state of no network after epoch {written}")
+    assert recorded, f"save {number} holds no state"
+    for key, value in states[name, epoch].items():
+        close(value, recorded[key], f"save {number} ({file}): {key} of {name} after epoch {epoch}")
+    if f"save/{number}/swa_n_student" in z:
+        assert int(z[f"save/{number}/swa_n_student"]) == max(0, epoch - start + 1), f"save {number}: swa_n_student"
+
+
+def _command_line(argv: Any) -> dict[str, Any]:
+    """``--name value`` pairs with numbers as numbers."""
+    words = argv.split() if isinstance(argv, str) else list(argv)
+    found: dict[str, Any] = {}
+    for name, value in pairwise(words):
+        if str(name).startswith("--"):
+            try:
+                found[str(name).lstrip("-")] = float(value)
+            except ValueError:
+                continue
+    return found
 
 
 def _pgd_accuracy(model: nn.Module, z: Arrays, tests: int, starts: list[np.ndarray]) -> float:
@@ -272,23 +291,33 @@ def _pgd_accuracy(model: nn.Module, z: Arrays, tests: int, starts: list[np.ndarr
 
 
 def _flat(values: Any) -> dict[str, Any]:
-    """Numbers and lists of a nested record under their own names."""
+    """Numbers and lists of a nested record, and of JSON texts in it, under their own names."""
+    if isinstance(values, str) and values.lstrip().startswith("{"):
+        values = json.loads(values)
     if not isinstance(values, dict):
         return {}
     flat: dict[str, Any] = {}
     for k, v in values.items():
-        flat |= _flat(v) if isinstance(v, dict) else {k: v}
+        inner = _flat(v)
+        flat |= inner or {k: v}
     return flat
 
 
 def _milestones(arguments: dict[str, Any], role: str) -> tuple[int, ...]:
-    names = (f"decay_{role}", f"{role}_lr_decay", f"lr_decay_{role}", f"decay_epochs_{role}", "milestones", "decay")
-    return tuple(next((arguments[n] for n in names if n in arguments), (3,)))
+    names = (f"lr_decay_epochs_{role}", f"decay_{role}", f"lr_decay_{role}", "lr_decay_epochs")
+    found = next((arguments[n] for n in names if n in arguments), None)
+    assert found is not None, f"no milestones of the {role} in meta: {sorted(arguments)}"
+    values = found.split(",") if isinstance(found, str) else found
+    return tuple(int(v) for v in values)
 
 
 def training_curve(path: Path) -> None:
-    """A third party's curves of 300 epochs: nothing in it can be computed again, so only its form is looked at."""
+    """A third party's curves of 300 epochs. Nothing in it can be computed again; it is the file that peeraid.md describes."""
     z = load(path)
-    curves = {k: v for k, v in z.items() if v.ndim >= 1 and v.shape[0] == 300 and v.dtype.kind == "f"}
-    assert curves, "no curve of 300 epochs"
-    assert all(np.isfinite(v[-1]).all() for v in curves.values())
+    curves = [v for v in z.values() if v.ndim == 1 and len(v) == 300 and v.dtype.kind == "f"]
+    for what, first in (("peer", 818.2), ("student", 27.68)):
+        assert any(abs(c[0] - first) < 0.1 for c in curves), f"no curve of the {what}'s loss sums begins at {first}"
+    jumps = [(float(c[213]), float(c[214])) for c in curves]
+    assert any(abs(a - 47.5) < 0.1 and abs(b - 52.8) < 0.1 for a, b in jumps), "no PGD-10 curve jumps at epoch 214"
+    best = set(np.asarray(z["best_epochs"]).ravel().tolist())
+    assert {222, 234} <= best, f"best epochs {best}"

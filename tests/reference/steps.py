@@ -132,7 +132,9 @@ def mtard_baseline(path: Path) -> None:
     name = path.stem.removeprefix("mtard_base_")
     arguments = {k: v for key in ("args", "kwargs") if key in z for k, v in json.loads(str(z[key])).items()}
     method = _method(MTARD, name, arguments)
-    noise = next(k for k in ("randn", "uniform", "npuniform") if k in z)
+    noise = next((k for k in ("randn", "uniform", "npuniform") if k in z), "")
+    if not noise:
+        raise LookupError(f"no random start among {sorted(z)}")
     steps, a = 10, Read(arguments)
     attack = Attack(
         eps=a("epsilon", default=0.031 if name == "trades_official" else 8 / 255),
@@ -173,7 +175,7 @@ def peeraid_baseline(path: Path) -> None:
     attack = Attack(
         eps=meta["eps"],
         step_size=meta["alpha"],
-        steps=meta["k"],
+        steps=meta.get("k", len(z["attack_grads"])),
         start="gaussian" if noise == "randn/0" else "unclipped",
         bn="train" if name.startswith(("ard", "iad", "akd2")) else "eval",
     )
@@ -228,7 +230,9 @@ def _step(
         method.step(agents, 0)  # type: ignore[arg-type]
     metrics = agents[learner].metrics
     assert metrics is not None
-    for key in ("adv", "x_adv", "pert_inputs"):
+    examples = [key for key in ("adv", "x_adv", "pert_inputs") if key in z]
+    assert examples or "student_inputs" in z, "neither the examples nor the student's inputs are recorded"
+    for key in examples:
         if key in z:
             close(agents[learner].crafted[0], z[key], "x'")
     if "attack_grads" in z:

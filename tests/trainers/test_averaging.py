@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.helpers import TinyNet, make_team
 from trainers.averaging import Average, recompute_batch_norm
 from trainers.config import OptimConfig
 from trainers.methods.at import At
+from trainers.methods.mtard import Mtard
 from trainers.methods.peeraid import Peeraid
 from trainers.perturbation import perturbed
 
@@ -146,3 +148,36 @@ def test_average_is_a_copy() -> None:
     with torch.no_grad():
         net.fc.bias.add_(1)
     assert not torch.equal(average.network.fc.bias, net.fc.bias)  # type: ignore[union-attr, arg-type]
+
+
+def test_perturbed_step_uses_the_weights_that_it_reports() -> None:
+    """MTARD moves its weights by the losses; the perturbed pass must not move them a second time."""
+    method = Mtard(weight_rate=0.5)
+    team = make_team(method, optim=OptimConfig(awp=0.1, **CONSTANT))
+    calls: list[dict[str, float]] = []
+    real = Mtard.balance
+
+    def balance(self: Any, me: str, means: dict[str, float], state: Any, when: Any) -> Any:
+        calls.append(means)
+        return real(self, me, means, state, when)
+
+    with mock.patch.object(Mtard, "balance", balance):
+        for t in range(3):
+            method.step(team, t)
+    assert len(calls) == 3
+
+
+class Dropping(TinyNet):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.dropout(x, 0.5, self.training))
+
+
+def test_recomputing_with_dropout_is_a_function_of_the_step() -> None:
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)  # the global state must not matter
+        team = make_team(At(), {"model": Dropping()}, optim=OptimConfig(swa=True, swa_start=0, **CONSTANT))
+        for t in range(3):
+            At().step(team, t)
+        states.append(team["model"].agent.state(3).extra["swa"])
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])

@@ -205,7 +205,16 @@ def test_other_families_are_paired_from_the_end() -> None:
     assert [m.shape[1] for m in own.maps] == [16, 64, 128, 256]
     terms = loss_of(method, own, Batch(x, torch.tensor([0, 1]), torch.tensor([1, 0])), said)
     assert terms["acm"].isfinite()
-    assert len(Mixacm(taps="all_but_last").helpers("student", widths) or []) == 3
+    assert len(Mixacm(taps="all_but_last").helpers("student", widths) or []) == 3  # type: ignore[arg-type]
+    same = {"student": widths["student"], "teacher": widths["student"]}
+    assert len(method.helpers("student", same) or []) == 4  # type: ignore[arg-type]  # of five blocks, the deepest four
+    assert len(Mixacm(taps="all").helpers("student", same) or []) == 5  # type: ignore[arg-type]
+    chosen = Mixacm(pairs=("1:2", "3:4"))
+    assert [(m.in_features, m.out_features) for m in chosen.helpers("student", widths) or []] == [(128, 64), (512, 256)]  # type: ignore[union-attr, arg-type]
+    with pytest.raises(ValueError, match="the teacher has blocks 0 to 3, seen 7"):
+        Mixacm(pairs=("7:0",)).helpers("student", widths)
+    with pytest.raises(ValueError, match="is not TEACHER:STUDENT"):
+        Mixacm(pairs=("1-2",))
     with pytest.raises(ValueError, match="expected 4"):
         method.forward(
             "student", Model(networks.build(student, 1), helpers=helpers), Batch(x, x), teacher=Answer(said.logits, ())

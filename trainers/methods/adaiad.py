@@ -51,6 +51,7 @@ class Adaiad(Method):
     begin: int = 60
     """First epoch, counted from 0, in which the teacher is doubted."""
 
+    DIGITS: ClassVar[Mapping[str, Any]] = {"begin": 12}  # of 40 epochs, as 60 of 200
     ATTACK: ClassVar[Mapping[str, Any]] = {"start": "gaussian"}
     SEARCH: ClassVar[Mapping[str, Space]] = {
         "method.temperature": Uniform(1, 30),

@@ -60,6 +60,7 @@ class Iad(Method):
     begin: int | None = None
     """First epoch, counted from 0, in which the teacher is doubted; default 60 (I) or 40 (II) of the authors' 200."""
 
+    DIGITS: ClassVar[Mapping[str, Any]] = {"begin": 12}  # of 40 epochs, as 60 of 200
     ATTACK: ClassVar[Mapping[str, Any]] = {"start": "unclipped", "bn": "train"}
     DEPLOY: ClassVar[tuple[str, ...]] = ("student",)
     SEARCH: ClassVar[Mapping[str, Space]] = {

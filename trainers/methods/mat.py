@@ -11,23 +11,25 @@ the peers exchange the examples and their soft labels p_j(.), and all step at on
     h = 1 (hard_weight = one) or 1 - a (convex);  KL averaged over the batch, both sides at temperature T
     B_i = CE(f_i(x_i), y)                                                                   base = at
     B_i = CE(f_i(x), y) + trades_beta * KL( p_i(x) || p_i(x_i) )                            base = trades
+    mutual_clean adds a/(M-1) * sum_{j != i} T^2 KL( sg p_j(x) || p_i(x) )
+    x_i is crafted on CE from a uniform start, for trades on KL( p_i(x) || p_i(.) ) from x + 0.001 N(0, 1)
 
 Differences from the paper: the paper's equations could not be read; this family is RECONSTRUCTED from its abstracts and
 from neighbouring methods (deep mutual learning, ARD, CAT), and contains every plausible reading as a preset. There is no
 published code. `hard_weight = one` is the default because the convex form halves the hard labels' learning rate: on short
 budgets it cost 4 to 5 points of robust accuracy on digits.
-Order: own example first, then the peers' in role order, each its own forward pass; all teachers answer before anyone's
+Order: with base = trades or mutual_clean the clean batch, then the own example, then the peers' in role order, each its own forward pass; all teachers answer before anyone's
 train-mode pass, since that one would move their batch-norm statistics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from trainers.config import Attack, require
 from trainers.losses import accuracy, cross_entropy, kl
@@ -41,7 +43,7 @@ class Passes(Message):
     """Train-mode logits of one peer."""
 
     own: Tensor  # [B, K] on x_i
-    clean: Tensor | None  # [B, K] on x (base = trades)
+    clean: Tensor | None  # [B, K] on x (base = trades, mutual_clean)
     others: dict[str, Tensor]  # j -> [B, K] on x_j
 
 
@@ -67,6 +69,8 @@ class Mat(Method):
     """Loss of the own hard-label term."""
     trades_beta: float = 6.0
     """Weight of the KL in the base loss trades."""
+    mutual_clean: bool = False
+    """Also imitate the peers on the clean images (base trades)."""
     teacher_bn: Literal["eval", "train"] = "eval"
     """Mode of batch norm while a peer answers; train also moves its statistics."""
 
@@ -115,16 +119,24 @@ class Mat(Method):
 
     def step(self, team: Team[Any], t: int) -> None:
         peers = list(self.roles())
+        clean = {j: team[j].answer(t) for j in peers} if self.mutual_clean and self.mutual_weight > 0 else {}
         adv = {i: team[i].craft(t) for i in peers}
         soft = {j: team[j].answer(t, {i: adv[i] for i in self._asked(j)}) for j in peers if self._asked(j)}
         for i in peers:
-            team[i].learn(t, adv=adv, soft={j: soft[j] for j in soft if j != i})
+            theirs = {j: clean[j] for j in clean if j != i}
+            team[i].learn(t, adv=adv, soft={j: soft[j] for j in soft if j != i}, clean=theirs)
 
     def _asked(self, j: str) -> list[str]:
         """Whose examples peer j is asked about: the others' for own-sample, its own for peer-sample distillation."""
         if self.mutual_weight == 0:
             return []
         return [i for i in self.roles() if (i != j and self.own_share > 0) or (i == j and self.own_share < 1)]
+
+    def attack(
+        self, me: str, name: str, attacks: Mapping[str, Attack], *, state: State, when: When, rng: Generator
+    ) -> Attack:
+        chosen = attacks[name]
+        return replace(chosen, start="gaussian") if self.base == "trades" and chosen.start is None else chosen
 
     def objective(self, me: str, model: Model, batch: Batch) -> Callable[[Tensor], Tensor]:
         if self.base == "at":
@@ -143,11 +155,12 @@ class Mat(Method):
         batch: Batch,
         adv: Mapping[str, Adversarial],
         soft: Mapping[str, Mapping[str, Answer]] | None = None,
+        clean: Mapping[str, Answer] | None = None,
     ) -> Passes:
         wanted = (self.mutual_weight > 0 and self.own_share < 1) or self.extra_weight > 0
-        clean = model(batch.x) if self.base == "trades" else None
+        first = model(batch.x) if self.base == "trades" or clean else None
         own = model(adv[me].x)
-        return Passes(own, clean, {j: model(adv[j].x) for j in adv if j != me} if wanted else {})
+        return Passes(own, first, {j: model(adv[j].x) for j in adv if j != me} if wanted else {})
 
     def loss(
         self,
@@ -159,11 +172,13 @@ class Mat(Method):
         when: When,
         adv: Mapping[str, Adversarial],
         soft: Mapping[str, Mapping[str, Answer]] | None = None,
+        clean: Mapping[str, Answer] | None = None,
     ) -> Loss:
         a, beta, gamma, temperature = self.mutual_weight, self.own_share, self.extra_weight, self.temperature
         w = 1 / max(self.peers - 1, 1)
         hard = cross_entropy(own.own, batch.y).mean()
-        if own.clean is not None:
+        if self.base == "trades":
+            assert own.clean is not None
             hard = cross_entropy(own.clean, batch.y).mean() + self.trades_beta * kl(own.clean, own.own).mean()
         terms = {"hard": hard if self.hard_weight == "one" else (1 - a) * hard}
         for j, answers in (soft or {}).items():
@@ -171,6 +186,9 @@ class Mat(Method):
                 _add(terms, "own_sample", a * w * beta * _soft(answers[me].logits, own.own, temperature))
             if beta < 1:
                 _add(terms, "peer_sample", a * w * (1 - beta) * _soft(answers[j].logits, own.others[j], temperature))
+        for answer in (clean or {}).values():
+            assert own.clean is not None
+            _add(terms, "mutual_clean", a * w * _soft(answer.logits, own.clean, temperature))
         if gamma > 0:
             for z in own.others.values():
                 _add(terms, "peer_hard", gamma * w * cross_entropy(z, batch.y).mean())

@@ -1,7 +1,7 @@
 """MAX: adversarial training on each image's worst norm (Tramer and Boneh, NeurIPS 2019, arXiv 1904.13000).
 
     x_p = argmax_{||x_p - x||_p <= eps_p} CE(f(x_p), y)  for every norm p
-    x'  = per example the x_p of highest CE(f(x_p), y), f in the mode of the attack
+    x'  = per example the x_p of highest CE(f(x_p), y), f in eval mode
     L   = CE(f(x'), y)
 
 Forward passes in train mode: x' alone.

@@ -10,8 +10,8 @@ A student S learns from a robust, frozen teacher T without any attack. One mixed
     L     = label_weight L_MIX + kd_weight L_KLD + acm_weight L_ACM
 
 T_i takes the student's map from C_i^S to C_i^T channels: the identity where they agree, else a trained affine map, which is
-no part of the product. Blocks are paired from the end when their numbers differ (a CIFAR ResNet has a stem and four stages,
-a wide ResNet a stem and three groups); ``taps`` leaves out the last. The teacher's answer is channel maps and logits only,
+no part of the product. Blocks: the deepest four (of a CIFAR ResNet's stem and four stages; a wide ResNet's stem and three
+groups), paired from the end when their numbers differ; ``taps`` and ``pairs`` choose others. The teacher's answer is channel maps and logits only,
 and it runs ahead of the student by the run's window.
 
 Differences from the paper: its equations could not be read. The structure (mixed batch for both, scalar per channel,
@@ -21,9 +21,9 @@ distance, tau and the weights are RECONSTRUCTED and options. Soft labels of a te
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -34,6 +34,8 @@ from trainers.losses import accuracy, cross_entropy, kl
 from trainers.methods.base import Method, Model
 from trainers.search import Choice, Space, Uniform
 from trainers.types import LEARNER, Answer, Batch, Loss, Role, State, Team, When
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +56,10 @@ class Mixacm(Method):
     """From a channel's plane to a scalar: mean |A|^p, mean max(A, 0), root of the sum of squares, maximum."""
     power: float = 2.0
     """p of abs_pow."""
-    taps: Literal["all", "all_but_last"] = "all"
+    taps: Literal["deepest_four", "all", "all_but_last"] = "deepest_four"
     """Blocks whose maps are compared."""
+    pairs: tuple[str, ...] = ()
+    """Blocks by number from 0 instead, as TEACHER:STUDENT, for example 1:2 3:4."""
     transform: Literal["affine", "affine_relu", "adaptive_pool", "forced_affine"] = "affine"
     """T_i: affine where channels differ; followed by ReLU; parameter-free pooling; affine everywhere."""
     normalize: Literal["l2", "sum", "none"] = "l2"
@@ -76,6 +80,9 @@ class Mixacm(Method):
             require(getattr(self, name) >= 0, f"method.{name} = {getattr(self, name)} must be >= 0")
         for name in ("temperature", "power"):
             require(getattr(self, name) > 0, f"method.{name} = {getattr(self, name)} must be > 0")
+        for pair in self.pairs:
+            good = all(part.isdigit() for part in pair.split(":")) and pair.count(":") == 1
+            require(good, f"method.pairs: {pair!r} is not TEACHER:STUDENT; write for example 1:2")
         weights = self.label_weight + self.kd_weight + self.acm_weight
         require(weights > 0, "method: one of label_weight, kd_weight and acm_weight must be > 0")
 
@@ -96,12 +103,19 @@ class Mixacm(Method):
     def helpers(self, me: str, widths: Mapping[str, list[int]]) -> nn.Module | None:
         if me != "student" or self.acm_weight == 0:
             return None
-        pairs = list(zip(self._chosen(widths["student"]), self._chosen(widths["teacher"]), strict=False))[::-1]
-        return nn.ModuleList(self._transform(s, t) for s, t in pairs)
+        student, teacher = (self.chosen(role, widths[role]) for role in ("student", "teacher"))
+        n = min(len(student), len(teacher))  # paired from the end
+        return nn.ModuleList(self._transform(s, t) for s, t in zip(student[-n:], teacher[-n:], strict=True))
 
-    def _chosen(self, taps: Any) -> list[Any]:
-        """The blocks that are compared, the last first, so that two networks' lists are paired from the end."""
-        return list(taps)[::-1][int(self.taps == "all_but_last") :]
+    def chosen(self, role: str, blocks: Sequence[T]) -> list[T]:
+        """What is compared of a network's blocks, in order."""
+        if self.pairs:
+            numbers = [int(pair.split(":")[role == "student"]) for pair in self.pairs]
+            most = max(numbers)
+            require(most < len(blocks), f"method.pairs: the {role} has blocks 0 to {len(blocks) - 1}, seen {most}")
+            return [blocks[i] for i in numbers]
+        kept = list(blocks)
+        return kept[-4:] if self.taps == "deepest_four" else kept[:-1] if self.taps == "all_but_last" else kept
 
     def _transform(self, student: int, teacher: int) -> nn.Module:
         if self.transform == "adaptive_pool":
@@ -115,7 +129,7 @@ class Mixacm(Method):
         if self.acm_weight == 0:
             return Answer(model(x))
         maps, logits = model.features(x)
-        return Answer(logits, tuple(self.channel_map(a) for a in self._chosen(maps)[::-1]))
+        return Answer(logits, tuple(self.channel_map(a) for a in self.chosen(me, maps)))
 
     def channel_map(self, a: Tensor) -> Tensor:
         """g: ``[B, C, H, W] -> [B, C]``."""

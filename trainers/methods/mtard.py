@@ -7,7 +7,7 @@ A student S learns clean images from a clean teacher N and adversarial ones from
     L_adv = c k(q_adv, S(x')),  L_nat = c k(q_nat, S(x)),  k = mean over B * K of q (log(q + 1e-5) - log p)
     loss  = w_adv L_adv + w_nat L_nat
 
-Weights (both variants): with a = L_adv / L_adv(0), b = L_nat / L_nat(0), the first batch's losses kept for the run,
+Weights (both variants): with a = (L_adv / L_adv(0))^beta, b likewise (beta = 1), the first batch's losses kept for the run,
     w_adv <- w_adv - r_w (w_adv - a / (a + b)),  w_nat <- w_nat - r_w (w_nat - b / (a + b)),  used in the same step.
 Temperatures (``balanced``, Entropy-Based Balance): with E = mean over B * K of q log(q + 1e-5) of each teacher,
     tau_adv <- clip(tau_adv - r_tau sign(E_adv / E_nat - 1), 1, 10),  tau_nat with the ratio turned;  used in the next step.
@@ -52,6 +52,8 @@ class Mtard(Method):
     """eccv: temperatures stay 1 (MTARD). balanced: they follow the teachers' entropies (B-MTARD)."""
     weight_rate: float = 0.025
     """Rate r_w of the loss weights."""
+    exponent: float = 1.0
+    """Exponent beta of both relative losses in the weights."""
     temperature_rate: float = 0.001
     """Rate r_tau of the temperatures."""
     temperature: float = 1.0
@@ -129,7 +131,8 @@ class Mtard(Method):
             s["tau_nat"] = self._clip(s["tau_nat"] - r * self._sign_of_ratio(en, ea))
         if self.edges == "safe" and (min(s["first"]) == 0 or means["adv"] == means["nat"] == 0):
             return {"adv": s["w_adv"], "nat": s["w_nat"]}, s
-        a, b = means["adv"] / s["first"][0], means["nat"] / s["first"][1]
+        a, b = (means[k] / s["first"][i] for i, k in enumerate(("adv", "nat")))
+        a, b = a**self.exponent, b**self.exponent
         r = self.weight_rate * when.lr_scale
         s["w_adv"] = s["w_adv"] - r * (s["w_adv"] - a / (a + b))
         s["w_nat"] = s["w_nat"] - r * (s["w_nat"] - b / (a + b))

@@ -1,0 +1,100 @@
+"""Per-example outcomes -> the numbers of an evaluation: worst case per example, intervals, means over agents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents import named_attacks
+from agents.robustness import wilson
+from cluster.blocks import BROKEN
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Robustness of one network. Accuracies in [0, 1]."""
+
+    clean_accuracy: float
+    clean_ci95: tuple[float, float]
+    robust_accuracy: float | None  # right on the clean image and after every attack under every threat
+    ci95: tuple[float, float] | None  # of robust_accuracy (Wilson); both None when there was no attack
+    n: int
+    threats: dict[str, dict[str, Any]]  # "linf:0.15" -> robust_accuracy, ci95, attacks {name: accuracy}
+    w_robust: float | None = None  # mean of clean and robust accuracy
+    notes: tuple[str, ...] = field(default=())  # what limits the numbers
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def summarise(
+    columns: Mapping[str, Mapping[str, Tensor]], *, attacks: Sequence[str], with_clean: bool, classes: int
+) -> Result:
+    """Numbers from the per-example columns of every threat.
+
+    Args:
+        columns: threat -> ``label``, ``clean_prediction`` and one ``broken:ATTACK`` per attack.
+    """
+    first = next(iter(columns.values()))
+    clean = first["clean_prediction"] == first["label"]
+    if not attacks:
+        return Result(share(clean), interval(clean), None, None, len(clean), {})
+    everything, report = clean, {}
+    for threat, column in columns.items():
+        each = {"clean": share(clean)} if with_clean else {}
+        hits = {name: clean & ~column[f"{BROKEN}{name}"] for name in attacks}
+        worst = torch.stack([clean, *hits.values()]).all(0)
+        each |= {name: share(h) for name, h in hits.items()}
+        report[threat] = {"robust_accuracy": share(worst), "ci95": interval(worst), "attacks": each}
+        everything = everything & worst
+    notes = tuple(
+        f"{name} with {classes} classes runs with fewer targets or parts than published: not comparable"
+        for name in attacks
+        if not named_attacks.comparable(name, classes)
+    )
+    robust = share(everything)
+    return Result(
+        share(clean),
+        interval(clean),
+        robust,
+        interval(everything),
+        len(clean),
+        report,
+        (share(clean) + robust) / 2,
+        notes,
+    )
+
+
+def summary(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """One agent's result, or the mean of several; an interval then is that of a proportion of n examples."""
+    keys = ("clean_accuracy", "clean_ci95", "robust_accuracy", "ci95", "n", "threats")
+    first = next(iter(results.values()))
+    if len(results) == 1:
+        return {k: first[k] for k in keys}
+    n = first["n"]
+    mean = {k: _mean([r[k] for r in results.values()]) for k in ("clean_accuracy", "robust_accuracy", "threats")}
+    for entry in (mean, *mean["threats"].values()):
+        entry["ci95"] = None if entry["robust_accuracy"] is None else wilson(entry["robust_accuracy"] * n, n)
+    return {**mean, "clean_ci95": wilson(mean["clean_accuracy"] * n, n), "n": n, "mean_of": list(results)}
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Mean of numbers, key by key in mappings; what is neither is left out."""
+    if isinstance(values[0], Mapping):
+        return {k: _mean([v[k] for v in values]) for k in values[0] if not isinstance(values[0][k], tuple | list)}
+    return None if values[0] is None else sum(values) / len(values)
+
+
+def share(hits: Tensor) -> float:
+    """Share of examples, in [0, 1]."""
+    return hits.double().mean().item()
+
+
+def interval(hits: Tensor) -> tuple[float, float]:
+    """Its 95 % interval."""
+    return wilson(int(hits.sum()), len(hits))
