@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.blocks import Outcome, evaluate_block
 from agents.checkpoint import write
-from agents.named_attacks import Block
+from cluster.block import Outcome, evaluate_block
 from cluster.errors import DataError, Infrastructure
+from cluster.named_attacks import Block
 from trainers.config import Threat
 
 BROKEN = "broken:"  # prefix of the columns that say whether an attack broke the example

@@ -63,16 +63,9 @@ def demo(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
 
 def doctor(*, output: Out = Output()) -> None:
     """Check this machine: Python, torch, CUDA, Ray, ports, disk, token."""
-    from cluster.doctor import checks
+    from cluster import doctor as implementation
 
-    found = []
-    for check in checks():
-        found.append(check)
-        if not output.json:
-            print(f"{check.status:4}  {check.name:8}  {check.text}", flush=True)
-    if output.json:
-        print(json.dumps({"checks": [c._asdict() for c in found]}))
-    if any(c.status == "fail" for c in found):
+    if not implementation.show(as_json=output.json):
         raise SystemExit(1)
 
 

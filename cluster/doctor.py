@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -39,6 +40,18 @@ def checks() -> Iterator[Check]:
         _token,
     ):
         yield question()
+
+
+def show(*, as_json: bool) -> bool:
+    """Print every answer as it comes, or all as one JSON object; whether nothing failed."""
+    found = []
+    for check in checks():
+        found.append(check)
+        if not as_json:
+            print(f"{check.status:4}  {check.name:8}  {check.text}", flush=True)
+    if as_json:
+        print(json.dumps({"checks": [c._asdict() for c in found]}))
+    return all(c.status != "fail" for c in found)
 
 
 def _python() -> Check:

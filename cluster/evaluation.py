@@ -1,13 +1,13 @@
 """How robust a trained network is: accuracy on test images, clean and after attacks, worst case per example.
 
-Attack names: ``agents/named_attacks.py``. A threat is ``NORM:EPS``. Examples go in blocks of fixed size whose draws depend on
+Attack names: ``cluster/named_attacks.py``. A threat is ``NORM:EPS``. Examples go in blocks of fixed size whose draws depend on
 (seed, attack, block) only, so any number of workers gives the same files and numbers, and a killed evaluation goes on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents import named_attacks
-from agents.blocks import evaluate_block
 from agents.checkpoint import sha256, to_json, write
-from agents.named_attacks import Block
 from agents.robustness import check_classifier, correct
-from cluster import blocks
-from cluster.blocks import BROKEN
+from cluster import blocks, named_attacks
+from cluster.block import evaluate_block
+from cluster.blocks import BROKEN, Job
 from cluster.errors import DataError, UsageError
 from cluster.evaluation_folder import Meter, claim, jobs_of, read_all
 from cluster.models import agent_folder, chosen_agents, load_agent, load_test
+from cluster.named_attacks import Block
 from cluster.results import Result, share, summarise, summary
+from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
 from trainers.config import Threat
 from trainers.data import Split
@@ -136,34 +136,12 @@ def evaluate_run(
     names = chosen_agents(folder, agents)
     folders = {agent: agent_folder(folder, agent, checkpoint=checkpoint) for agent in names}
     models = {agent: load_agent(folder, agent, checkpoint=checkpoint)[0] for agent in names}
-    settings = {
-        "format": FORMAT,
-        "attacks": list(attacks),
-        "threats": [str(t) for t in parsed],
-        "eps": [t.eps for t in parsed],
-        "agents": {a: {"weights": sha256(weights_file(path)), "step": step} for a, (path, step) in folders.items()},
-        "n": len(split),
-        "data": {"name": config.data.name, "sha256": split.sha256},
-        "seed": config.seed,
-        "block": block,
-    }
-    target = claim(folder, name, settings)
+    weights = {a: {"weights": sha256(weights_file(path)), "step": step} for a, (path, step) in folders.items()}
+    target = claim(folder, name, _settings(attacks, parsed, weights, split, config, block))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classes = {agent: check(model.to(device), split) for agent, model in models.items()}
     everything = jobs_of(target, list(models), parsed, len(split), block)
-    left = [job for job in everything if not job.path.exists()]
-    if len(left) < len(everything):
-        progress(f"going on: {len(everything) - len(left)} of {len(everything)} blocks are done")
-    blocks.run_blocks(
-        left,
-        models,
-        partial(pixels, split),
-        seed=config.seed,
-        attacks=chosen,
-        sources=_sources(chosen),
-        workers=min(workers, len(left)),
-        done=Meter(len(left), progress).done,
-    )
+    _attack(everything, models, split, chosen, seed=config.seed, workers=workers, progress=progress)
     results: dict[str, dict[str, Any]] = {}
     for agent, model in models.items():
         columns = {str(t): read_all([j for j in everything if j.agent == agent and j.threat == t]) for t in parsed}
@@ -178,6 +156,54 @@ def evaluate_run(
         report["cross"] = _cross(models, split, parsed[0], config.seed)
     write(target / "report.json", to_json(report))
     return {**report, "report": str(target / "report.json")}
+
+
+def _settings(
+    attacks: Sequence[str],
+    threats: Sequence[Threat],
+    weights: Mapping[str, Any],
+    split: Split,
+    config: RunConfig,
+    block: int,
+) -> dict[str, Any]:
+    """Everything that the numbers depend on."""
+    return {
+        "format": FORMAT,
+        "attacks": list(attacks),
+        "threats": [str(t) for t in threats],
+        "eps": [t.eps for t in threats],
+        "agents": dict(weights),
+        "n": len(split),
+        "data": {"name": config.data.name, "sha256": split.sha256},
+        "seed": config.seed,
+        "block": block,
+    }
+
+
+def _attack(
+    jobs: Sequence[Job],
+    models: dict[str, nn.Module],
+    split: Split,
+    attacks: Sequence[str],
+    *,
+    seed: int,
+    workers: int,
+    progress: Callable[[str], None],
+) -> None:
+    """Every block that has no file yet."""
+    left = [job for job in jobs if not job.path.exists()]
+    if len(left) < len(jobs):
+        progress(f"going on: {len(jobs) - len(left)} of {len(jobs)} blocks are done")
+    blocks.run_blocks(
+        left,
+        models,
+        partial(pixels, split),
+        seed=seed,
+        attacks=attacks,
+        sources=_sources(attacks),
+        workers=min(workers, len(left)),
+        done=Meter(len(left), progress).done,
+    )
 
 
 def weights_file(path: Path) -> Path:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents import named_attacks
 from agents.robustness import wilson
+from cluster import named_attacks
 from cluster.blocks import BROKEN
 
 

@@ -15,12 +15,12 @@ import torch
 from pyautoattack import AutoAttack
 from torch import nn
 
-from agents.blocks import evaluate_block
-from agents.named_attacks import Block, comparable
 from cluster import blocks, launch
+from cluster.block import evaluate_block
 from cluster.evaluation import evaluate_model, evaluate_run, pixels
 from cluster.evaluation_folder import jobs_of
 from cluster.models import load_agent, load_test
+from cluster.named_attacks import Block, comparable
 from cluster.run_folder import RunFolder
 from tests.helpers import CLONE, TinyNet, small
 from trainers.config import DataConfig, Threat

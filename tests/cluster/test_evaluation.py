@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from agents.named_attacks import gradient_attack
 from agents.robustness import wilson
 from cluster import launch
 from cluster.errors import DataError, Exists, UsageError
 from cluster.evaluation import evaluate_model, evaluate_run
 from cluster.models import load_agent, load_test
+from cluster.named_attacks import gradient_attack
 from cluster.run_folder import RunFolder
 from tests.helpers import small
 from trainers.attacks import frozen, run

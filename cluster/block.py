@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from agents.named_attacks import Block, parse
+from cluster.named_attacks import Block, parse
 from trainers.attacks import BALLS, frozen
 from trainers.config import Threat
 from trainers.losses import margin
