@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import sqrt
 from typing import Any
@@ -16,6 +17,9 @@ from trainers.data import Split, to_pixels
 from trainers.losses import cross_entropy
 from trainers.rng import generator
 
+SMALL = (
+    500_000  # parameters up to which one thread is as fast as several on an idle machine, and far faster on a busy one
+)
 ExampleLoss = Callable[[Tensor, Tensor], Tensor]  # logits [B, K], y [B] -> [B], raised by the attack
 
 
@@ -66,6 +70,18 @@ def accuracies(
         "own_attack": (clean & trained).double().mean().item(),
         "n": float(len(clean)),
     }
+
+
+@contextmanager
+def fitting_threads(*models: nn.Module) -> Iterator[None]:
+    """One CPU thread for small networks: their kernels are so short that several threads mostly wait for each other."""
+    before = torch.get_num_threads()
+    if all(sum(p.numel() for p in m.parameters()) < SMALL for m in models):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_classifier(model: nn.Module, x: Tensor, *, classes: int | None = None) -> None:

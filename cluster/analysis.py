@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.robustness import wilson
+from agents.robustness import fitting_threads, wilson
 from cluster.evaluation import evaluate_model
-from cluster.models import load_agent, load_test
+from cluster.models import deployed, load_agent, load_test
 from cluster.run_folder import RunFolder
 from trainers import datasets
 from trainers.attacks import BALLS, frozen, run
@@ -44,12 +44,23 @@ def analyse(
         examples: test images used; None takes as many as about a minute allows.
         checkpoint: of each learner: best on the held-out images, or last.
     """
-    config = folder.config
-    method = config.method
-    learners = [name for name, role in method.roles().items() if role.learns]
+    learners = [name for name, role in folder.config.method.roles().items() if role.learns]
     models, steps = {}, {}
-    for name in learners:
+    for name in (deployed(folder, role) for role in learners):
         models[name], steps[name] = load_agent(folder, name, checkpoint=checkpoint)
+    with fitting_threads(*models.values()):
+        return _numbers(folder, models, steps, examples, checkpoint, say)
+
+
+def _numbers(
+    folder: RunFolder,
+    models: dict[str, nn.Module],
+    steps: dict[str, int],
+    examples: int | None,
+    checkpoint: str,
+    say: Say,
+) -> dict[str, Any]:
+    config, method = folder.config, folder.config.method
     test = load_test(config.data)
     threat = config.threats[0]
     count = min(len(test), examples or affordable(list(models.values()), test, threat))
@@ -70,7 +81,7 @@ def analyse(
             )
             curve.append({"eps": eps, "accuracy": at.robust_accuracy or 0.0})
         agents[name] = {
-            "product": name in method.deploy(),
+            "product": name.partition(".")[0] in method.deploy(),
             "checkpoint": steps[name],
             **result.to_dict(),
             "curve": curve,

@@ -64,6 +64,7 @@ class Checkpoints:
         working: Path,
         files: Mapping[str, Mapping[str, str]],
         validation: Mapping[str, Mapping[str, float]],
+        origin: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Turn the finished working folder of step ``t`` into a committed checkpoint and return its manifest.
 
@@ -71,6 +72,7 @@ class Checkpoints:
             working: the folder, as :meth:`working` made it.
             files: per agent, file name -> sha256.
             validation: per agent, accuracies on the held-out images; empty when none were taken.
+            origin: sha256 of what the steps were computed from: configuration, data.
         """
         final = self.path(t)
         previous = [s for s in self.committed() if s < t]
@@ -80,6 +82,7 @@ class Checkpoints:
                 best = {**best, agent: {"step": t, "metric": METRIC, "value": accuracies[METRIC]}}
         hashes = {f"agents/{agent}/{name}": sha for agent, names in files.items() for name, sha in names.items()}
         manifest = {"format": FORMAT, "t": t, "files": hashes, "validation": dict(validation), "best": best}
+        manifest |= {"origin": dict(origin or {}), "previous": self._link(previous[-1]) if previous else None}
         sha = write(working / "MANIFEST.json", to_json(manifest))
         for folder in [working, *(p for p in working.rglob("*") if p.is_dir())]:
             _sync(folder)
@@ -91,6 +94,10 @@ class Checkpoints:
         _sync(self.folder)
         self.publish(t)
         return manifest
+
+    def _link(self, t: int) -> dict[str, Any]:
+        """What a later manifest says of that of step ``t``: altering one breaks all after it."""
+        return {"t": t, "manifest": (self.path(t) / "COMMITTED").read_text().strip()}
 
     def publish(self, t: int) -> None:
         """Write best.json and last.json beside the checkpoints from the manifest of step ``t``."""

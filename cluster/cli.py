@@ -75,7 +75,7 @@ def train(argv: Sequence[str]) -> None:
     prog = "sparring train" + (f" {argv[0]}" if base and not argv[0].startswith("-") else " RECIPE|METHOD|-c FILE")
     known = base or Settings()
     description = (
-        "Train one run."
+        "Train one run. --peers M is short for --method.peers M."
         if base
         else (train.__doc__ or "")
         + " Recipes set their own defaults, and methods add flags: 'sparring train mat --help' shows both."
@@ -87,12 +87,12 @@ def train(argv: Sequence[str]) -> None:
     from cluster.plan import dry_run
 
     config: RunConfig = command.config.absolute()  # type: ignore[attr-defined]  # a Settings only when there is no recipe
-    if command.dry_run:
-        _answer(command.output, dry_run(config), lambda plan: print(plan["text"]))
-        return
     launch.check(config)
     for line in launch.changes(recipe.absolute(), config) if not command.output.quiet else []:
         print(line, file=sys.stderr)
+    if command.dry_run:
+        _answer(command.output, dry_run(config), lambda plan: print(plan["text"]))
+        return
     run = launch.train(
         config,
         runs_dir=command.runs_dir,
@@ -212,11 +212,11 @@ def methods(*, output: Out = Output()) -> None:
 
 def recipes(name: Positional[str | None] = None, *, output: Out = Output()) -> None:
     """List all recipes, or print one as YAML for 'sparring train -c'."""
-    from cluster import run_config
+    from cluster import listing, run_config
     from cluster.recipes import RECIPES, recipe
 
     if name is None:
-        _answer(output, {"recipes": sorted(RECIPES)}, lambda r: print("\n".join(r["recipes"])))
+        _answer(output, {"recipes": sorted(RECIPES)}, listing.show_recipes)
     else:
         config = recipe(name)
         _answer(output, config.to_dict(), lambda r: print(run_config.dump(config), end=""))

@@ -144,7 +144,11 @@ class Controller:
             self._files = result
         else:
             seen = {f"{role}.{a}" if a else role: v for role, each in result.items() for a, v in each.items()}
-            self.checkpoints.commit(oldest.t, self._working.pop(oldest.t), self._files, seen)
+            origin = {
+                "configuration": self.config.sha256,
+                "data": next(iter(self.team.describe().values())).data_sha256,
+            }
+            self.checkpoints.commit(oldest.t, self._working.pop(oldest.t), self._files, seen, origin)
             self.checkpoints.prune(self.config.checkpoint.keep)
             self.progress.checkpoint(oldest.t, seen)
             self._heed(self.monitors.checkpoint(oldest.t, seen))

@@ -60,7 +60,9 @@ def show(result: dict[str, Any]) -> None:
     print()
     display.table(["network", "clean [95 %]", f"{ATTACK}, eps 0.15 [95 %]"], rows)
     run = os.path.relpath(result["run"])
-    print(f"\naccuracy on {n} test images; training took {result['seconds']:.0f} s; run folder: {run}")
+    print(
+        f"\naccuracy on {n} test images at the last checkpoint, as in the report; training took {result['seconds']:.0f} s; run folder: {run}"
+    )
     print(
         f"report: {os.path.relpath(result['report'])}\nnext: {display.command()} evaluate {run} --checkpoint last --attacks clean,fgsm,pgd-100 --threat linf:0.1 --threat l2:1"
     )

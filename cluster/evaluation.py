@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.checkpoint import sha256, to_json, write
-from agents.robustness import check_classifier, correct
+from agents.robustness import check_classifier, correct, fitting_threads
 from cluster import blocks, named_attacks
 from cluster.block import evaluate_block
 from cluster.blocks import BROKEN, Job
@@ -73,7 +73,8 @@ def evaluate_model(
         started, parts = time.perf_counter(), []
         for index, start in enumerate(range(0, len(split), BLOCK)):
             x, y = (a.to(device) for a in pixels(split, start, start + BLOCK))
-            out = evaluate_block(model, Block(x, y, index, seed), attacks=chosen, threat=threat)
+            with fitting_threads(model):
+                out = evaluate_block(model, Block(x, y, index, seed), attacks=chosen, threat=threat)
             flags = {f"{BROKEN}{name}": broken for name, broken in out.broken.items()}
             parts.append({"label": out.label, "clean_prediction": out.clean_prediction, **flags})
         columns[str(threat)] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
@@ -141,7 +142,8 @@ def evaluate_run(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classes = {agent: check(model.to(device), split) for agent, model in models.items()}
     everything = jobs_of(target, list(models), parsed, len(split), block)
-    _attack(everything, models, split, chosen, seed=config.seed, workers=workers, progress=progress)
+    with fitting_threads(*models.values()):
+        _attack(everything, models, split, chosen, seed=config.seed, workers=workers, progress=progress)
     results: dict[str, dict[str, Any]] = {}
     for agent, model in models.items():
         columns = {str(t): read_all([j for j in everything if j.agent == agent and j.threat == t]) for t in parsed}

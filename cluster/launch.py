@@ -17,7 +17,7 @@ from cluster.environment import environment
 from cluster.errors import BrokenCheckpoint, DataError, UsageError
 from cluster.monitors import Monitors
 from cluster.progress import Progress, facts_table
-from cluster.run_config import RunConfig
+from cluster.run_config import OPERATIONAL, RunConfig
 from cluster.run_folder import RunFolder
 from cluster.stop import StopSignal
 from cluster.team import LocalTeam, Team
@@ -52,9 +52,6 @@ class Run:
         if not steps:
             raise BrokenCheckpoint(f"{self.path} has no committed checkpoint yet")
         return checkpoints.manifest(steps[-1])
-
-
-OPERATIONAL = ("team", "address", "placement", "call_timeout", "max_failures")  # may differ when a run is continued
 
 
 def train(
@@ -209,7 +206,8 @@ def _train(
             progress.event(line)
         note_environment()
         if first is not None:
-            progress.event(f"continuing {folder} at step {first} of {total}")
+            done = "is complete already" if first >= total else f"continues at step {first} of {total}"
+            progress.event(f"{folder} {done}")
         Controller(folder, config, team, progress, stop, total=total, monitors=monitors, moved=note_environment).fit(
             first
         )

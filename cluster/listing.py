@@ -112,3 +112,14 @@ def show_finished(result: dict[str, Any]) -> None:
     print("\nat the last checkpoint; 'evaluate' and the report take the best one and the test images")
     page = f"\nreport: {relative(result['report'])}" if result.get("report") else ""
     print(f"\nrun folder: {run}{page}\nnext: {display.command()} evaluate {run}")
+
+
+def show_recipes(result: dict[str, Any]) -> None:
+    """Name, network and length of each."""
+    from cluster.recipes import recipe
+
+    configs = {name: recipe(name) for name in result["recipes"]}
+    width = max(map(len, configs))
+    for name, c in configs.items():
+        threats = ", ".join(map(str, c.threats))
+        print(f"{name:{width}}  {c.network}, {c.epochs} epochs, {threats}")

@@ -84,10 +84,10 @@ def chosen_agents(folder: RunFolder, agents: Sequence[str] = ()) -> list[str]:
     unknown = [a for a in agents if a.partition(".")[0] not in method.roles()]
     if unknown:
         raise UsageError(f"run {folder.path.name} has no agent {unknown[0]!r}; it has: {', '.join(method.roles())}")
-    return list(agents) or [_deployed(folder, role) for role in method.deploy()]
+    return list(agents) or [deployed(folder, role) for role in method.deploy()]
 
 
-def _deployed(folder: RunFolder, role: str) -> str:
+def deployed(folder: RunFolder, role: str) -> str:
     """The role, or the average of its weights that takes its place once it exists."""
     steps = folder.checkpoints.committed()
     best = folder.checkpoints.manifest(steps[-1])["best"] if steps else {}

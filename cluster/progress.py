@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any, TextIO
 
 from cluster.display import is_terminal
@@ -76,7 +77,7 @@ class Progress:
         if now - self._said >= INTERVAL or left == 0:
             self._said = now
             for agent, seen in self._since.items():
-                mean = {k: sum(v[k] for v in seen) / len(seen) for k in seen[-1]}
+                mean = {k: fmean(v[k] for v in seen if k in v) for k in seen[-1]}  # a term may begin in between
                 where = f"step {t + 1:>{len(str(self._total))}}/{self._total}"
                 self.event(f"{where}  {agent}  {_values(mean)}  (mean of {len(seen)} steps; eta {eta})")
             self._since.clear()

@@ -6,6 +6,7 @@ as fractions (``8/255``); only plain YAML is read.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from agents.checkpoint import to_json
 from agents.spec import AgentSpec
 from cluster.settings import Own, Settings
 from cluster.values import parse, unknown
@@ -20,6 +22,8 @@ from trainers import methods, user
 from trainers.config import Attack, Threat
 from trainers.datasets import Prepared
 from trainers.methods.base import Method
+
+OPERATIONAL = ("team", "address", "placement", "call_timeout", "max_failures")  # may differ when a run is continued
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,12 @@ class RunConfig(Settings):
         """What names the run's folder: the recipe, or method and data when the recipe's data was replaced."""
         data = Path(self.data.name.rpartition(":")[0]).stem if user.is_function(self.data.name) else self.data.name
         return self.recipe if data in self.recipe else f"{Path(method_name(self.method)).stem}-{data}"
+
+    @property
+    def sha256(self) -> str:
+        """Of all settings that change what is computed; where and how a run is carried out is left out."""
+        values = {k: v for k, v in self.to_dict().items() if k not in OPERATIONAL}
+        return hashlib.sha256(to_json(values)).hexdigest()
 
     @property
     def threats(self) -> tuple[Threat, ...]:

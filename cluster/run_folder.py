@@ -72,6 +72,8 @@ class RunFolder:
         """
         if not (path / "config.yaml").is_file():
             near = sorted(p.parent.name for p in path.parent.glob("*/config.yaml"))
+            if (Path("runs") / path / "config.yaml").is_file():
+                raise UsageError(f"{path} is not a run here. Did you mean runs/{path}?")
             known = f"; runs in {path.parent}: {', '.join(near)}" if near else ""
             raise UsageError(f"{path} is not a run (it has no config.yaml){known}. List runs with: sparring runs")
         return cls(path.resolve())
