@@ -10,12 +10,13 @@ import hashlib
 import random
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from agents.checkpoint import to_json
 from cluster import launch
 from cluster.errors import BrokenCheckpoint, UsageError
 from cluster.run_folder import RunFolder
-from cluster.verify import Verdict
+from cluster.verify import Verdict, evaluation
 
 
 def run(
@@ -120,3 +121,36 @@ def need_run(path: Path) -> RunFolder:
     if not folder.checkpoints.committed():
         raise BrokenCheckpoint(f"{folder} has no committed checkpoint; train it with: sparring resume {folder}")
     return folder
+
+
+def verify(path: Path, interval: str | None) -> dict[str, Any]:
+    """What ``sparring verify`` answers for an evaluation or a run.
+
+    Raises:
+        UsageError: neither.
+    """
+    if (path / "settings.json").is_file():
+        seen = evaluation(path)
+        return {"evaluation": str(path), "witnesses": seen.witnesses, "rows": seen.rows, "problems": seen.problems}
+    folder = need_run(path)
+    if interval is None:
+        return {"run": str(path), "interval": None, "problems": chain(folder)}
+    verdict, chosen = run(folder, interval)
+    return {"run": str(path), "interval": chosen, "problems": verdict.problems}
+
+
+def show(result: dict[str, Any]) -> None:
+    """Every problem, or what was found whole."""
+    for problem in result["problems"]:
+        print(problem)
+    if result["problems"]:
+        print(f"{len(result['problems'])} problems")
+    elif "evaluation" in result:
+        print(
+            f"whole: {result['witnesses']} witnesses of {result['rows']} rows lie in ball and box and are misclassified"
+        )
+    elif result["interval"] is None:
+        print("whole: every file and link; --interval random also trains a part again and compares bytes")
+    else:
+        a, b = result["interval"]
+        print(f"whole: steps {a} to {b}, trained again, give the same bytes")

@@ -232,8 +232,23 @@ def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
         raise SystemExit(5)
 
 
+def verify(path: Positional[Path], *, interval: str | None = None, output: Out = Output()) -> None:
+    """Check an evaluation's witnesses without attacking, or a run's chain; --interval trains a part of it again.
+
+    Args:
+        path: An evaluation's folder, or a run's.
+        interval: random, or A:B of two neighbouring checkpoints.
+    """
+    from cluster import certify
+
+    result = certify.verify(path, interval)
+    _answer(output, result, certify.show)
+    if result["problems"]:
+        raise SystemExit(5)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (demo, doctor, train, resume, evaluate, report, runs, recipes, methods, fsck)
+    f.__name__: f for f in (demo, doctor, train, resume, evaluate, report, runs, recipes, methods, fsck, verify)
 }
 
 

@@ -91,3 +91,15 @@ def test_live_in_a_terminal_and_plain_without_colour(tmp_path: Path) -> None:
     assert "step 25/25  model  hard " in plain
     assert "GiB per agent" in plain
     assert "MiB per checkpoint" in plain
+
+
+def test_lines_average_what_was_since_the_last_one(tmp_path: Path) -> None:
+    """The mean of all steps in between; a term that begins late is averaged over the steps that have it."""
+    from cluster.progress import Progress
+    from cluster.run_folder import RunFolder
+
+    progress = Progress(RunFolder(tmp_path), total=3, steps_per_epoch=1, batch_size=8, first=0, quiet=True)
+    for t, values in enumerate(({"hard": 1.0}, {"hard": 2.0, "self": 4.0}, {"hard": 6.0, "self": 8.0})):
+        progress.step(t, {"student": Metrics({**values, "lr": 0.1}, 0, {})})
+    progress.close()
+    assert "step 3/3  student  hard 3  self 6  (mean of 3 steps; eta 0s)" in (tmp_path / "log.txt").read_text()
