@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,29 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, arg
 
 from cluster.arguments import base_of
+from cluster.cli_evaluation import evaluate, report, verify
 from cluster.errors import UsageError
+from cluster.output import Out, Output, answer, say
 from cluster.settings import Settings
 
 if TYPE_CHECKING:
     from cluster.run_config import RunConfig
-
-
-@dataclass(frozen=True)
-class Output:
-    """How a command answers."""
-
-    json: bool = False
-    """Print one JSON object on stdout at the end (progress goes to stderr)."""
-    quiet: bool = False
-    """No progress."""
-    debug: bool = False
-    """Show the traceback of an error."""
-
-
-Out = Annotated[Output, arg(name="")]
 
 
 @dataclass(frozen=True)
@@ -58,7 +44,7 @@ def demo(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
     from cluster import demo as implementation
 
     result = implementation.demo(runs_dir=runs_dir, quiet=output.quiet)
-    _answer(output, result, implementation.show)
+    answer(output, result, implementation.show)
 
 
 def doctor(*, output: Out = Output()) -> None:
@@ -91,7 +77,7 @@ def train(argv: Sequence[str]) -> None:
     for line in launch.changes(recipe.absolute(), config) if not command.output.quiet else []:
         print(line, file=sys.stderr)
     if command.dry_run:
-        _answer(command.output, dry_run(config), lambda plan: print(plan["text"]))
+        answer(command.output, dry_run(config), lambda plan: print(plan["text"]))
         return
     run = launch.train(
         config,
@@ -123,91 +109,18 @@ def resume(
     _finished(output, launch.resume(run, overrides=overrides, quiet=output.quiet), report=True)
 
 
-def evaluate(
-    run: Positional[Path],
-    *,
-    attacks: str = "clean,pgd-20",
-    threat: UseAppendAction[tuple[str, ...]] = (),
-    agent: UseAppendAction[tuple[str, ...]] = (),
-    checkpoint: Literal["best", "last"] = "best",
-    examples: int | None = None,
-    name: str | None = None,
-    cross: bool = False,
-    corruption_root: Annotated[Path | None, arg(name="data.corruption-root")] = None,
-    workers: int = 0,
-    block: int = 64,
-    output: Out = Output(),
-) -> None:
-    """Attack a run's networks on the test images.
-
-    Args:
-        run: The run's folder.
-        attacks: Comma-separated: clean, fgsm, pgd-K, pgd-KxR, margin-pgd-K, square-Q, autoattack, transfer:RUN.
-        threat: NORM:EPS such as linf:8/255 or l2:0.5; repeat for a curve or several norms. Default: the run's own.
-        agent: Role to evaluate; repeat for several. Default: the method's products.
-        checkpoint: Best on the held-out images, or last.
-        examples: First so many test images only.
-        name: Name of the evaluation's folder.
-        corruption_root: Folder of .npy files per corruption, as CIFAR-10-C; adds the accuracy under each.
-        workers: Ray actors that attack at the same time; 0: this process. The numbers do not depend on it.
-        block: Examples per block; part of what a number depends on.
-        cross: Also every agent on the examples crafted on every other (PGD-20, first threat).
-    """
-    from cluster import display
-    from cluster.evaluation import evaluate_run
-    from cluster.run_folder import RunFolder
-
-    report = evaluate_run(
-        RunFolder.open(run),
-        attacks=attacks.split(","),
-        threats=threat,
-        agents=agent,
-        checkpoint=checkpoint,
-        examples=examples,
-        name=name,
-        cross=cross,
-        corruption_root=corruption_root,
-        workers=workers,
-        block=block,
-        progress=_say(output),
-    )
-    _answer(output, report, display.evaluation)
-
-
-def report(
-    runs: Positional[tuple[Path, ...]],
-    *,
-    examples: int | None = None,
-    checkpoint: Literal["best", "last"] = "best",
-    out: Path | None = None,
-    output: Out = Output(),
-) -> None:
-    """Make report.html of a run; of several, one page side by side.
-
-    Args:
-        runs: Run folders.
-        examples: Test images used. Default: as many as about a minute allows.
-        checkpoint: Best on the held-out images, or last.
-        out: Page for several runs. Default: report.html in this folder.
-    """
-    from cluster import reporting
-
-    result = reporting.report(runs, examples=examples, checkpoint=checkpoint, out=out, say=_say(output))
-    _answer(output, result, lambda r: print(f"report: {r['report']}"))
-
-
 def runs(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
     """List all runs."""
     from cluster import listing
 
-    _answer(output, {"runs": listing.runs(runs_dir)}, listing.show_runs)
+    answer(output, {"runs": listing.runs(runs_dir)}, listing.show_runs)
 
 
 def methods(*, output: Out = Output()) -> None:
     """List all methods."""
     from cluster import listing
 
-    _answer(output, {"methods": listing.methods()}, listing.show_methods)
+    answer(output, {"methods": listing.methods()}, listing.show_methods)
 
 
 def recipes(name: Positional[str | None] = None, *, output: Out = Output()) -> None:
@@ -216,10 +129,10 @@ def recipes(name: Positional[str | None] = None, *, output: Out = Output()) -> N
     from cluster.recipes import RECIPES, recipe
 
     if name is None:
-        _answer(output, {"recipes": sorted(RECIPES)}, listing.show_recipes)
+        answer(output, {"recipes": sorted(RECIPES)}, listing.show_recipes)
     else:
         config = recipe(name)
-        _answer(output, config.to_dict(), lambda r: print(run_config.dump(config), end=""))
+        answer(output, config.to_dict(), lambda r: print(run_config.dump(config), end=""))
 
 
 def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
@@ -227,23 +140,8 @@ def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
     from cluster import listing
 
     report = listing.fsck(run)
-    _answer(output, report, listing.show_fsck)
+    answer(output, report, listing.show_fsck)
     if report["problems"]:
-        raise SystemExit(5)
-
-
-def verify(path: Positional[Path], *, interval: str | None = None, output: Out = Output()) -> None:
-    """Check an evaluation's witnesses without attacking, or a run's chain; --interval trains a part of it again.
-
-    Args:
-        path: An evaluation's folder, or a run's.
-        interval: random, or A:B of two neighbouring checkpoints.
-    """
-    from cluster import certify
-
-    result = certify.verify(path, interval)
-    _answer(output, result, certify.show)
-    if result["problems"]:
         raise SystemExit(5)
 
 
@@ -252,19 +150,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
-def _say(output: Output) -> Callable[[str], None]:
-    return (lambda text: None) if output.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
-
-
-def _answer(output: Output, result: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> None:
-    if output.json:
-        print(json.dumps(result))
-    else:
-        show(result)
-
-
 def _finished(output: Output, run: Any, *, report: bool) -> None:
     from cluster import listing, reporting
 
-    page = reporting.report([run.path], say=_say(output))["report"] if report else None
-    _answer(output, {"run": str(run.path), "agents": run.agents, "report": page}, listing.show_finished)
+    page = reporting.report([run.path], say=say(output))["report"] if report else None
+    answer(output, {"run": str(run.path), "agents": run.agents, "report": page}, listing.show_finished)

@@ -82,6 +82,13 @@ def evaluation(report: Mapping[str, Any]) -> None:
             union = with_interval(result["robust_accuracy"], result["ci95"])
             rows.append([agent, "union", percent(result["clean_accuracy"]), *[""] * len(attacks), union])
     table(["agent", "threat", "clean", *attacks, "robust [95 %]"], rows)
+    for agent, result in report["agents"].items():
+        for note in result["notes"]:
+            print(f"note, {agent}: {note}")
+        for f in result["flags"]:
+            print(
+                f"MASKING? {agent}: {f['name']} ({f['test']}: {f['value']:.3g}, allowed {f['threshold']:.3g}); {f['meaning']}"
+            )
     if "corruptions" in first:
         print("\naccuracy under corruptions")
         agents = report["agents"]

@@ -22,6 +22,7 @@ from cluster.block import evaluate_block
 from cluster.blocks import BROKEN, Job
 from cluster.errors import DataError, UsageError
 from cluster.evaluation_folder import Meter, claim, jobs_of, read_all
+from cluster.masking import flagged
 from cluster.models import agent_folder, chosen_agents, load_agent, load_test
 from cluster.named_attacks import Block
 from cluster.results import Result, share, summarise, summary
@@ -57,6 +58,7 @@ def evaluate_model(
     attacks: Sequence[str],
     threats: Sequence[Threat],
     seed: int = 0,
+    masking: int = 0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Result:
     """Evaluate ``model`` (images in [0, 1] -> logits) on ``split``; its mode and gradients stay as they were.
@@ -79,7 +81,8 @@ def evaluate_model(
             parts.append({"label": out.label, "clean_prediction": out.clean_prediction, **flags})
         columns[str(threat)] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
         progress(f"{threat} done ({time.perf_counter() - started:.1f} s)")
-    return summarise(columns, attacks=chosen, with_clean="clean" in attacks, classes=classes)
+    result = summarise(columns, attacks=chosen, with_clean="clean" in attacks, classes=classes)
+    return flagged(result, model, split, threats[0], seed=seed, masking=masking if chosen else 0)
 
 
 def check(model: nn.Module, split: Split) -> int:
@@ -111,6 +114,7 @@ def evaluate_run(
     corruption_root: Path | None = None,
     workers: int = 0,
     block: int = BLOCK,
+    masking: int = 128,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Evaluate a run's product agents on the test images and write ``evaluation/NAME/report.json``.
@@ -125,6 +129,7 @@ def evaluate_run(
         corruption_root: folder of corrupted test images (see ``trainers/datasets/corruptions.py``); adds accuracy under each.
         workers: Ray actors that attack blocks at the same time; 0: this process.
         block: examples per block.
+        masking: examples on which signs of masked gradients are looked for; 0: none.
         cross: add the accuracy of every agent on the examples crafted on every other.
 
     Returns:
@@ -148,14 +153,13 @@ def evaluate_run(
     for agent, model in models.items():
         columns = {str(t): read_all([j for j in everything if j.agent == agent and j.threat == t]) for t in parsed}
         result = summarise(columns, attacks=chosen, with_clean="clean" in attacks, classes=classes[agent])
+        result = flagged(result, model, split, parsed[0], seed=config.seed, masking=masking if chosen else 0)
         results[agent] = {"checkpoint": folders[agent][1], **result.to_dict()}
-        if corruption_root is not None:
-            results[agent]["corruptions"] = _corruptions(model, corruption_root, split)
+        results[agent] |= {"corruptions": _corruptions(model, corruption_root, split)} if corruption_root else {}
     files = {str(job.path.relative_to(target)): sha256(job.path) for job in everything}
     facts = {"run": str(folder.path), "data": config.data.name, "seed": config.seed, "block": block, "blocks": files}
-    report = {**summary(results), **facts, "agents": results}
-    if cross:
-        report["cross"] = _cross(models, split, parsed[0], config.seed)
+    extra = {"cross": _cross(models, split, parsed[0], config.seed)} if cross else {}
+    report = {**summary(results), **facts, "agents": results, **extra}
     write(target / "report.json", to_json(report))
     return {**report, "report": str(target / "report.json")}
 

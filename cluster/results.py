@@ -26,6 +26,7 @@ class Result:
     threats: dict[str, dict[str, Any]]  # "linf:0.15" -> robust_accuracy, ci95, attacks {name: accuracy}
     w_robust: float | None = None  # mean of clean and robust accuracy
     notes: tuple[str, ...] = field(default=())  # what limits the numbers
+    flags: tuple[dict[str, Any], ...] = field(default=())  # signs of masked gradients (cluster/masking.py)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -72,14 +73,17 @@ def summarise(
 
 def summary(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """One agent's result, or the mean of several; an interval then is that of a proportion of n examples."""
-    keys = ("clean_accuracy", "clean_ci95", "robust_accuracy", "ci95", "n", "threats")
+    keys = ("clean_accuracy", "clean_ci95", "robust_accuracy", "ci95", "n", "threats", "w_robust", "flags")
     first = next(iter(results.values()))
     if len(results) == 1:
         return {k: first[k] for k in keys}
     n = first["n"]
-    mean = {k: _mean([r[k] for r in results.values()]) for k in ("clean_accuracy", "robust_accuracy", "threats")}
+    mean = {
+        k: _mean([r[k] for r in results.values()]) for k in ("clean_accuracy", "robust_accuracy", "w_robust", "threats")
+    }
     for entry in (mean, *mean["threats"].values()):
         entry["ci95"] = None if entry["robust_accuracy"] is None else wilson(entry["robust_accuracy"] * n, n)
+    mean["flags"] = [{"agent": a, **f} for a, r in results.items() for f in r["flags"]]
     return {**mean, "clean_ci95": wilson(mean["clean_accuracy"] * n, n), "n": n, "mean_of": list(results)}
 
 
