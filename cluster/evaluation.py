@@ -139,9 +139,8 @@ def evaluate_run(
     parsed = [Threat.parse(t) for t in threats] or list(config.threats)
     chosen = parse_attacks(attacks, parsed[0])
     split = load_test(config.data, examples)
-    names = chosen_agents(folder, agents)
-    folders = {agent: agent_folder(folder, agent, checkpoint=checkpoint) for agent in names}
-    models = {agent: load_agent(folder, agent, checkpoint=checkpoint)[0] for agent in names}
+    folders = {a: agent_folder(folder, a, checkpoint=checkpoint) for a in chosen_agents(folder, agents)}
+    models = {agent: load_agent(folder, agent, checkpoint=checkpoint)[0] for agent in folders}
     weights = {a: {"weights": sha256(weights_file(path)), "step": step} for a, (path, step) in folders.items()}
     target = claim(folder, name, _settings(attacks, parsed, weights, split, config, block))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -78,9 +78,46 @@ def matrix(result: dict[str, Any]) -> str:
     return rows(header, body) + source(result) + note
 
 
+def scaling(result: dict[str, Any]) -> str:
+    """AutoAttack on one and on two workers, and in one call."""
+    body = [[f"{w} warm worker{'s' * (w != '1')}", f"{s:.1f} s"] for w, s in result["seconds"].items()]
+    ratios = ", ".join(f"{r:.2f}" for r in result["samples"])
+    note = (
+        f"Ratio {result['ratio']:.2f}, the median of {result['n']} interleaved rounds ({ratios}); all files are "
+        f"{'identical' if result['identical_files'] else 'NOT identical'}. All {result['test_images']} test images: robust accuracy "
+        f"{100 * result['blocks_robust']:.1f} % in blocks, {100 * result['one_call_robust']:.1f} % in one unsharded call.\n"
+    )
+    return rows([f"AutoAttack on {result['examples']} digits", "median"], body) + source(result) + note
+
+
+def masking(result: dict[str, Any]) -> str:
+    """Flags of masked networks, false alarms of honest ones."""
+    body = [[name, ", ".join(f["name"] for f in flags)] for name, flags in result["masked"].items()]
+    false = sum(bool(flags) for flags in result["honest"])
+    note = f"False alarms: {false} of {result['seeds']} adversarially trained networks raise any flag.\n"
+    return rows(["an honest network behind", "flags"], body) + source(result) + note
+
+
+def union(result: dict[str, Any]) -> str:
+    """Accuracy under each norm and under all."""
+    first = next(iter(result["networks"].values()))
+    body = []
+    for name, r in result["networks"].items():
+        low, high = r["ci95"]
+        each = [f"{100 * v:.1f} %" for v in r["threats"].values()]
+        body.append(
+            [name, f"{100 * r['clean']:.1f} %", *each, f"{100 * r['union']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"]
+        )
+    note = f"Attacks: {', '.join(result['attacks'][1:])}; {result['epochs']} epochs; intervals are 95 % (Wilson).\n"
+    return rows(["network", "clean", *first["threats"], "union [95 %]"], body) + source(result) + note
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo,
+    "evaluate_scaling": scaling,
+    "masking": masking,
     "methods": methods,
+    "union": union,
     "peeraid_matrix": matrix,
     "team_vs_local": team_vs_local,
     "team_vs_local_resnet18": team_vs_local,

@@ -50,3 +50,30 @@ def test_the_committed_matrix_shows_the_papers_claim() -> None:
     result = json.loads((CLONE / "benchmarks" / "results" / "peeraid_matrix.json").read_text())
     peer = result["accuracy"][result["agents"].index("peer")]
     assert peer[result["agents"].index("student")] - peer[result["agents"].index("peer")] >= 0.4
+
+
+def test_evaluate_scaling() -> None:
+    result = run("evaluate_scaling.py", "--examples=64", "--rounds=1", "--epochs=1", "--attack=fgsm")
+    assert result["identical_files"]
+    assert result["ratio"] > 0
+
+
+def test_the_committed_scaling_holds() -> None:
+    """Two warm workers take at most 0.6 of one; blocks and one unsharded call agree to a point; equal files."""
+    result = json.loads((CLONE / "benchmarks" / "results" / "evaluate_scaling.json").read_text())
+    assert result["ratio"] <= 0.6
+    assert result["identical_files"]
+    assert abs(result["blocks_robust"] - result["one_call_robust"]) <= 0.01
+
+
+def test_masking() -> None:
+    result = run("masking.py", "--seeds=2", "--epochs=1")
+    assert len(result["honest"]) == 2
+    assert result["masked"]["Random"]
+
+
+def test_union() -> None:
+    result = run("union.py", "--epochs=1")
+    assert set(result["networks"]) == {"generalist", "linf", "l2", "l1"}
+    for r in result["networks"].values():
+        assert r["union"] <= min(r["clean"], *r["threats"].values())

@@ -1,0 +1,120 @@
+"""AutoAttack over workers on digits: time of two warm workers against one, the same files, and one unsharded call.
+
+python benchmarks/evaluate_scaling.py [--examples 256] [--rounds 3] [--save]
+
+One adversarially trained network; every round evaluates all blocks anew on a pool of one and a pool of two workers that have
+done a block before. Afterwards the whole digits test split, in blocks, next to ONE call of the authors' code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import circumstances, save
+from pyautoattack import AutoAttack
+
+from cluster import launch, session
+from cluster.blocks import BROKEN, Job
+from cluster.eval_workers import Pool
+from cluster.evaluation import pixels
+from cluster.evaluation_folder import jobs_of, read_all
+from cluster.models import load_agent, load_test
+from cluster.recipes import recipe
+from cluster.run_folder import RunFolder
+from trainers.config import DataConfig, Threat
+
+THREAT = Threat("linf", 0.15)
+BLOCK = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, help="of the network's training instead of the recipe's")
+    parser.add_argument("--attack", default="autoattack")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/evaluate_scaling.json")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        changes = {"team": "local", "checkpoint.every": 10**6, **({"epochs": args.epochs} if args.epochs else {})}
+        run = launch.train(recipe("at").replace(changes), runs_dir=Path(folder), name="at", quiet=True)
+        model, _ = load_agent(RunFolder(run.path), checkpoint="last")
+        record = {**scaling(model, args, Path(folder)), **unsharded(model, args)}
+    record = {**circumstances(seed=0), "n": args.rounds, "attack": args.attack, **record}
+    print(save("evaluate_scaling", record) if args.save else json.dumps(record))
+
+
+def scaling(model: Any, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Seconds per round on one and on two workers, interleaved; whether all files are equal."""
+    split = load_test(DataConfig(), args.examples)
+    images = partial(pixels, split)
+
+    def options(job: Job) -> dict[str, Any]:
+        return {"index": job.index, "seed": 0, "start": job.start, "attacks": [args.attack], "threat": job.threat}
+
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    contents: set[tuple[bytes, ...]] = set()
+    session.start(num_cpus=4, object_store_memory=256 * 2**20)
+    pools = {w: Pool(w, {"model": model}, {}, {}) for w in seconds}
+    for r in range(args.rounds + 1):
+        for w, pool in pools.items():
+            jobs = jobs_of(folder / f"{r}-{w}", ["model"], [THREAT], args.examples, BLOCK)
+            jobs = jobs if r else jobs[: 2 * w]  # a first round that only warms the workers
+            started = time.perf_counter()
+            pool.run(jobs, images, options, lambda job, s: None)
+            if r:
+                seconds[w].append(time.perf_counter() - started)
+                contents.add(tuple(job.path.read_bytes() for job in jobs))
+    for pool in pools.values():
+        pool.close()
+    ratios = [two / one for one, two in zip(seconds[1], seconds[2], strict=True)]
+    return {
+        "examples": args.examples,
+        "seconds": {str(w): statistics.median(s) for w, s in seconds.items()},
+        "samples": ratios,
+        "ratio": statistics.median(ratios),
+        "identical_files": len(contents) == 1,
+    }
+
+
+def unsharded(model: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Robust accuracy on the whole test split: in blocks, and by one call of the authors' code."""
+    split = load_test(DataConfig(), None if args.attack == "autoattack" else 32)
+    with tempfile.TemporaryDirectory() as folder:
+        from cluster.blocks import run_blocks
+
+        jobs = jobs_of(Path(folder), ["model"], [THREAT], len(split), 64)
+        run_blocks(
+            jobs,
+            {"model": model},
+            partial(pixels, split),
+            seed=0,
+            attacks=[args.attack],
+            sources={},
+            workers=0,
+            done=lambda job, s: None,
+        )
+        columns = read_all(jobs)
+    clean = columns["clean_prediction"] == columns["label"]
+    blocks = float((clean & ~columns[f"{BROKEN}{args.attack}"]).double().mean())
+    if args.attack != "autoattack":
+        return {"blocks_robust": blocks}
+    x, y = pixels(split, 0, len(split))
+    once = AutoAttack(model, norm="Linf", eps=THREAT.eps, seed=0, version="standard")
+    adv, _ = once.run_standard_evaluation(x, y, batch_size=len(x))
+    with torch.no_grad():
+        whole = float((model(adv).argmax(1) == y).double().mean())
+    return {"blocks_robust": blocks, "one_call_robust": whole, "test_images": len(y)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""How often honest networks raise a flag of masked gradients, and which flags masked ones raise.
+
+python benchmarks/masking.py [--seeds 10] [--epochs N] [--save]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import CLONE, circumstances, save
+
+from cluster import launch, masking
+from cluster.models import load_agent, load_test
+from cluster.recipes import recipe
+from cluster.run_folder import RunFolder
+from trainers.config import DataConfig, Threat
+
+N = 256
+
+
+def main() -> None:
+    sys.path.insert(0, str(CLONE))
+    from tests.cluster.test_masking import MASKED
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's own")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/masking.json")
+    args = parser.parse_args()
+    split, threat = load_test(DataConfig(), N), Threat("linf", 0.15)
+    models: list[Any] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(args.seeds):
+            changes = {"team": "local", "seed": seed, "checkpoint.every": 10**6}
+            changes |= {"epochs": args.epochs} if args.epochs else {}
+            run = launch.train(recipe("at").replace(changes), runs_dir=Path(folder), name=f"s{seed}", quiet=True)
+            models.append(load_agent(RunFolder(run.path), checkpoint="last")[0])
+    honest = [[f.name for f in masking.examine(m, split, threat)] for m in models]
+    masked = {
+        kind.__name__: [f.to_dict() for f in masking.examine(kind(models[0], models[1]), split, threat)]
+        for kind in MASKED
+    }
+    record = {**circumstances(seed=0), "n": N, "seeds": args.seeds, "honest": honest, "masked": masked}
+    print(save("masking", record) if args.save else json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
