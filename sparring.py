@@ -136,7 +136,7 @@ def evaluate(
 
     split = models.load_test(DataConfig(name=dataset), examples)
     return evaluation.evaluate_model(
-        model, split, attacks=attacks, threats=[Threat.parse(t) for t in threats], seed=seed, masking=128
+        model, split, attacks=attacks, threats=[Threat.parse(t) for t in threats], seed=seed, masking=256
     )
 
 

@@ -23,7 +23,7 @@ def evaluate(
     corruption_root: Annotated[Path | None, arg(name="data.corruption-root")] = None,
     workers: int = 0,
     block: int = 64,
-    masking: int = 128,
+    masking: int = 256,
     output: Out = Output(),
 ) -> None:
     """Attack a run's networks on the test images.

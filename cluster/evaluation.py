@@ -114,7 +114,7 @@ def evaluate_run(
     corruption_root: Path | None = None,
     workers: int = 0,
     block: int = BLOCK,
-    masking: int = 128,
+    masking: int = 256,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Evaluate a run's product agents on the test images and write ``evaluation/NAME/report.json``.
