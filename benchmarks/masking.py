@@ -1,6 +1,6 @@
 """How often honest networks raise a flag of masked gradients, and which flags masked ones raise.
 
-python benchmarks/masking.py [--seeds 10] [--epochs N] [--save]
+python benchmarks/masking.py [--seeds 10] [--epochs N] [--examples 256] [--save]
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from cluster.recipes import recipe
 from cluster.run_folder import RunFolder
 from trainers.config import DataConfig, Threat
 
-N = 256
-
 
 def main() -> None:
     sys.path.insert(0, str(CLONE))
@@ -30,9 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--epochs", type=int, help="instead of the recipe's own")
+    parser.add_argument("--examples", type=int, default=256, help="test images")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/masking.json")
     args = parser.parse_args()
-    split, threat = load_test(DataConfig(), N), Threat("linf", 0.15)
+    split, threat = load_test(DataConfig(), args.examples), Threat("linf", 0.15)
     models: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(args.seeds):
@@ -45,7 +44,7 @@ def main() -> None:
         kind.__name__: [f.to_dict() for f in masking.examine(kind(models[0], models[1]), split, threat)]
         for kind in MASKED
     }
-    record = {**circumstances(seed=0), "n": N, "seeds": args.seeds, "honest": honest, "masked": masked}
+    record = {**circumstances(seed=0), "n": args.examples, "seeds": args.seeds, "honest": honest, "masked": masked}
     print(save("masking", record) if args.save else json.dumps(record))
 
 

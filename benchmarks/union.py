@@ -1,6 +1,6 @@
 """Union accuracy of MAT's generalist and of each specialist on digits.
 
-python benchmarks/union.py [--epochs N] [--save]
+python benchmarks/union.py [--epochs N] [--examples N] [--save]
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ ATTACKS = ["clean", "pgd-20", "margin-pgd-20", "square-300"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, help="instead of the recipe's own")
+    parser.add_argument("--examples", type=int, help="test images instead of all")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/union.json")
     args = parser.parse_args()
     config = recipe("mat_multi").replace({"team": "local", **({"epochs": args.epochs} if args.epochs else {})})
     with tempfile.TemporaryDirectory() as folder:
         run = launch.train(config, runs_dir=Path(folder), name="run", quiet=True)
-        report = evaluate_run(RunFolder(run.path), attacks=ATTACKS, agents=["generalist", *config.method.norms()])
+        report = evaluate_run(
+            RunFolder(run.path), attacks=ATTACKS, agents=["generalist", *config.method.norms()], examples=args.examples
+        )
     networks = {
         name: {
             "clean": r["clean_accuracy"],

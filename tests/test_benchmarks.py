@@ -67,13 +67,13 @@ def test_the_committed_scaling_holds() -> None:
 
 
 def test_masking() -> None:
-    result = run("masking.py", "--seeds=2", "--epochs=1")
+    result = run("masking.py", "--seeds=2", "--epochs=1", "--examples=64")
     assert len(result["honest"]) == 2
     assert result["masked"]["Random"]
 
 
 def test_union() -> None:
-    result = run("union.py", "--epochs=1")
+    result = run("union.py", "--epochs=1", "--examples=48")
     assert set(result["networks"]) == {"generalist", "linf", "l2", "l1"}
     for r in result["networks"].values():
         assert r["union"] <= min(r["clean"], *r["threats"].values())

@@ -312,7 +312,7 @@ def _milestones(arguments: dict[str, Any], role: str) -> tuple[int, ...]:
 
 
 def training_curve(path: Path) -> None:
-    """A third party's curves of 300 epochs. Nothing in it can be computed again; it is the file that peeraid.md describes."""
+    """A third party's curves of 300 epochs. Nothing in it can be computed again; what is known of it holds."""
     z = load(path)
     curves = [v for v in z.values() if v.ndim == 1 and len(v) == 300 and v.dtype.kind == "f"]
     for what, first in (("peer", 818.2), ("student", 27.68)):
