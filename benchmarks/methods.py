@@ -65,7 +65,7 @@ def measure(method: str, runs: Path, epochs: int | None) -> dict[str, Any]:
     """Train, evaluate the products on all test images, count."""
     config = configured(method, runs, epochs)
     run = launch.train(config, runs_dir=runs, name=method, quiet=True)
-    report = evaluate_run(RunFolder(run.path), attacks=ATTACKS)
+    report = evaluate_run(RunFolder(run.path), attacks=ATTACKS, masking=0)
     return {
         "products": {
             name: {

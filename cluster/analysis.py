@@ -69,7 +69,7 @@ def _numbers(
     agents = {}
     for name, model in models.items():
         result = evaluate_model(
-            model, split, attacks=["clean", "fgsm", f"pgd-{STEPS}"], threats=config.threats, seed=config.seed
+            model, split, attacks=["clean", "fgsm", f"pgd-{STEPS}"], threats=config.threats, seed=config.seed, block=256
         )
         curve = [{"eps": 0.0, "accuracy": result.clean_accuracy}]
         for factor in CURVE:
@@ -77,7 +77,7 @@ def _numbers(
             if threat.norm == "linf" and eps > 1:
                 continue
             at = evaluate_model(
-                model, split, attacks=[f"pgd-{STEPS}"], threats=[Threat(threat.norm, eps)], seed=config.seed
+                model, split, attacks=[f"pgd-{STEPS}"], threats=[Threat(threat.norm, eps)], seed=config.seed, block=256
             )
             curve.append({"eps": eps, "accuracy": at.robust_accuracy or 0.0})
         agents[name] = {

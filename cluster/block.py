@@ -39,6 +39,7 @@ def evaluate_block(
     attacks: Sequence[str],
     threat: Threat,
     sources: Mapping[str, nn.Module] | None = None,
+    witnesses: bool = True,
 ) -> Outcome:
     """Attack one block with every named attack. Each attack sees all examples, so its number is its own.
 
@@ -72,7 +73,8 @@ def evaluate_block(
                 first[i], by[i] = adv[i], name
             found |= wrong
             outcome.seconds[name] = time.perf_counter() - started
-        _witnesses(model, block, first, by, threat, outcome)
+        if witnesses:
+            _witnesses(model, block, first, by, threat, outcome)
     return outcome
 
 

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from cluster.output import Out, Output, answer, say
 
+if TYPE_CHECKING:
+    from cluster.target import Target
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a network that is no run's needs."""
+
+    network: str | None = None
+    """What a file of weights is of: resnet18, wrn-34-10, ..."""
+    data: Annotated[str, arg(name="data.name")] = "digits"
+    """Data set of its test images."""
+    root: Annotated[Path, arg(name="data.root")] = Path("data")
+    """Folder that holds the data set."""
+    cache: Annotated[str, arg(name="data.cache")] = "~/.cache/sparring"
+    """Folder for decoded images."""
+
 
 def evaluate(
-    run: Positional[Path],
+    run: Positional[str],
     *,
     attacks: str = "clean,pgd-20",
     threat: UseAppendAction[tuple[str, ...]] = (),
@@ -20,6 +39,7 @@ def evaluate(
     examples: int | None = None,
     name: str | None = None,
     cross: bool = False,
+    elsewhere: Annotated[Elsewhere, arg(name="")] = Elsewhere(),
     corruption_root: Annotated[Path | None, arg(name="data.corruption-root")] = None,
     workers: int = 0,
     block: int = 64,
@@ -29,13 +49,15 @@ def evaluate(
     """Attack a run's networks on the test images.
 
     Args:
-        run: The run's folder.
+        run: A run's folder; ensemble:RUN takes all its products as one network; file.py:function, or a file of weights with
+            --network, is a network from elsewhere (then --threat and --data.name are needed).
         attacks: Comma-separated: clean, fgsm, pgd-K, pgd-KxR, margin-pgd-K, square-Q, autoattack, transfer:RUN.
         threat: NORM:EPS such as linf:8/255 or l2:0.5; repeat for a curve or several norms. Default: the run's own.
         agent: Role to evaluate; repeat for several. Default: the method's products.
         checkpoint: Best on the held-out images, or last.
         examples: First so many test images only.
         name: Name of the evaluation's folder.
+        elsewhere: Of a network from elsewhere.
         corruption_root: Folder of .npy files per corruption, as CIFAR-10-C; adds the accuracy under each.
         workers: Ray actors that attack at the same time; 0: this process. The numbers do not depend on it.
         block: Examples per block; part of what a number depends on.
@@ -43,15 +65,12 @@ def evaluate(
         cross: Also every agent on the examples crafted on every other (PGD-20, first threat).
     """
     from cluster import display
-    from cluster.evaluation import evaluate_run
-    from cluster.run_folder import RunFolder
+    from cluster.evaluation import evaluate_target
 
-    report = evaluate_run(
-        RunFolder.open(run),
+    report = evaluate_target(
+        _target(run, agent, checkpoint, elsewhere),
         attacks=attacks.split(","),
         threats=threat,
-        agents=agent,
-        checkpoint=checkpoint,
         examples=examples,
         name=name,
         cross=cross,
@@ -62,6 +81,18 @@ def evaluate(
         progress=say(output),
     )
     answer(output, report, display.evaluation)
+
+
+def _target(run: str, agents: Sequence[str], checkpoint: str, elsewhere: Elsewhere) -> Target:
+    from cluster.run_folder import RunFolder
+    from cluster.target import foreign, is_foreign, of_run
+    from trainers.config import DataConfig
+
+    if is_foreign(run):
+        images = DataConfig(name=elsewhere.data, root=str(elsewhere.root.resolve()), cache=elsewhere.cache)
+        return foreign(run, network=elsewhere.network, data=images)
+    path = run.removeprefix("ensemble:")
+    return of_run(RunFolder.open(Path(path)), (*agents, "ensemble") if path != run else agents, checkpoint=checkpoint)
 
 
 def report(

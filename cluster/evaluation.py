@@ -23,11 +23,11 @@ from cluster.blocks import BROKEN, Job
 from cluster.errors import DataError, UsageError
 from cluster.evaluation_folder import Meter, claim, jobs_of, read_all
 from cluster.masking import flagged
-from cluster.models import agent_folder, chosen_agents, load_agent, load_test
+from cluster.models import load_agent, load_test
 from cluster.named_attacks import Block
 from cluster.results import Result, share, summarise, summary
-from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
+from cluster.target import Target, of_run
 from trainers.config import Threat
 from trainers.data import Split
 from trainers.datasets import corruptions
@@ -58,6 +58,7 @@ def evaluate_model(
     attacks: Sequence[str],
     threats: Sequence[Threat],
     seed: int = 0,
+    block: int = BLOCK,
     masking: int = 0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Result:
@@ -73,10 +74,11 @@ def evaluate_model(
     columns: dict[str, dict[str, Tensor]] = {}
     for threat in threats:
         started, parts = time.perf_counter(), []
-        for index, start in enumerate(range(0, len(split), BLOCK)):
-            x, y = (a.to(device) for a in pixels(split, start, start + BLOCK))
+        for index, start in enumerate(range(0, len(split), block)):
+            x, y = (a.to(device) for a in pixels(split, start, start + block))
             with fitting_threads(model):
-                out = evaluate_block(model, Block(x, y, index, seed), attacks=chosen, threat=threat)
+                here = Block(x, y, index, seed)
+                out = evaluate_block(model, here, attacks=chosen, threat=threat, witnesses=False)
             flags = {f"{BROKEN}{name}": broken for name, broken in out.broken.items()}
             parts.append({"label": out.label, "clean_prediction": out.clean_prediction, **flags})
         columns[str(threat)] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
@@ -102,12 +104,22 @@ def pixels(split: Split, start: int, stop: int) -> tuple[Tensor, Tensor]:
 
 
 def evaluate_run(
-    folder: RunFolder,
+    folder: RunFolder, *, agents: Sequence[str] = (), checkpoint: str = "best", **options: Any
+) -> dict[str, Any]:
+    """Evaluate a run's products: :func:`evaluate_target` on them.
+
+    Args:
+        agents: roles, when others than the method's products are meant; ``ensemble``: all products as one network.
+        checkpoint: ``best`` on the held-out images, or ``last``.
+    """
+    return evaluate_target(of_run(folder, agents, checkpoint=checkpoint), **options)
+
+
+def evaluate_target(
+    target: Target,
     *,
     attacks: Sequence[str],
     threats: Sequence[str] = (),
-    agents: Sequence[str] = (),
-    checkpoint: str = "best",
     examples: int | None = None,
     name: str | None = None,
     cross: bool = False,
@@ -117,50 +129,48 @@ def evaluate_run(
     masking: int = 256,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Evaluate a run's product agents on the test images and write ``evaluation/NAME/report.json``.
+    """Evaluate networks on the test images and write ``evaluation/NAME/report.json``.
 
     Args:
         attacks: see the module.
-        threats: ``NORM:EPS``; the run's own when empty. The worst case over several is their union.
-        agents: roles, when others than the method's products are meant.
-        checkpoint: ``best`` on the held-out images, or ``last``.
+        threats: ``NORM:EPS``; the target's own when empty. The worst case over several is their union.
         examples: the first so many test images; all when None.
         name: of the evaluation; the next number when None.
         corruption_root: folder of corrupted test images (see ``trainers/datasets/corruptions.py``); adds accuracy under each.
         workers: Ray actors that attack blocks at the same time; 0: this process.
         block: examples per block.
         masking: examples on which signs of masked gradients are looked for; 0: none.
-        cross: add the accuracy of every agent on the examples crafted on every other.
+        cross: add the accuracy of every network on the examples crafted on every other.
 
     Returns:
-        The report: the keys of :class:`Result` (means over the agents, when there are several) and each agent's own.
+        The report: the keys of :class:`Result` (means over the networks, when there are several) and each one's own.
     """
-    config = folder.config
-    parsed = [Threat.parse(t) for t in threats] or list(config.threats)
+    parsed = [Threat.parse(t) for t in threats] or list(target.threats)
+    if not parsed:
+        raise UsageError("a network from elsewhere has no threat model of its own; add for example --threat linf:8/255")
     chosen = parse_attacks(attacks, parsed[0])
-    split = load_test(config.data, examples)
-    folders = {a: agent_folder(folder, a, checkpoint=checkpoint) for a in chosen_agents(folder, agents)}
-    models = {agent: load_agent(folder, agent, checkpoint=checkpoint)[0] for agent in folders}
-    weights = {a: {"weights": sha256(weights_file(path)), "step": step} for a, (path, step) in folders.items()}
-    target = claim(folder, name, _settings(attacks, parsed, weights, split, config, block))
+    split = load_test(target.data, examples)
+    models = {agent: model for agent, (model, _) in target.subjects.items()}
+    weights = {agent: facts for agent, (_, facts) in target.subjects.items()}
+    place = claim(target.path, name, _settings(attacks, parsed, weights, split, target, block))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classes = {agent: check(model.to(device), split) for agent, model in models.items()}
-    everything = jobs_of(target, list(models), parsed, len(split), block)
+    everything = jobs_of(place, list(models), parsed, len(split), block)
     with fitting_threads(*models.values()):
-        _attack(everything, models, split, chosen, seed=config.seed, workers=workers, progress=progress)
+        _attack(everything, models, split, chosen, seed=target.seed, workers=workers, progress=progress)
     results: dict[str, dict[str, Any]] = {}
     for agent, model in models.items():
         columns = {str(t): read_all([j for j in everything if j.agent == agent and j.threat == t]) for t in parsed}
         result = summarise(columns, attacks=chosen, with_clean="clean" in attacks, classes=classes[agent])
-        result = flagged(result, model, split, parsed[0], seed=config.seed, masking=masking if chosen else 0)
-        results[agent] = {"checkpoint": folders[agent][1], **result.to_dict()}
+        result = flagged(result, model, split, parsed[0], seed=target.seed, masking=masking if chosen else 0)
+        results[agent] = {"checkpoint": weights[agent]["step"], **result.to_dict()}
         results[agent] |= {"corruptions": _corruptions(model, corruption_root, split)} if corruption_root else {}
-    files = {str(job.path.relative_to(target)): sha256(job.path) for job in everything}
-    facts = {"run": str(folder.path), "data": config.data.name, "seed": config.seed, "block": block, "blocks": files}
-    extra = {"cross": _cross(models, split, parsed[0], config.seed)} if cross else {}
+    files = {str(job.path.relative_to(place)): sha256(job.path) for job in everything}
+    facts = {"run": str(target.path), "data": target.data.name, "seed": target.seed, "block": block, "blocks": files}
+    extra = {"cross": _cross(models, split, parsed[0], target.seed)} if cross else {}
     report = {**summary(results), **facts, "agents": results, **extra}
-    write(target / "report.json", to_json(report))
-    return {**report, "report": str(target / "report.json")}
+    write(place / "report.json", to_json(report))
+    return {**report, "report": str(place / "report.json")}
 
 
 def _settings(
@@ -168,7 +178,7 @@ def _settings(
     threats: Sequence[Threat],
     weights: Mapping[str, Any],
     split: Split,
-    config: RunConfig,
+    target: Target,
     block: int,
 ) -> dict[str, Any]:
     """Everything that the numbers depend on."""
@@ -179,8 +189,8 @@ def _settings(
         "eps": [t.eps for t in threats],
         "agents": dict(weights),
         "n": len(split),
-        "data": {"name": config.data.name, "sha256": split.sha256},
-        "seed": config.seed,
+        "data": {"name": target.data.name, "sha256": split.sha256},
+        "seed": target.seed,
         "block": block,
     }
 
@@ -209,11 +219,6 @@ def _attack(
         workers=min(workers, len(left)),
         done=Meter(len(left), progress).done,
     )
-
-
-def weights_file(path: Path) -> Path:
-    """The file of weights that a path of :func:`cluster.models.agent_folder` means."""
-    return path if path.suffix == ".safetensors" else path / "model.safetensors"
 
 
 def _sources(attacks: Sequence[str]) -> dict[str, nn.Module]:

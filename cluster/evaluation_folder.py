@@ -15,17 +15,17 @@ from agents.checkpoint import to_json, write
 from cluster import blocks
 from cluster.blocks import Job
 from cluster.errors import Exists, UsageError
-from cluster.run_folder import NAME, RunFolder
+from cluster.run_folder import NAME
 from trainers.config import Threat
 
 
-def claim(run: RunFolder, name: str | None, settings: Mapping[str, Any]) -> Path:
+def claim(owner: Path, name: str | None, settings: Mapping[str, Any]) -> Path:
     """A folder for this evaluation: a new one, or an unfinished one of the same settings, which then goes on.
 
     Raises:
         Exists: the name is taken by a finished evaluation or by one of other settings.
     """
-    base = run.path / "evaluation"
+    base = owner / "evaluation"
     base.mkdir(exist_ok=True)
     if name is not None and not NAME.fullmatch(name):
         raise UsageError(f"--name {name!r} is not allowed; use letters, digits, '.', '_' and '-'")

@@ -147,8 +147,10 @@ def team_of(config: RunConfig, *, quiet: bool = True) -> Iterator[Team]:
     from cluster import placement, session  # late: a local team needs no ray
     from cluster.ray_team import RayTeam
 
+    wanted = replace(config.placement, gpus_per_agent=0.0) if config.device == "cpu" else config.placement
+    if config.address is None and not session.is_connected():
+        placement.plan(len(specs), wanted, [placement.this_machine()])  # what cannot fit is said before Ray starts
     with session.connected(config.address) as runtime_env:
-        wanted = replace(config.placement, gpus_per_agent=0.0) if config.device == "cpu" else config.placement
         bundles = placement.plan(len(specs), wanted, placement.nodes_alive())
         remote = RayTeam(specs, placement.reserve(bundles, wanted), bundles, runtime_env=runtime_env)
         try:

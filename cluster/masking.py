@@ -79,7 +79,11 @@ def examine(model: nn.Module, split: Split, threat: Threat, *, seed: int = 0, de
         check(
             "random output", "the same images twice", noise, RANDOM, "attack the mean over many calls: autoattack-rand"
         )
-        g = gradient(lambda z: cross_entropy(model(z), y), x)
+        try:
+            g = gradient(lambda z: cross_entropy(model(z), y), x)
+        except ValueError:  # not differentiable at all
+            check("zero gradients", "input gradient of the cross entropy", 1.0, ZERO_GRADIENTS, "there is none")
+            return flags
         share = float((g.flatten(1).abs().amax(1) == 0).double().mean())
         check(
             "zero gradients",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from agents.checkpoint import CheckpointError, load_model
+from agents.checkpoint import CheckpointError, load_model, sha256
+from agents.ensemble import Ensemble
 from cluster.errors import BrokenCheckpoint, DataError, UsageError
 from cluster.run_folder import RunFolder
 from trainers import datasets
@@ -55,6 +57,44 @@ def agent_folder(folder: RunFolder, agent: str | None = None, *, checkpoint: str
     return (path / f"{average}.safetensors" if average else path), step
 
 
+ENSEMBLE = "ensemble"  # the name, beside the agents', of all products as one network
+
+
+def subject(folder: RunFolder, agent: str, *, checkpoint: str = "best") -> tuple[nn.Module, dict[str, Any]]:
+    """A network to be evaluated, and the sha256 and step of its weights; ``ensemble``: of all products as one."""
+    if agent != ENSEMBLE:
+        path, step = agent_folder(folder, agent, checkpoint=checkpoint)
+        return load_agent(folder, agent, checkpoint=checkpoint)[0], {
+            "weights": sha256(weights_file(path)),
+            "step": step,
+        }
+    parts = {name: subject(folder, name, checkpoint=checkpoint) for name in chosen_agents(folder)}
+    if len(parts) < 2:
+        raise UsageError(f"run {folder.path.name} has one product, {next(iter(parts))}; an ensemble needs two or more")
+    ensemble = Ensemble([model for model, _ in parts.values()]).eval()
+    return ensemble, {
+        "members": {name: facts for name, (_, facts) in parts.items()},
+        "step": max(f["step"] for _, f in parts.values()),
+    }
+
+
+def recorded_subject(folder: RunFolder, agent: str, facts: Mapping[str, Any]) -> nn.Module | None:
+    """The same network by what :func:`subject` said of it; None when its weights are not there unaltered."""
+    if "members" in facts:
+        parts = [recorded_subject(folder, name, member) for name, member in facts["members"].items()]
+        return Ensemble([p for p in parts if p is not None]).eval() if all(p is not None for p in parts) else None
+    role, _, average = agent.partition(".")
+    base = folder.checkpoints.path(facts["step"]) / "agents" / role
+    path = base / f"{average}.safetensors" if average else base
+    file = weights_file(path)
+    return load_model(path) if file.is_file() and sha256(file) == facts["weights"] else None
+
+
+def weights_file(path: Path) -> Path:
+    """The file of weights that a path of :func:`agent_folder` means."""
+    return path if path.suffix == ".safetensors" else path / "model.safetensors"
+
+
 def load_test(config: DataConfig, examples: int | None = None) -> Split:
     """Test images of a data set, all or the first so many.
 
@@ -81,7 +121,7 @@ def chosen_agents(folder: RunFolder, agents: Sequence[str] = ()) -> list[str]:
         UsageError: the run has no such agent.
     """
     method = folder.config.method
-    unknown = [a for a in agents if a.partition(".")[0] not in method.roles()]
+    unknown = [a for a in agents if a != ENSEMBLE and a.partition(".")[0] not in method.roles()]
     if unknown:
         raise UsageError(f"run {folder.path.name} has no agent {unknown[0]!r}; it has: {', '.join(method.roles())}")
     return list(agents) or [deployed(folder, role) for role in method.deploy()]

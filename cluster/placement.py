@@ -6,6 +6,7 @@ Ray waits for ever on a request that nobody can satisfy, so the plan is compared
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 
 import ray
@@ -47,6 +48,13 @@ def nodes_alive() -> list[Resources]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def this_machine() -> Resources:
+    """An upper bound of what a Ray started here would have; it may see fewer CPUs in a container."""
+    import torch
+
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
 def reserve(bundles: Sequence[Resources], placement: Placement, *, timeout: float = 8.0) -> PlacementGroup:

@@ -42,6 +42,11 @@ def start(**options: Any) -> str:
     return address
 
 
+def is_connected() -> bool:
+    """Whether this process has a Ray connection already."""
+    return bool(ray.is_initialized())
+
+
 @contextmanager
 def connected(address: str | None = None) -> Iterator[dict[str, Any]]:
     """A Ray connection for the time of the block; one that exists is used and kept.

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.checkpoint import load_model, sha256
+from agents.checkpoint import sha256
 from cluster import blocks
 from cluster.block import inside
 from cluster.blocks import BROKEN, Job
 from cluster.errors import DataError, UsageError
-from cluster.evaluation import check, parse_attacks, pixels, weights_file
+from cluster.evaluation import check, parse_attacks, pixels
 from cluster.evaluation_folder import jobs_of, read_all
 from cluster.models import load_test
 from cluster.results import summarise
-from cluster.run_folder import RunFolder
+from cluster.target import Recorded
 from trainers.attacks import frozen
 from trainers.config import Threat
 from trainers.data import Split
@@ -61,8 +61,8 @@ def evaluation(path: Path, *, data: Split | None = None) -> Verdict:
         ]
     except (ValueError, KeyError) as error:
         raise UsageError(f"settings.json or report.json in {path} cannot be read: {error}") from error
-    folder = RunFolder.open(path.parent.parent)
-    split = data if data is not None else load_test(folder.config.data, settings["n"])
+    recorded = Recorded(path.parent.parent)
+    split = data if data is not None else load_test(recorded.data, settings["n"])
     problems = verdict.problems
     if split.sha256 != settings["data"]["sha256"]:
         problems.append(
@@ -77,11 +77,10 @@ def evaluation(path: Path, *, data: Split | None = None) -> Verdict:
     jobs = jobs_of(path, list(settings["agents"]), threats, settings["n"], settings["block"])
     problems += _files(path, jobs, report)
     for agent, facts in settings["agents"].items():
-        weights = _weights(folder, agent, facts)
-        if weights is None:
-            problems.append(f"{agent}: no weights with the sha256 of the evaluation are in {folder}")
+        model = recorded.network(agent, facts)
+        if model is None:
+            problems.append(f"{agent}: no weights with the sha256 of the evaluation are in {path.parent.parent}")
             continue
-        model = load_model(weights)
         classes = check(model, split)
         own = [job for job in jobs if job.agent == agent]
         for job in own:
@@ -89,14 +88,6 @@ def evaluation(path: Path, *, data: Split | None = None) -> Verdict:
         if not any(str(job.path.name) in p for job in own for p in problems):
             problems += _numbers(agent, own, threats, attacks, settings, report, classes)
     return verdict
-
-
-def _weights(folder: RunFolder, agent: str, facts: dict[str, Any]) -> Path | None:
-    role, _, average = agent.partition(".")
-    base = folder.checkpoints.path(facts["step"]) / "agents" / role
-    path = base / f"{average}.safetensors" if average else base
-    file = weights_file(path)
-    return path if file.is_file() and sha256(file) == facts["weights"] else None
 
 
 def _files(path: Path, jobs: list[Job], report: dict[str, Any]) -> Iterator[str]:

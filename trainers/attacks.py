@@ -112,10 +112,20 @@ def initial(attack: Attack, x: Tensor, *, rng: Generator) -> Tensor:
 
 
 def gradient(objective: Objective, x: Tensor) -> Tensor:
-    """Gradient of the summed objective with respect to the images only: no parameter's ``.grad`` is touched."""
+    """Gradient of the summed objective with respect to the images only: no parameter's ``.grad`` is touched.
+
+    Raises:
+        ValueError: the objective does not depend on the images through differentiable operations.
+    """
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        return torch.autograd.grad(objective(x).sum(), x)[0]
+        value = objective(x).sum()
+        if not value.requires_grad:
+            raise ValueError(
+                "the model gives no gradient with respect to its images (it detaches them, or computes outside torch); "
+                "attack it without gradients: --attacks square-1000"
+            )
+        return torch.autograd.grad(value, x)[0]
 
 
 def strongest(objective: Objective, candidates: list[Tensor]) -> Tensor:

@@ -24,5 +24,9 @@ def seeded(*key: int | str, device: torch.device | str = "cpu") -> Iterator[None
     """Run code that draws from torch's global generators (initialisation, dropout) from a key; the caller's states return."""
     gpu = torch.device(device)
     with torch.random.fork_rng(devices=[] if gpu.type == "cpu" else [gpu]):
-        torch.manual_seed(seed_of(*key))
+        torch.default_generator.manual_seed(
+            seed_of(*key)
+        )  # torch.manual_seed notes a stack per call for absent devices
+        if gpu.type == "cuda":
+            torch.cuda.manual_seed(seed_of(*key))
         yield

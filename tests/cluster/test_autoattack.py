@@ -196,13 +196,16 @@ def test_transfer_from_another_network(folder: RunFolder) -> None:
     assert each[f"transfer:{folder.path}"] == pytest.approx(each["pgd-20"], abs=0.05)
 
 
-def test_a_model_that_kills_its_worker_is_named(folder: RunFolder, ray_session: str) -> None:
+def test_a_model_that_kills_its_worker_is_named(
+    folder: RunFolder, ray_session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "DEATHS", 2)  # one spare worker is enough here
     from cluster.errors import Infrastructure
 
     split = load_test(DataConfig(), 16)
     job = blocks.Job(folder.path / "x.parquet", 0, 16, 0, "deadly", THREAT)
     options: dict[str, Any] = {"seed": 0, "attacks": ["fgsm"], "sources": {}, "workers": 1, "done": lambda *args: None}
-    with pytest.raises(Infrastructure, match=r"3 workers died over block 0 of deadly .* use --workers 0"):
+    with pytest.raises(Infrastructure, match=r"2 workers died over block 0 of deadly .* use --workers 0"):
         blocks.run_blocks([job], {"deadly": Deadly()}, lambda a, b: pixels(split, a, b), **options)
 
 

@@ -92,7 +92,20 @@ MASKED = {
 
 @pytest.mark.parametrize("kind", MASKED)
 def test_masked_networks_raise_the_right_flag(kind: type[Wrapped], honest: list[nn.Module]) -> None:
-    assert MASKED[kind] <= names(kind(honest[0], honest[1]))
+    assert MASKED[kind] <= names(kind(honest[0], honest[1]), n=96)
+
+
+class Detached(Wrapped):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.detach()).detach()
+
+
+def test_a_model_without_gradients_is_refused_for_white_box_attacks_only(honest: list[nn.Module]) -> None:
+    split = load_test(DataConfig(), 64)
+    with pytest.raises(ValueError, match=r"gives no gradient with respect to its images.*square-1000"):
+        evaluate_model(Detached(honest[0]), split, attacks=["pgd-2"], threats=[THREAT])
+    result = evaluate_model(Detached(honest[0]), split, attacks=["square-20"], threats=[THREAT], masking=64)
+    assert [f["name"] for f in result.flags] == ["zero gradients"]
 
 
 def test_flags_are_in_the_result(honest: list[nn.Module]) -> None:

@@ -13,7 +13,7 @@ from cluster.models import load_agent
 from cluster.recipes import RECIPES, recipe
 from cluster.run_folder import RunFolder
 from tests.conftest import Command
-from tests.helpers import bytes_of, small, small_flags
+from tests.helpers import CLONE, bytes_of, small, small_flags
 from trainers import methods
 from trainers.search import Choice, Uniform, parse
 
@@ -157,6 +157,7 @@ def test_mixacm_from_a_teacher_of_another_label_set(sparring: Command) -> None:
     names = set(load_agent(RunFolder(Path("runs/s").resolve()))[0].state_dict())
     plain = set(load_agent(RunFolder(Path("runs/t").resolve()))[0].state_dict())
     assert names == plain
-    foreign = sparring(*student, "--method.kd-weight=0", "--agents.student.network=timm:resnet10t")
+    own = f"--agents.student.network={CLONE / 'examples' / 'own_network.py'}:mlp"
+    foreign = sparring(*student, "--method.kd-weight=0", own)
     assert foreign.returncode == 2
     assert "does not tell its stages" in foreign.stderr

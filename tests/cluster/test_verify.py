@@ -21,7 +21,7 @@ from cluster import certify, launch, verify
 from cluster.blocks import to_parquet
 from cluster.errors import UsageError
 from cluster.evaluation import evaluate_run
-from cluster.models import load_agent, load_test
+from cluster.models import load_agent, load_test, subject
 from cluster.named_attacks import Block
 from cluster.run_folder import RunFolder
 from tests.conftest import Command
@@ -360,3 +360,23 @@ def test_commands(copy: Path, sparring: Command) -> None:
     assert done.returncode == 5
     assert "model.safetensors is altered" in done.stdout
     assert sparring("verify", copy / "nowhere").returncode == 2
+
+
+def test_an_ensemble_is_one_network_attacked_end_to_end(copy: Path, sparring: Command) -> None:
+    done = sparring("evaluate", f"ensemble:{copy}", "--attacks=clean,pgd-5", "--examples=64", "--name=both", "--json")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["agents"]) == {"ensemble"}
+    assert verify.evaluation(copy / "evaluation" / "both").problems == []
+    model, facts = subject(RunFolder(copy), "ensemble")
+    assert set(facts["members"]) == {"peer0", "peer1"}
+    split = load_test(DataConfig(), 8)
+    x = split.pixels().requires_grad_()
+    each = torch.stack([m(x).softmax(1) for m in model.members])  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(model(x).exp(), each.mean(0))
+    model(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+    apart = model.disagreement(x)  # type: ignore[operator]
+    assert ((apart >= 0) & (apart < 1)).all()
+    flip(copy / "checkpoints" / "x" / "model.safetensors", all_of=copy)
+    assert any("ensemble: no weights" in p for p in verify.evaluation(copy / "evaluation" / "both").problems)
