@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from cluster.arguments import base_of
-from cluster.cli_evaluation import evaluate, report, verify
+from cluster.cli_evaluation import evaluate, export, report, verify
 from cluster.errors import UsageError
 from cluster.output import Out, Output, answer, say
 from cluster.settings import Settings
@@ -146,7 +146,7 @@ def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (demo, doctor, train, resume, evaluate, report, runs, recipes, methods, fsck, verify)
+    f.__name__: f for f in (demo, doctor, train, resume, evaluate, report, runs, recipes, methods, fsck, verify, export)
 }
 
 

@@ -130,3 +130,28 @@ def verify(path: Positional[Path], *, interval: str | None = None, output: Out =
     answer(output, result, certify.show)
     if result["problems"]:
         raise SystemExit(5)
+
+
+def export(
+    run: Positional[Path],
+    *,
+    to: Literal["safetensors", "robustbench"] = "safetensors",
+    agent: str | None = None,
+    evaluation: str | None = None,
+    out: Path | None = None,
+    output: Out = Output(),
+) -> None:
+    """Write a trained network for use elsewhere.
+
+    Args:
+        run: The run's folder.
+        to: safetensors: weights and how to build the network. robustbench: also the zoo's entry and code.
+        agent: Role; needed when the run has several products.
+        evaluation: For robustbench, the evaluation with AutoAttack. Default: the newest that has it.
+        out: New folder. Default: export/RUN-AGENT.
+    """
+    from cluster import export as implementation
+    from cluster.run_folder import RunFolder
+
+    result = implementation.export(RunFolder.open(run), to=to, agent=agent, evaluation=evaluation, out=out)
+    answer(output, result, implementation.show)

@@ -26,7 +26,7 @@ def source() -> str:
     return str(blocks[0])
 
 
-def test_from_a_folder_of_the_users(source: str, tmp_path: Path, ray_session: str, sparring: Command) -> None:
+def test_from_a_folder_of_the_users(source: str, tmp_path: Path, pooled: None, sparring: Command) -> None:
     """The path of a file is a method's name: trained over Ray, evaluated, and equal to one process in every byte."""
     file = tmp_path / "methods" / "ensemble_at.py"
     file.parent.mkdir()

@@ -108,3 +108,34 @@ def test_what_a_network_from_elsewhere_needs(sparring: Command) -> None:
     assert "has no function 'other'" in sparring("evaluate", "mine.py:other", *FLAGS).stderr
     done = sparring("evaluate", "mine.py:make", *FLAGS, "--data.name=cifra")
     assert done.returncode in (2, 4)
+
+
+def test_export(sparring: Command) -> None:
+    """Weights that load elsewhere; an entry for the zoo with every field, only from an evaluation with AutoAttack."""
+    from tests.helpers import small_flags
+
+    flags = [*small_flags(max_steps=4), "--team=local", "--no-report"]
+    assert sparring("train", "at", *flags, "--name=a").returncode == 0
+    plain = sparring("export", "runs/a", "--out=plain", "--json")
+    assert plain.returncode == 0, plain.stderr
+    done = sparring("evaluate", "plain/model.safetensors", "--network=small_cnn:width=4", *FLAGS)
+    own = sparring("evaluate", "runs/a", *FLAGS)
+    assert json.loads(done.stdout)["threats"] == json.loads(own.stdout)["threats"]
+    early = sparring("export", "runs/a", "--to=robustbench")
+    assert early.returncode == 2
+    assert "has no evaluation of model with AutoAttack" in early.stderr
+    done = sparring("evaluate", "runs/a", "--attacks=clean,pgd-2,autoattack", "--examples=8", "--threat=linf:0.02")
+    assert done.returncode == 0, done.stderr
+    done = sparring("export", "runs/a", "--to=robustbench", "--json")
+    assert done.returncode == 0, done.stderr
+    folder = Path(json.loads(done.stdout)["folder"])
+    entry = json.loads((folder / "a_model.json").read_text())
+    assert entry["eps"] == "0.02"
+    assert entry["norm"] == "Linf"
+    assert 0 <= float(entry["autoattack_acc"]) <= float(entry["clean_acc"]) <= 100
+    assert all(v is not None for v in entry.values())
+    import runpy
+
+    zoo = runpy.run_path(str(folder / "zoo.py"))
+    assert zoo["load"](folder)(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    assert sparring("export", "runs/a", "--to=robustbench").returncode == 3
