@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -161,7 +162,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         )
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise BrokenCheckpoint(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    except Exception as error:  # torch raises pickle.UnpicklingError for anything but tensors
+    except pickle.UnpicklingError as error:  # torch's answer to anything but tensors
         raise BrokenCheckpoint(
             f"{path} holds more than tensors and is not read: {str(error).splitlines()[0]}"
         ) from error

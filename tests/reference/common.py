@@ -45,6 +45,14 @@ def load(path: Path) -> dict[str, np.ndarray]:
         return {k: z[k] for k in z.files}
 
 
+def first_of(z: Arrays, *names: str) -> np.ndarray:
+    """The array under the first of these names that is there."""
+    found = next((name for name in names if name in z), None)
+    if found is None:
+        raise LookupError(f"none of {', '.join(names)} is recorded, but: {', '.join(sorted(z))}")
+    return z[found]
+
+
 def tensor(a: Any) -> Tensor:
     return torch.from_numpy(np.array(a))
 

@@ -17,6 +17,7 @@ from tests.reference.common import (
     Seen,
     close,
     drawn,
+    first_of,
     gradients_seen,
     load,
     net,
@@ -240,8 +241,8 @@ def evaluation_attacks(path: Path) -> None:
     attack = Attack(eps=EPS, step_size=ALPHA, steps=30, start="none")
     close(attacks.run(attack, lambda v: margin(model(v), y), x, rng=rng), z["cw_inf"], "cw_inf")
     for tag, step in (("pgd_trades", 0.003), ("pgd_sat", ALPHA)):
-        noise = next(z[k] for k in (f"{tag}_uniform", f"{tag}__uniform", "") if k in z or not k)
-        recorded = next(z[k] for k in (tag, f"{tag}_x_adv", f"{tag}__x_adv", f"{tag}_adv", "") if k in z or not k)
+        noise = first_of(z, f"{tag}_uniform", f"{tag}__uniform")
+        recorded = first_of(z, tag, f"{tag}_x_adv", f"{tag}__x_adv", f"{tag}_adv")
         found = []
         for start in ("unclipped", "uniform"):  # its description does not say whether the start is clipped
             attack = Attack(eps=EPS, step_size=step, steps=20, start=start)  # type: ignore[arg-type]

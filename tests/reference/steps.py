@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -159,11 +158,8 @@ def peeraid_baseline(path: Path) -> None:
     meta = json.loads(str(z["meta"]))
     nested = meta.get("args", {})
     values = {**meta, **(nested if isinstance(nested, dict) else {})}
-    family = re.match(r"[a-z]+", name)
-    if family is not None and family[0] in ("ard", "iad", "akd", "lbgat", "adaad", "adaiad", "pgdat", "rslad"):
-        values.pop(
-            "alpha", None
-        ) if "args" not in meta or "alpha" not in nested else None  # meta's is the attack's step
+    if not isinstance(nested, dict) or "alpha" not in nested:
+        values.pop("alpha", None)  # the one beside the arguments is the attack's step
     if "_a09" in name:
         values["alpha"] = 0.9
     if "_a05" in name:
@@ -233,8 +229,7 @@ def _step(
     examples = [key for key in ("adv", "x_adv", "pert_inputs") if key in z]
     assert examples or "student_inputs" in z, "neither the examples nor the student's inputs are recorded"
     for key in examples:
-        if key in z:
-            close(agents[learner].crafted[0], z[key], "x'")
+        close(agents[learner].crafted[0], z[key], "x'")
     if "attack_grads" in z:
         same_gradients(gradients, z["attack_grads"])
     close(metrics.values["total"], z["loss"], "loss")
