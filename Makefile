@@ -45,7 +45,7 @@ docs-tables: $(READY)
 .venv/ready: pyproject.toml constraints.txt
 	@echo "Installing into .venv: PyTorch and Ray are about 3 GB to download, 6 GB on disk (once)."
 	python3 -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' --constraint constraints.txt
+	[ -t 1 ] || quiet=--quiet; .venv/bin/python -m pip install $$quiet --disable-pip-version-check --editable '.[test]' --constraint constraints.txt
 	touch $@
 
 clean:

@@ -44,6 +44,9 @@ def line_chart(
         return f'<p class="quiet">{escape(title)}: nothing recorded.</p>'
     x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
     y_low, y_high = (0.0, 1.0) if percent else (min(0.0, *(p[1] for p in points)), max(p[1] for p in points))
+    values = ticks(x_low, x_high)
+    if x_low == x_high:  # a single value of x stands in the middle
+        x_low, x_high = x_low - 0.5, x_high + 0.5
     x_span, y_span = (x_high - x_low) or 1.0, (y_high - y_low) or 1.0
 
     def at(p: tuple[float, float]) -> str:
@@ -59,7 +62,7 @@ def line_chart(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
             f'<text x="{LEFT - 6}" y="{y}" class="tick y">{text}</text>'
         )
-    for value in ticks(x_low, x_high):
+    for value in values:
         x = at((value, y_low)).split(",")[0]
         parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 16}" class="tick x">{value:.4g}</text>')
     classes = [f"c{colour % 6}" + (" dashed" if dashed else "") for colour, dashed in styles]

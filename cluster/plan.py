@@ -22,13 +22,14 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         NoResources: with Ray, when this machine or the cluster cannot hold the agents.
     """
     bundles = _bundles(config)
-    probe = config.replace({"team": "local", "batch_size": min(PROBE_BATCH, config.batch_size), "max_steps": 2})
+    here = config.replace({"data.download": False, "team": "local"})
+    probe = here.replace({"batch_size": min(PROBE_BATCH, config.batch_size), "max_steps": 2})
     metrics, facts, seconds = _measure(probe)
     if seconds * config.batch_size / probe.batch_size < CHEAP:  # then the real batch is worth its time
         probe = probe.replace({"batch_size": config.batch_size})
         metrics, facts, seconds = _measure(probe)
     scale = config.batch_size / probe.batch_size
-    train, _ = datasets.load(config.data).held_out(
+    train, _ = datasets.load(here.data).held_out(
         config.data.validation, seed=config.seed, fraction=config.data.fraction
     )
     steps = config.max_steps or config.epochs * -(-len(train) // config.batch_size)
@@ -66,7 +67,7 @@ def _bundles(config: RunConfig) -> dict[str, float]:
 
 
 def _text(config: RunConfig, plan: dict[str, Any]) -> str:
-    lines = [run_config.dump(config)]
+    lines = [run_config.dump(config), "The plan"]
     for name, agent in plan["agents"].items():
         bundle = ", ".join(f"{v:g} {k}" for k, v in agent["bundle"].items()) or "this process"
         sent = plan["exchange_bytes_per_step"].get(name, 0)

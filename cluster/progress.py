@@ -76,10 +76,11 @@ class Progress:
                 self._since.setdefault(agent, []).append(m.values)
         if now - self._said >= INTERVAL or left == 0:
             self._said = now
+            steps = max(map(len, self._since.values()), default=0)
+            self.event(f"step {t + 1:>{len(str(self._total))}}/{self._total}, means of {steps} steps, eta {eta}")
             for agent, seen in self._since.items():
                 mean = {k: fmean(v[k] for v in seen if k in v) for k in seen[-1]}  # a term may begin in between
-                where = f"step {t + 1:>{len(str(self._total))}}/{self._total}"
-                self.event(f"{where}  {agent}  {_values(mean)}  (mean of {len(seen)} steps; eta {eta})")
+                self.event(f"  {agent}  {_values(mean)}")
             self._since.clear()
 
     def checkpoint(self, t: int, validation: Mapping[str, Mapping[str, float]]) -> None:

@@ -93,7 +93,8 @@ def _joint(folders: Sequence[RunFolder]) -> str:
             lines.append((label, [(p["eps"], p["accuracy"]) for p in a["curve"]]))
     chart = charts.line_chart("Accuracy under PGD", lines, x_label="eps", percent=True)
     header = ["run and agent", "threat", "n", "clean", "robust"]
-    return f'{table("Side by side, each under its own threat", header, rows)}<div class="charts">{chart}</div>'
+    beside = table("Side by side, each under its own threat", header, rows)
+    return f'{beside}<div class="charts">{chart}</div><p class="quiet">Each curve ends at twice the eps of its own run.</p>'
 
 
 def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

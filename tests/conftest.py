@@ -15,6 +15,7 @@ os.environ |= {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # fault tests leave failed references behind on purpose
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",  # teams of two threads beside other tests: waiting ones leave the core
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN_PATH": TOKEN,
 }

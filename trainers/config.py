@@ -145,6 +145,8 @@ class DataConfig:
     """digits, cifar10, cifar100, tiny-imagenet, mini-imagenet, folder, or file.py:function."""
     root: str = "data"
     """Folder (or zip) that holds the data set."""
+    download: bool = True
+    """Download CIFAR-10 or CIFAR-100 into root when they are not there."""
     cache: str = "~/.cache/sparring"
     """Folder for decoded images."""
     size: int | None = None

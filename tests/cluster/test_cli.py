@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def test_a_run_from_train_to_evaluate(sparring: Command, tmp_path: Path) -> None
     assert set(result["agents"]) == {"peer0", "peer1", "peer2"}
     assert set(result["agents"]["peer0"]) == {"clean", "robust"}
     assert "batch_size: 128 -> 32" in done.stderr  # what differs from the recipe
-    assert "step 6/6  peer2  hard " in done.stderr
+    assert "step 6/6, means of " in done.stderr
+    assert "\n  peer2  hard " in done.stderr
     run = tmp_path / "runs" / "a"
     assert "eps: 0.14901960784313725" in (run / "config.yaml").read_text()
     env = json.loads((run / "env.json").read_text())
@@ -177,21 +179,28 @@ def test_ctrl_c_in_a_terminal_reaches_no_actor(tmp_path: Path) -> None:
     assert "lost" not in stderr
 
 
-@pytest.mark.parametrize(("team", "seconds"), [("local", 0.3), ("ray", 0.3), ("ray", 4.0)])
-def test_a_signal_during_start_up_exits_130_and_loses_nothing(
-    team: str, seconds: float, sparring: Command, tmp_path: Path
-) -> None:
-    process = start(tmp_path, f"--team={team}", "--max-steps=3000")
-    folder = tmp_path / "runs" / "a"
-    while not folder.exists():
-        time.sleep(0.005)
-    time.sleep(seconds)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert "Traceback" not in stderr
-    assert folder.is_dir()
-    assert sparring("runs").returncode == 0
+def test_a_signal_during_start_up_exits_130_and_loses_nothing(sparring: Command, tmp_path: Path) -> None:
+    """Three runs at a time, as they take long to start; each gets the signal so many seconds after its folder appears."""
+    moments = {("local", 0.3): tmp_path / "1", ("ray", 0.3): tmp_path / "2", ("ray", 4.0): tmp_path / "3"}
+
+    def signalled(case: tuple[str, float]) -> tuple[int, str]:
+        (team, seconds), folder = case, moments[case]
+        folder.mkdir()
+        process = start(folder, f"--team={team}", "--max-steps=3000")
+        while not (folder / "runs" / "a").exists():
+            time.sleep(0.005)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=90)
+        return process.returncode, stderr
+
+    with ThreadPoolExecutor() as pool:
+        for returncode, stderr in pool.map(signalled, moments):
+            assert returncode == 130, stderr
+            assert "Traceback" not in stderr
+    for folder in moments.values():
+        assert (folder / "runs" / "a").is_dir()
+        assert sparring("runs", f"--runs-dir={folder / 'runs'}").returncode == 0
 
 
 def test_resume_if_exists_refuses_another_run(sparring: Command) -> None:
@@ -203,7 +212,7 @@ def test_resume_if_exists_refuses_another_run(sparring: Command) -> None:
     assert again.returncode == 0, again.stderr  # how it is carried out may differ
 
 
-def test_nan_on_ray_too(sparring: Command, ray_session: str) -> None:
+def test_nan_on_ray_too(sparring: Command, pooled: None) -> None:
     flags = [*small_flags(max_steps=60, checkpoint__every=1), "--optim.lr=1e30", "--optim.warmup=100"]
     done = sparring("train", "mat", *flags, "--name=a")
     assert done.returncode == 7, done.stderr
@@ -327,6 +336,10 @@ def test_dry_run(sparring: Command, tmp_path: Path) -> None:
     text = sparring("train", "mat", "--team=local", "--dry-run").stdout
     assert "peer1: 53,362 parameters" in text
     assert "440 steps" in text
+    absent = sparring("train", "mat", "--team=local", "--dry-run", "--data.name=cifar10")
+    assert absent.returncode == 4
+    assert "nothing is downloaded here" in absent.stderr
+    assert not any(tmp_path.iterdir())
 
 
 def test_lists(sparring: Command) -> None:

@@ -138,7 +138,9 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_driver(moment: str, ray_session: str, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_killed_driver(
+    moment: str, pooled: None, ray_session: str, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
     """kill -9 of the driver, then resume. One of the drivers brings a Ray of its own, the others attach to this one."""
     run = tmp_path / "run"
     for attempt in range(5):

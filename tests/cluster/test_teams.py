@@ -62,6 +62,7 @@ def test_every_method(method: str, pooled: None, tmp_path: Path) -> None:
     """Frozen roles get the weights of a short run; two threads per agent."""
     options: dict[str, Any] = {"max_steps": 6, "threads_per_agent": 2}
     config = small(method)
+    options |= {f"attacks__{norm}__steps": 2 for norm in config.attacks}
     roles = config.method.roles()
     frozen = [name for name in config.networks() if name not in roles or not roles[name].learns]
     if frozen:
@@ -115,7 +116,7 @@ def test_the_driver_sees_only_scalars_and_references(
     assert kinds <= {int, float, str, bool, type(None)}
 
 
-def test_what_travels_matters(team_of: Any, tmp_path: Path) -> None:
+def test_what_travels_matters(pooled: None, team_of: Any, tmp_path: Path) -> None:
     """Zeros instead of a peer's examples change the weights of the peer that receives them, and of nobody else."""
     config = small("mat")
     honest, cheated = team_of(config), team_of(config)
@@ -130,7 +131,7 @@ def test_what_travels_matters(team_of: Any, tmp_path: Path) -> None:
     assert right["peer1"] == wrong["peer1"]
 
 
-def test_exchange_bytes_are_the_tensors(team_of: Any) -> None:
+def test_exchange_bytes_are_the_tensors(pooled: None, team_of: Any) -> None:
     config = small("mat", peers=3)
     team = team_of(config)
     metrics = run_steps(team, config, 1)[0]
@@ -141,7 +142,7 @@ def test_exchange_bytes_are_the_tensors(team_of: Any) -> None:
     assert adv.x.nbytes == examples
 
 
-def test_a_step_can_be_in_flight_before_the_last_ends(team_of: Any) -> None:
+def test_a_step_can_be_in_flight_before_the_last_ends(pooled: None, team_of: Any) -> None:
     config = small("mat")
     team = team_of(config)
     pending = [team.submit(config.method, t) for t in range(6)]

@@ -171,6 +171,7 @@ def test_missing_data_says_what_is_expected_where(
     with pytest.raises(ValueError, match=r"expected|no network") as caught:
         load(name, tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in str(caught.value)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_damaged_official_files_are_named(load: Callable[..., Dataset], tmp_path: Path) -> None:

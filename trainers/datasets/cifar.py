@@ -30,7 +30,7 @@ def source(config: DataConfig) -> tuple[object, Callable[[Progress], Decoded]]:
     inside = root / config.name
     holder = inside if (inside / FOLDERS[config.name]).is_dir() else root
     if not (holder / FOLDERS[config.name]).is_dir():
-        _download(config.name, root)
+        _download(config, root)
     batches = [f for f in (holder / FOLDERS[config.name]).iterdir() if f.is_file()]
     return fingerprint(batches, holder), lambda progress: _torchvision(config.name, holder)
 
@@ -92,14 +92,21 @@ def _torchvision(name: str, root: Path) -> Decoded:
     )
 
 
-def _download(name: str, root: Path) -> None:
+def _download(config: DataConfig, root: Path) -> None:
     from torchvision import datasets
 
-    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    absent = f"{config.name} is not under {root.resolve()}"
+    advice = (
+        f"Put {FOLDERS[config.name]}/ or Parquet shards (train-*.parquet, test-*.parquet) there, or name their folder: "
+        "--data.root FOLDER"
+    )
+    if not config.download:
+        raise ValueError(f"{absent}, and nothing is downloaded here (a run would, about 170 MB). {advice}")
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[config.name]
+    existed = root.exists()
     try:
         kind(str(root), train=True, download=True)
     except Exception as error:  # torchvision lets every kind of network error through
-        raise ValueError(
-            f"{name} is not under {root.resolve()} and could not be downloaded ({error}). Put {FOLDERS[name]}/ or Parquet shards "
-            "(train-*.parquet, test-*.parquet) there, or name their folder: --data.root FOLDER"
-        ) from error
+        if not existed and root.is_dir() and not any(root.iterdir()):
+            root.rmdir()
+        raise ValueError(f"{absent} and could not be downloaded ({error}). {advice}") from error
