@@ -11,7 +11,6 @@ is drawn from (seed, step, agent, purpose): there is no random state, and a save
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -19,12 +18,14 @@ from math import isfinite
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from agents.exchange import detach, nbytes
+from agents.lanes import Lanes
 from agents.learner import Learner
+from agents.meter import Meter
 from agents.robustness import accuracies
-from agents.state import AgentState, NotFinite, WrongStep, peak_memory
+from agents.state import AgentState, NotFinite, WrongStep
 from trainers import attacks, optim
 from trainers.config import Attack, OptimConfig
 from trainers.data import Batches, Split
@@ -52,6 +53,7 @@ class Agent:
         classes: number of classes.
         helpers: what the method trains besides the network.
         beside: frozen networks that the method calls in its hooks here.
+        lanes: which share of every batch is this replica's.
     """
 
     def __init__(
@@ -70,32 +72,32 @@ class Agent:
         classes: int,
         helpers: nn.Module | None = None,
         beside: Mapping[str, nn.Module] | None = None,
+        lanes: Lanes = Lanes(),
     ) -> None:
         self.me, self.index, self.method, self.model = me, index, method, model
         self.view = Model(model, helpers=helpers, beside=beside)  # what the method's hooks see
         self.batches, self.held_out, self.config, self.attacks = batches, held_out, config, attacks
-        self.seed, self.total_steps, self.classes = seed, total_steps, classes
+        self.seed, self.total_steps, self.classes, self.lanes = seed, total_steps, classes, lanes
         self.learns = method.roles()[me].learns
         self.learner = Learner(self.view, config, epochs=total_steps / batches.steps_per_epoch) if self.learns else None
         self.method_state = method.start_state(me)
         self.t, self.lr_factor = 0, 1.0
-        self._ended = time.perf_counter()
+        self.meter = Meter()
         self.view.train(self.learns)
-        self._cached: tuple[int, Batch] | None = None
+        self._cached: tuple[int, Tensor, Batch] | None = None
         self._kept: tuple[Message, dict[str, Any]] | None = None  # what predict made, and from what
-        self._published = 0
-        self._seconds: dict[str, float] = {}
 
     def craft(self, t: int, *, attack: str = "train", **hints: Any) -> Adversarial:
         """Attack the own network on the batch of step ``t``."""
         with self._verb("craft", t):
-            batch, rng = self._batch(t), self._rng(t, f"attack {attack}")
+            (x, batch), rng = self._batches(t), self._rng(t, f"attack {attack}")
             chosen = self.method.attack(
                 self.me, attack, self.attacks, state=self.method_state, when=self._when(t), rng=rng
             )
             with attacks.frozen(self.view, bn=chosen.bn), self._seeded(t, f"dropout {attack}"):
                 objective = self.method.objective(self.me, self.view, batch, **hints)
-                return self._publish(Adversarial(attacks.run(chosen, objective, batch.x, rng=rng)))
+                adv = attacks.run(chosen, objective, x, rng=rng, rows=self.lanes.rows(len(x)))
+                return self._publish(Adversarial(adv))
 
     def answer(self, t: int, on: Mapping[str, Adversarial] | Adversarial | None = None) -> Answer | dict[str, Answer]:
         """Logits on the clean batch, on one message, or on each of several."""
@@ -126,10 +128,12 @@ class Agent:
             when = self._when(t)
             own, given = self._kept or (self._forward(t, seen), seen)
             loss = self._loss(t, own, seen)
-            values = self._values(loss, t)
+            n = len(self._batches(t)[0])
+            values = self._values(loss, t, n)
             weights, state = self.method.balance(self.me, values, self.method_state, when)
-            total = weighed(loss, weights)
-            self.learner.step(total, when, lambda: weighed(self._loss(t, self._forward(t, given), seen), weights))
+            total, whole = weighed(loss, weights), sum(weights.get(k, 1.0) * values[k] for k in loss.terms)
+            again = lambda: weighed(self._loss(t, self._forward(t, given), seen), weights)  # noqa: E731
+            self.learner.step(total, when, again, lambda gradients: self.lanes.mean_(gradients, n))
             if (t + 1) % self.batches.steps_per_epoch == 0:
                 steps = range(t + 1 - self.batches.steps_per_epoch, t + 1)
                 with self._seeded(t, "swa"):
@@ -138,7 +142,7 @@ class Agent:
             values |= {
                 k: v for k, v in state.items() if isinstance(v, float)
             }  # weights and temperatures of the next step
-            values |= {"total": total.item(), "lr": self.config.lr * when.lr_scale}
+            values |= {"total": whole, "lr": self.config.lr * when.lr_scale}
         return self._metrics(values)
 
     def report(self, t: int) -> Metrics:
@@ -187,14 +191,10 @@ class Agent:
 
     def _forget(self) -> None:
         self._cached, self._kept = None, None
-        self._published, self._seconds = 0, {}
+        self.meter.forget()
 
     def _metrics(self, values: dict[str, float]) -> Metrics:
-        """Everything since the last step; what no verb took of the time was waiting."""
-        now = time.perf_counter()
-        idle = max(0.0, now - self._ended - sum(self._seconds.values()))
-        metrics = Metrics(values, self._published, {**self._seconds, "idle": idle}, peak_memory(self.batches.device))
-        self._ended = now
+        metrics = self.meter.metrics(values, self.batches.device)
         self._forget()
         return metrics
 
@@ -203,27 +203,25 @@ class Agent:
             raise WrongStep(f"{self.me} is at step {self.t} and was called for step {t}")
 
     @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Count the time of the block under a name of this step."""
-        start = time.perf_counter()
-        yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
-
-    @contextmanager
     def _verb(self, name: str, t: int) -> Iterator[None]:
         self._guard(t)
-        with self.timed(name):
+        with self.meter.timed(name):
             yield
 
     def _publish(self, message: M) -> M:
-        self._published += nbytes(message)
+        self.meter.published(nbytes(message))
         return message
 
-    def _batch(self, t: int) -> Batch:
+    def _batches(self, t: int) -> tuple[Tensor, Batch]:
+        """Images of the whole batch, and this lane's share of the batch."""
         if self._cached is None or self._cached[0] != t:
             rng = generator(self.seed, t, "inputs", device=self.batches.device)  # the same at every agent
-            self._cached = (t, self.method.inputs(self.batches.batch(t), rng))
-        return self._cached[1]
+            whole = self.method.inputs(self.batches.batch(t), rng)
+            self._cached = (t, whole.x, whole.rows(self.lanes.rows(len(whole.x))))
+        return self._cached[1:]
+
+    def _batch(self, t: int) -> Batch:
+        return self._batches(t)[1]
 
     def _when(self, t: int) -> When:
         at = optim.when(
@@ -247,8 +245,10 @@ class Agent:
     def _rng(self, t: int, purpose: str) -> torch.Generator:
         return generator(self.seed, t, self.index, purpose, device=self.batches.device)
 
-    def _values(self, loss: Loss, t: int) -> dict[str, float]:
-        values = {k: v.item() for k, v in (loss.terms | loss.stats).items()}
+    def _values(self, loss: Loss, t: int, n: int) -> dict[str, float]:
+        """Means of all terms over a batch of ``n``; every lane sees the same, so all raise or none."""
+        own = {k: v.item() for k, v in (loss.terms | loss.stats).items()}
+        values = self.lanes.mean(own, n, device=self.batches.device)
         for name, value in values.items():
             if not isfinite(value):
                 raise NotFinite(self.me, f"loss term {name!r}", t, value)

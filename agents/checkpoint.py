@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from agents import networks
-from agents.networks import NetworkConfig
+from agents.networks import Network, NetworkConfig
 from agents.state import AgentState
 
 FORMAT = 1
@@ -43,9 +44,6 @@ def to_json(value: object) -> bytes:
 
 def save(state: AgentState, network: NetworkConfig, folder: Path) -> dict[str, str]:
     """Write an agent into ``folder`` and return the sha256 of each file."""
-    from safetensors.torch import save as serialise
-
-    folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "format": FORMAT,
         "t": state.t,
@@ -54,8 +52,37 @@ def save(state: AgentState, network: NetworkConfig, folder: Path) -> dict[str, s
         "extra": sorted(state.extra),
         "network": network.to_json(),
     }
-    tensors = {"model": state.model, "optim": state.optim, **state.extra}
-    contents = {f"{k}.safetensors": serialise(v) for k, v in tensors.items()} | {"state.json": to_json(facts)}
+    return _write(folder, {"model": state.model, "optim": state.optim, **state.extra}, facts)
+
+
+def save_model(model: Network, folder: Path) -> dict[str, str]:
+    """Write a network alone, so that :func:`load_model` finds it; the sha256 of each file."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    return _write(folder, {"model": tensors}, {"format": FORMAT, "network": model.config.to_json()})
+
+
+def save_buffers(model: nn.Module, lane: int, folder: Path) -> dict[str, str]:
+    """Write what a lane other than the first has of its own: batch-norm statistics."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.named_buffers()}
+    return _write(folder, {f"buffers-{lane}": tensors}, None)
+
+
+def load_buffers(model: nn.Module, lane: int, folder: Path) -> None:
+    """Read back what :func:`save_buffers` wrote.
+
+    Raises:
+        CheckpointError: the checkpoint was written with fewer lanes, or the file is damaged.
+    """
+    for name, value in _tensors(folder, f"buffers-{lane}").items():
+        model.get_buffer(name).copy_(value)
+
+
+def _write(folder: Path, tensors: Mapping[str, dict[str, Tensor]], facts: object | None) -> dict[str, str]:
+    from safetensors.torch import save as serialise
+
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {f"{k}.safetensors": serialise(v) for k, v in tensors.items()}
+    contents |= {} if facts is None else {"state.json": to_json(facts)}
     return {name: write(folder / name, content) for name, content in contents.items()}
 
 
@@ -77,7 +104,7 @@ def network_config(path: Path) -> NetworkConfig:
     return NetworkConfig.from_json(_facts(folder)["network"])  # type: ignore[arg-type]
 
 
-def load_model(path: Path) -> nn.Module:
+def load_model(path: Path) -> Network:
     """The network of a saved agent in eval mode: images in [0, 1] -> logits.
 
     Args:
@@ -113,7 +140,7 @@ def _facts(folder: Path) -> dict[str, object]:
     return dict(facts)
 
 
-def _tensors(folder: Path, name: str) -> dict[str, object]:
+def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load as deserialise
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from agents import checkpoint
 from agents.exchange import nest, pack, unpack
+from agents.lanes import Lanes
 from agents.spec import AgentSpec, Facts, describe
 from trainers.config import Attack
 from trainers.types import Metrics
@@ -19,8 +20,8 @@ from trainers.types import Metrics
 class Endpoint:
     """Every method is the agent's own: messages are unpacked on the way in and packed on the way out."""
 
-    def __init__(self, spec: AgentSpec) -> None:
-        self.agent = spec.build()
+    def __init__(self, spec: AgentSpec, lanes: Lanes = Lanes()) -> None:
+        self.agent = spec.build(lanes)
 
     def describe(self) -> Facts:
         return describe(self.agent)
@@ -44,6 +45,8 @@ class Endpoint:
         return self.agent.evaluate(t, by)
 
     def save(self, t: int, folder: str) -> dict[str, str]:
+        if self.agent.lanes.index > 0:
+            return checkpoint.save_buffers(self.agent.model, self.agent.lanes.index, Path(folder))
         return checkpoint.save(self.agent.state(t), self.agent.model.config, Path(folder))  # type: ignore[arg-type]
 
     def load(self, folder: str, lr_factor: float = 1.0) -> int:
@@ -51,12 +54,14 @@ class Endpoint:
         state = checkpoint.load(Path(folder))
         state.lr_factor *= lr_factor
         self.agent.load_state(state)
+        if self.agent.lanes.index > 0:
+            checkpoint.load_buffers(self.agent.model, self.agent.lanes.index, Path(folder))
         return self.agent.t
 
     def _pack(self, message: Any) -> Any:
-        with self.agent.timed("exchange"):
+        with self.agent.meter.timed("exchange"):
             return pack(message)
 
     def _seen(self, flat: dict[str, Any]) -> dict[str, Any]:
-        with self.agent.timed("exchange"):
+        with self.agent.meter.timed("exchange"):
             return {k: unpack(v, device=self.agent.batches.device) for k, v in nest(flat).items()}

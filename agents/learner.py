@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -43,18 +43,26 @@ class Learner:
         """Note the batch-norm statistics before the pass that only finds the perturbation."""
         self._buffers = [b.clone() for b in self.model.network.buffers()]
 
-    def step(self, total: Tensor, when: When, again: Callable[[], Tensor]) -> None:
-        """One optimiser step on the loss ``total``; ``again`` computes it anew where the weights are perturbed."""
+    def step(
+        self, total: Tensor, when: When, again: Callable[[], Tensor], average: Callable[[Sequence[Tensor]], None]
+    ) -> None:
+        """One optimiser step on the loss ``total``.
+
+        Args:
+            again: computes the loss anew where the weights are perturbed.
+            average: replaces gradients in place by their means over all lanes.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * when.lr_scale
         self.optimizer.zero_grad(set_to_none=True)
         if self.perturbs(when):
-            with perturbed(self.model.network, total, size=self.config.awp):
+            with perturbed(self.model.network, total, size=self.config.awp, average=average):
                 for b, old in zip(self.model.network.buffers(), self._buffers, strict=True):
                     b.copy_(old)
                 again().backward()  # type: ignore[no-untyped-call]
         else:
             total.backward()  # type: ignore[no-untyped-call]
+        average([p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None])
         self.optimizer.step()
         if "ema" in self.averages:
             self.averages["ema"].decay(self.model.network, self.config.ema)

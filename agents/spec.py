@@ -12,6 +12,7 @@ import torch
 
 from agents import checkpoint, networks
 from agents.agent import Agent
+from agents.lanes import Lanes
 from trainers import methods
 from trainers.config import Attack, DataConfig, OptimConfig, require
 from trainers.data import Batches, Dataset
@@ -60,8 +61,8 @@ class AgentSpec:
         """The method with its options."""
         return methods.load(self.method)(**self.options)
 
-    def build(self) -> Agent:
-        """The agent with fresh weights: a pure function of this specification.
+    def build(self, lanes: Lanes = Lanes()) -> Agent:
+        """The agent with fresh weights: a pure function of this specification, the same for every lane.
 
         Raises:
             ValueError: unknown method, network or data set.
@@ -94,6 +95,7 @@ class AgentSpec:
             classes=len(dataset.classes),
             helpers=helpers.to(device) if helpers else None,
             beside={name: self._beside(name, dataset).to(device) for name in role.beside},
+            lanes=lanes,
         )
 
     def _beside(self, name: str, dataset: Dataset) -> networks.Network:
@@ -109,16 +111,34 @@ class AgentSpec:
         if self.init is None:
             assert self.network is not None
             return networks.build(networks.configure(self.network, dataset), self.seed, self.index)
+        self._check_fit(checkpoint.network_config(Path(self.init)), dataset, any_classes=any_classes)
         saved = checkpoint.load_model(Path(self.init))
         assert isinstance(saved, networks.Network)
-        found = (saved.config.channels, saved.config.classes)
-        wanted = (dataset.shape[0], saved.config.classes if any_classes else len(dataset.classes))
-        if wanted != found or (self.network is not None and self.network != saved.config.spec):
+        return saved
+
+    def check_weights(self) -> None:
+        """Refuse weights to start from that do not fit, before any process is made.
+
+        Raises:
+            ValueError: they are for other images or classes, or of another network.
+            CheckpointError: they cannot be read.
+        """
+        dataset, role = self.images.load(), self.make_method().roles()[self.me]
+        for name in (self.me, *role.beside):
+            network, init = self.others[name]
+            if init is not None:
+                any_classes = name == self.me and not role.same_classes
+                own = replace(self, me=name, network=network, init=init)
+                own._check_fit(checkpoint.network_config(Path(init)), dataset, any_classes=any_classes)
+
+    def _check_fit(self, saved: networks.NetworkConfig, dataset: Dataset, *, any_classes: bool) -> None:
+        found = (saved.channels, saved.classes)
+        wanted = (dataset.shape[0], saved.classes if any_classes else len(dataset.classes))
+        if wanted != found or (self.network is not None and self.network != saved.spec):
             raise ValueError(
-                f"{self.me}: the weights in {self.init} are of {saved.config.spec} for {found[0]} channels and {found[1]} classes; "
+                f"{self.me}: the weights in {self.init} are of {saved.spec} for {found[0]} channels and {found[1]} classes; "
                 f"the run wants {self.network or 'any network'} for {wanted[0]} channels and {wanted[1]} classes"
             )
-        return saved
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Length of the run."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cluster.run_config import RunConfig
 
 
-def base_of(argv: Sequence[str]) -> tuple[RunConfig | None, RunConfig | None, list[str]]:
+def base_of(argv: Sequence[str], verb: str) -> tuple[RunConfig | None, RunConfig | None, list[str]]:
     """The recipe, the configuration that flags start from (the recipe with the asked number of peers), and the flags."""
     args = list(argv)
     if not args or args[0] in ("-h", "--help"):
@@ -25,10 +25,10 @@ def base_of(argv: Sequence[str]) -> tuple[RunConfig | None, RunConfig | None, li
 
     if args[0] in ("-c", "--config"):
         if len(args) < 2:
-            raise UsageError("-c needs a file: sparring train -c run.yaml")
+            raise UsageError(f"-c needs a file: sparring {verb} -c run.yaml")
         base, args = run_config.load(Path(args[1])), args[2:]
     elif args[0].startswith("-"):
-        raise UsageError(f"the recipe or method comes first, before {args[0]}: sparring train mat {' '.join(args)}")
+        raise UsageError(f"the recipe or method comes first, before {args[0]}: sparring {verb} at {' '.join(args)}")
     else:
         base, args = recipe(args[0]), args[1:]
     recipe_itself = base

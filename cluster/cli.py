@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import Positional, arg
@@ -19,6 +19,9 @@ from cluster.settings import Settings
 
 if TYPE_CHECKING:
     from cluster.run_config import RunConfig
+
+
+C = TypeVar("C", "Train", "Pretrain")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,26 @@ class Train:
     """Make report.html at the end."""
     dry_run: bool = False
     """Show configuration, placement, memory, exchange and time, and stop."""
+    output: Out = field(default_factory=Output)
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Train, evaluate and publish one network."""
+
+    config: Annotated[Settings, arg(name="")]
+    workers: int = 1
+    """Processes that share every batch."""
+    publish_as: Annotated[str | None, arg(name="as")] = None
+    """Name of the published model; by default method, data and network."""
+    name: str | None = None
+    """Name of the run's folder; default the recipe's name and the next number."""
+    runs_dir: Path = Path("runs")
+    """Folder of all runs."""
+    models_dir: Path = Path("models")
+    """Folder of all models."""
+    resume_if_exists: bool = False
+    """Continue the run when --name exists."""
     output: Out = field(default_factory=Output)
 
 
@@ -57,25 +80,12 @@ def doctor(*, output: Out = Output()) -> None:
 
 def train(argv: Sequence[str]) -> None:
     """Train one run: a RECIPE, a METHOD (on digits), or -c run.yaml; then any setting as a flag."""
-    recipe, base, rest = base_of(argv)
-    prog = "sparring train" + (f" {argv[0]}" if base and not argv[0].startswith("-") else " RECIPE|METHOD|-c FILE")
-    known = base or Settings()
-    description = (
-        "Train one run. --peers M is short for --method.peers M."
-        if base
-        else (train.__doc__ or "")
-        + " Recipes set their own defaults, and methods add flags: 'sparring train mat --help' shows both."
+    command, config = _asked(
+        argv, "train", Train, example="mat --peers 2", shortcut="--peers M is short for --method.peers M."
     )
-    command = tyro.cli(Train, default=Train(config=known), args=rest, prog=prog, description=description)
-    if base is None or recipe is None:
-        raise UsageError("train needs a recipe or a method first: sparring train mat --peers 2. See: sparring recipes")
     from cluster import launch
     from cluster.plan import dry_run
 
-    config: RunConfig = command.config.absolute()  # type: ignore[attr-defined]  # a Settings only when there is no recipe
-    launch.check(config)
-    for line in launch.changes(recipe.absolute(), config) if not command.output.quiet else []:
-        print(line, file=sys.stderr)
     if command.dry_run:
         answer(command.output, dry_run(config), lambda plan: print(plan["text"]))
         return
@@ -87,6 +97,50 @@ def train(argv: Sequence[str]) -> None:
         quiet=command.output.quiet,
     )
     _finished(command.output, run, report=command.report)
+
+
+def pretrain(argv: Sequence[str]) -> None:
+    """Train one network, data-parallel, by Ray Train, evaluate it and publish it with a card: a teacher for others."""
+    command, config = _asked(argv, "pretrain", Pretrain, example="at --workers 2")
+    from cluster import card
+    from cluster import pretrain as implementation
+
+    result = implementation.pretrain(
+        config,
+        workers=command.workers,
+        runs_dir=command.runs_dir,
+        models_dir=command.models_dir,
+        name=command.name,
+        publish_as=command.publish_as,
+        resume_if_exists=command.resume_if_exists,
+        quiet=command.output.quiet,
+    )
+    answer(command.output, result, card.show)
+
+
+def publish(
+    run: Positional[Path],
+    *,
+    name: Annotated[str, arg(name="as")],
+    agent: str | None = None,
+    checkpoint: Literal["best", "last"] = "best",
+    models_dir: Path = Path("models"),
+    output: Out = Output(),
+) -> None:
+    """Copy a run's network with its card into models/NAME/VERSION, which never changes.
+
+    Args:
+        run: The run's folder.
+        name: Of the model: lower-case letters, digits, '.', '_' and '-'.
+        agent: Role, where the method has several products; ensemble: all of them as one network.
+        checkpoint: Best on the held-out images, or last.
+        models_dir: Folder of all models.
+    """
+    from agents import model_folder
+    from cluster import card
+
+    version = card.publish(run, agent=agent, name=name, models_dir=models_dir, checkpoint=checkpoint)
+    answer(output, {"model": str(version), "card": model_folder.card(version)}, card.show)
 
 
 def resume(
@@ -146,8 +200,39 @@ def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (demo, doctor, train, resume, evaluate, report, runs, recipes, methods, fsck, verify, export)
+    f.__name__: f
+    for f in (
+        *(demo, doctor, train, resume, pretrain, evaluate, verify, publish),
+        *(report, runs, recipes, methods, fsck, export),
+    )
 }
+RUNS = (train, pretrain)  # begin with a recipe, whose settings are their flags
+
+
+def _asked(argv: Sequence[str], verb: str, kind: type[C], *, example: str, shortcut: str = "") -> tuple[C, RunConfig]:
+    """The command as asked for, and its run's configuration; says what differs from the recipe.
+
+    Raises:
+        UsageError: no recipe, or what ``launch.check`` refuses.
+    """
+    recipe, base, rest = base_of(argv, verb)
+    prog = f"sparring {verb}" + (f" {argv[0]}" if base and not argv[0].startswith("-") else " RECIPE|METHOD|-c FILE")
+    summary = COMMANDS[verb].__doc__ or ""
+    description = (
+        f"{kind.__doc__} {shortcut}"
+        if base
+        else f"{summary} Recipes set their own defaults, and methods add flags: 'sparring {verb} at --help' shows both."
+    )
+    command = tyro.cli(kind, default=kind(config=base or Settings()), args=rest, prog=prog, description=description)
+    if base is None or recipe is None:
+        raise UsageError(f"{verb} needs a recipe or a method first: sparring {verb} {example}. See: sparring recipes")
+    from cluster import launch
+
+    config: RunConfig = command.config.absolute()  # type: ignore[attr-defined]  # a Settings only when there is no recipe
+    launch.check(config)
+    for line in launch.changes(recipe.absolute(), config) if not command.output.quiet else []:
+        print(line, file=sys.stderr)
+    return command, config
 
 
 def _finished(output: Output, run: Any, *, report: bool) -> None:

@@ -21,6 +21,8 @@ class Elsewhere:
 
     network: str | None = None
     """What a file of weights is of: resnet18, wrn-34-10, ..."""
+    mapping: Path | None = None
+    """YAML that turns a file's names into ours: keys, drop, mean, std (docs/adding-a-network.md)."""
     data: Annotated[str, arg(name="data.name")] = "digits"
     """Data set of its test images."""
     root: Annotated[Path, arg(name="data.root")] = Path("data")
@@ -49,7 +51,7 @@ def evaluate(
     """Attack a run's networks on the test images.
 
     Args:
-        run: A run's folder; ensemble:RUN takes all its products as one network; file.py:function, or a file of weights with
+        run: A run's folder, or models/NAME; ensemble:RUN takes all its products as one network; file.py:function, or a file of weights with
             --network, is a network from elsewhere (then --threat and --data.name are needed).
         attacks: Comma-separated: clean, fgsm, pgd-K, pgd-KxR, margin-pgd-K, square-Q, autoattack, transfer:RUN.
         threat: NORM:EPS such as linf:8/255 or l2:0.5; repeat for a curve or several norms. Default: the run's own.
@@ -64,11 +66,12 @@ def evaluate(
         masking: Examples on which signs of masked gradients are looked for; 0: none.
         cross: Also every agent on the examples crafted on every other (PGD-20, first threat).
     """
-    from cluster import display
+    from cluster import card, display
     from cluster.evaluation import evaluate_target
 
+    target = _target(run, agent, checkpoint, elsewhere)
     report = evaluate_target(
-        _target(run, agent, checkpoint, elsewhere),
+        target,
         attacks=attacks.split(","),
         threats=threat,
         examples=examples,
@@ -80,17 +83,23 @@ def evaluate(
         masking=masking,
         progress=say(output),
     )
+    if (target.path / "card.json").is_file():
+        card.update(target.path)
     answer(output, report, display.evaluation)
 
 
 def _target(run: str, agents: Sequence[str], checkpoint: str, elsewhere: Elsewhere) -> Target:
+    from agents import model_folder
     from cluster.run_folder import RunFolder
-    from cluster.target import foreign, is_foreign, of_run
+    from cluster.target import foreign, is_foreign, of_model, of_run
     from trainers.config import DataConfig
 
     if is_foreign(run):
         images = DataConfig(name=elsewhere.data, root=str(elsewhere.root.resolve()), cache=elsewhere.cache)
-        return foreign(run, network=elsewhere.network, data=images)
+        return foreign(run, network=elsewhere.network, data=images, mapping=elsewhere.mapping)
+    version = model_folder.resolve(Path(run))
+    if version is not None:
+        return of_model(version, root=elsewhere.root if elsewhere.root != Path("data") else None)
     path = run.removeprefix("ensemble:")
     return of_run(RunFolder.open(Path(path)), (*agents, "ensemble") if path != run else agents, checkpoint=checkpoint)
 

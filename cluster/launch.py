@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from agents import networks
+from agents.checkpoint import CheckpointError
 from agents.spec import Facts
-from cluster import images
+from cluster import images, teachers
 from cluster.controller import Controller
 from cluster.environment import environment
 from cluster.errors import BrokenCheckpoint, DataError, UsageError
@@ -137,6 +138,13 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def team_of(config: RunConfig, *, quiet: bool = True) -> Iterator[Team]:
     """The run's agents, ready; on Ray in a placement group that is removed at the end."""
     specs = config.specs(images.prepare(config.data, quiet=quiet))
+    for spec in specs:
+        try:
+            spec.check_weights()
+        except CheckpointError as error:
+            raise BrokenCheckpoint(str(error)) from error
+    if config.lanes > 1 and config.team == "local":
+        raise UsageError(f"lanes = {config.lanes} needs one process per lane and agent: --team ray, or --lanes 1")
     if config.team == "local":
         local = LocalTeam(specs)
         try:
@@ -198,11 +206,15 @@ def _train(
     )
     monitors = Monitors(classes=facts.classes, total=total)
 
+    known = teachers.facts(config.specs(images.prepare(config.data, quiet=True)))
+
     def note_environment() -> None:
-        folder.write_env(environment(config, team.describe()))
+        folder.write_env(environment(config, team.describe()) | {"teachers": known})
 
     try:
         for line in [*(f"damaged, going back: {w}" for w in wrong), *facts_table(team.describe())]:
+            progress.event(line)
+        for line in teachers.lines(known, facts.classes):
             progress.event(line)
         for line in folder.changed_versions(environment(config, team.describe())):
             progress.event(line)

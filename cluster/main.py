@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import tyro
 
 from cluster.arguments import decimals
-from cluster.cli import COMMANDS, train
+from cluster.cli import COMMANDS, RUNS
 from cluster.errors import SparringError, UsageError
 from cluster.stop import terminate_interrupts
 
@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(f"command {args[0]!r} is unknown.{hint} Commands: {', '.join(COMMANDS)}")
         rest = decimals(args[1:])
         with terminate_interrupts():
-            if args[0] == "train":
-                train(rest)
+            if COMMANDS[args[0]] in RUNS:
+                COMMANDS[args[0]](rest)
             else:
                 tyro.cli(COMMANDS[args[0]], args=rest, prog=f"sparring {args[0]}")
     except SystemExit as end:

@@ -19,7 +19,7 @@ from agents.spec import AgentSpec
 from cluster.settings import Own, Settings
 from cluster.values import parse, unknown
 from trainers import methods, user
-from trainers.config import Attack, Threat
+from trainers.config import Attack, DataConfig, Threat
 from trainers.datasets import Prepared
 from trainers.methods.base import Method
 
@@ -113,22 +113,18 @@ class RunConfig(Settings):
         d = self.data
         extra = str(Path(d.extra).resolve()) if d.extra else None
         data = replace(d, name=user.absolute(d.name), root=str(Path(d.root).expanduser().resolve()), extra=extra)
-        own = {
-            role: replace(o, network=user.absolute(o.network) if o.network else None, init=self._init(role, o.init))
-            for role, o in self.agents.items()
-            if o != Own()
-        }
+        own = {role: self._absolute(role, o, data) for role, o in self.agents.items() if o != Own()}
         return replace(self, network=user.absolute(self.network), agents=own, data=data)
 
-    def _init(self, role: str, init: str | None) -> str | None:
-        """The folder of the weights that ``init`` names: a run's agent (its best checkpoint), or such a folder itself."""
-        if init is None or (Path(init) / "model.safetensors").is_file() or Path(init).suffix == ".safetensors":
-            return str(Path(init).resolve()) if init else None
-        from cluster.models import agent_folder
-        from cluster.run_folder import RunFolder
+    @staticmethod
+    def _absolute(role: str, own: Own, data: DataConfig) -> Own:
+        own = replace(own, network=user.absolute(own.network) if own.network else None)
+        if own.init is None:
+            return own
+        from cluster import teachers
 
-        path, _, agent = init.partition("@")
-        return str(agent_folder(RunFolder.open(Path(path)), agent or None)[0])
+        path, network = teachers.found(role, own, data)
+        return replace(own, network=network, init=str(path), mapping=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the method's name stands beside its options."""

@@ -72,7 +72,9 @@ class Own:
     network: str | None = None
     """Its network; default that of its init, else the run's."""
     init: str | None = None
-    """Weights to start from: RUN or RUN@AGENT."""
+    """Weights to start from: RUN or RUN@AGENT, a published models/NAME, or a .safetensors or .pt file (with its network)."""
+    mapping: str | None = None
+    """YAML that turns such a file's names into ours: keys, drop, mean, std (docs/adding-a-network.md)."""
     optim: OwnOptim = field(default_factory=OwnOptim)
 
 
@@ -97,6 +99,8 @@ class Settings:
     """Images per step."""
     seed: int = 0
     """Seed of weights, order, augmentation and attacks."""
+    lanes: int = 1
+    """Replicas of every agent, each on a share of the batch; their gradients are averaged, batch statistics are their own."""
     team: Literal["ray", "local"] = "ray"
     """ray: every agent an actor. local: all in this process, without Ray."""
     address: str | None = None
@@ -118,7 +122,7 @@ class Settings:
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "threads_per_agent", "window"):
+        for name in ("epochs", "batch_size", "lanes", "threads_per_agent", "window"):
             value = getattr(self, name)
             require(value >= 1, f"{name} = {value} must be >= 1")
         require(self.max_steps is None or self.max_steps >= 1, f"max_steps = {self.max_steps} must be >= 1")

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from agents import networks
-from agents.checkpoint import to_json, write
-from cluster.errors import BrokenCheckpoint, DataError, UsageError
+from agents import foreign_weights, model_folder
+from agents.checkpoint import CheckpointError, to_json, write
+from cluster import weights
+from cluster.errors import BrokenCheckpoint, UsageError
 from cluster.models import chosen_agents, recorded_subject, subject
 from cluster.run_folder import RunFolder
-from trainers import datasets, user
+from trainers import user
 from trainers.config import DataConfig, Threat
 
 EVALUATED = Path("evaluated")  # folder of networks from elsewhere
-NESTED = ("state_dict", "model", "model_state_dict", "net")  # names under which training scripts keep the weights
 
 
 @dataclass(frozen=True)
@@ -47,17 +45,34 @@ def of_run(folder: RunFolder, agents: Sequence[str] = (), *, checkpoint: str = "
     return Target(folder.path, config.data, config.seed, config.threats, chosen)
 
 
+def of_model(version: Path, *, root: Path | None = None) -> Target:
+    """A published model, on the test images that its card names.
+
+    Raises:
+        BrokenCheckpoint: a file is missing or altered.
+    """
+    try:
+        model, card = model_folder.load(version), model_folder.card(version)
+    except CheckpointError as error:
+        raise BrokenCheckpoint(str(error)) from error
+    data = DataConfig(name=card["data"]["name"], root=str(root or card["data"]["root"]))
+    facts = {"weights": model_folder.weights_sha256(version), "step": card["training"]["step"]}
+    threats = tuple(map(Threat.parse, card["threats"]))
+    return Target(version.resolve(), data, card["training"]["seed"], threats, {card["name"]: (model, facts)})
+
+
 def is_foreign(spec: str) -> bool:
     """Whether ``spec`` is ``file.py:function`` or a file of weights."""
-    return user.is_function(spec) or Path(spec).suffix in (".safetensors", ".pt", ".pth")
+    return user.is_function(spec) or Path(spec).suffix in foreign_weights.SUFFIXES
 
 
-def foreign(spec: str, *, network: str | None, data: DataConfig, seed: int = 0) -> Target:
+def foreign(spec: str, *, network: str | None, data: DataConfig, seed: int = 0, mapping: Path | None = None) -> Target:
     """A network of anybody's: ``file.py:function`` that returns a module, or weights for a network that we can build.
 
     Args:
         spec: the function gets no argument; a ``.pt`` is read as plain tensors only, never unpickled.
-        network: for a file of weights, what they are of, for example ``wrn-34-10``; it gets pixels in [0, 1] as they are.
+        network: for a file of weights, what they are of, for example ``wrn-34-10``.
+        mapping: what turns the file's names into ours, and its normalisation (see ``agents/foreign_weights.py``).
         data: the test images.
 
     Raises:
@@ -65,7 +80,7 @@ def foreign(spec: str, *, network: str | None, data: DataConfig, seed: int = 0) 
         BrokenCheckpoint: the weights do not fit.
     """
     try:
-        model = user.function(spec)() if user.is_function(spec) else _weights(Path(spec), network, data)
+        model = user.function(spec)() if user.is_function(spec) else _weights(Path(spec), network, data, mapping)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if not isinstance(model, nn.Module):
@@ -76,6 +91,7 @@ def foreign(spec: str, *, network: str | None, data: DataConfig, seed: int = 0) 
     stem = Path(spec.rpartition(":")[0] if user.is_function(spec) else spec).stem
     path = EVALUATED.resolve() / stem
     facts = {"spec": name, "network": network, "data": asdict(data), "seed": seed}
+    facts |= {"mapping": str(mapping.resolve())} if mapping else {}
     known = path / "model.json"
     if known.exists() and known.read_bytes() != to_json(facts):
         raise UsageError(
@@ -90,18 +106,25 @@ class Recorded:
     """The networks of a finished evaluation, found again for checking it."""
 
     def __init__(self, path: Path) -> None:
-        self._run = None if (path / "model.json").is_file() else RunFolder.open(path)
+        elsewhere, published = (path / "model.json").is_file(), (path / "card.json").is_file()
+        self._run = None if elsewhere or published else RunFolder.open(path)
         if self._run is not None:
             self.data = self._run.config.data
+            return
+        self._subjects: dict[str, tuple[nn.Module, dict[str, Any]]] = {}
+        if published:
+            target = of_model(path)
+            self.data, self._subjects = target.data, target.subjects
             return
         facts = json.loads((path / "model.json").read_bytes())
         self.data = DataConfig(**facts["data"])
         try:
-            found = foreign(facts["spec"], network=facts["network"], data=self.data, seed=facts["seed"])
+            found = foreign(
+                facts["spec"], network=facts["network"], data=self.data, seed=facts["seed"], mapping=_path(facts)
+            )
         except (UsageError, BrokenCheckpoint):
-            self._subjects: dict[str, tuple[nn.Module, dict[str, Any]]] = {}
-        else:
-            self._subjects = found.subjects
+            return
+        self._subjects = found.subjects
 
     def network(self, agent: str, facts: Mapping[str, Any]) -> nn.Module | None:
         """The network whose weights have the recorded sha256; None when there is none."""
@@ -111,67 +134,16 @@ class Recorded:
         return model if own == dict(facts) else None
 
 
-def _weights(path: Path, network: str | None, data: DataConfig) -> nn.Module:
+def _weights(path: Path, network: str | None, data: DataConfig, mapping: Path | None) -> nn.Module:
     if network is None:
         raise UsageError(
             f"{path} holds weights only; say of what network: --network resnet18 (see docs/adding-a-network.md)"
         )
-    try:
-        channels, height, width = (dataset := datasets.load(data)).shape
-    except (ValueError, OSError) as error:
-        raise DataError(str(error)) from error
-    classes = len(dataset.classes)
-    plain = networks.NetworkConfig(network, channels, height, width, classes, (0.0,) * channels, (1.0,) * channels)
-    model = networks.build(plain)
-    tensors = {k.removeprefix("module."): v for k, v in read_tensors(path).items()}
-    own = model.state_dict()
-    missing = [k for k in own if k not in tensors and k not in ("mean", "std")]
-    surplus = [k for k in tensors if k not in own]
-    if missing or surplus:
-        raise BrokenCheckpoint(
-            f"{path} does not fit {network}: {len(missing)} tensors are missing ({', '.join(missing[:3])} ...), "
-            f"{len(surplus)} have no place ({', '.join(surplus[:3])} ...)"
-        )
-    try:
-        model.load_state_dict(own | tensors)
-    except RuntimeError as error:
-        raise BrokenCheckpoint(f"{path} does not fit {network} with {classes} classes: {error}") from error
-    return model
+    return weights.load(path, network, data, mapping)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Weights by name from ``.safetensors`` or from a ``.pt`` of plain tensors.
-
-    Raises:
-        BrokenCheckpoint: missing, damaged, a web page, or more than tensors.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        start = path.open("rb").read(256)
-    except OSError as error:
-        raise BrokenCheckpoint(f"{path} cannot be read: {error}") from error
-    if start.lstrip()[:1] == b"<":
-        raise BrokenCheckpoint(f"{path} is a web page, not a file of weights: the download went wrong")
-    try:
-        values: Any = (
-            load(path.read_bytes())
-            if path.suffix == ".safetensors"
-            else torch.load(path, weights_only=True, map_location="cpu")
-        )
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise BrokenCheckpoint(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    except pickle.UnpicklingError as error:  # torch's answer to anything but tensors
-        raise BrokenCheckpoint(
-            f"{path} holds more than tensors and is not read: {str(error).splitlines()[0]}"
-        ) from error
-    for name in NESTED:
-        if isinstance(values, Mapping) and isinstance(values.get(name), Mapping):
-            values = values[name]
-    if not isinstance(values, Mapping) or not all(isinstance(v, Tensor) for v in values.values()):
-        raise BrokenCheckpoint(f"{path} holds no mapping of names to tensors")
-    return dict(values)
+def _path(facts: Mapping[str, Any]) -> Path | None:
+    return Path(facts["mapping"]) if "mapping" in facts else None
 
 
 def _sha256(model: nn.Module) -> str:

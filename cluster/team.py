@@ -15,6 +15,7 @@ import torch
 
 from agents.endpoint import Endpoint
 from agents.exchange import flatten
+from agents.lanes import Lanes
 from agents.spec import AgentSpec, Facts
 from trainers.config import Attack
 from trainers.methods.base import Method
@@ -89,10 +90,10 @@ def asked(on: Any) -> Mapping[str, Any]:
 class LocalTeam:
     """All agents in this process, one after the other, with as many threads as an actor would have."""
 
-    def __init__(self, specs: Sequence[AgentSpec]) -> None:
+    def __init__(self, specs: Sequence[AgentSpec], lanes: Lanes = Lanes()) -> None:
         self._threads = torch.get_num_threads()
         torch.set_num_threads(specs[0].threads)
-        self._handles = {spec.me: LocalHandle(Endpoint(spec)) for spec in specs}
+        self._handles = {spec.me: LocalHandle(Endpoint(spec, lanes)) for spec in specs}
 
     def __getitem__(self, role: str) -> LocalHandle:
         return self._handles[role]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.agent import Agent
+from agents.lanes import Lanes
 from cluster.recipes import recipe
 from cluster.run_config import RunConfig
 from trainers.config import Attack, DataConfig, OptimConfig
@@ -103,6 +104,7 @@ def make_team(
     n: int = 24,
     batch_size: int = 8,
     same_start: bool = False,
+    lanes: Mapping[str, Lanes] | None = None,
 ) -> dict[str, Handle]:
     """Agents in float64 on random images of 1x6x6; equal arguments give equal agents."""
     rng = torch.Generator().manual_seed(7)
@@ -129,6 +131,7 @@ def make_team(
             classes=4,
             helpers=_double(method.helpers(role, {r: [5, 6] for r in roles})),
             beside={name: TinyNet(bn=bn, seed=99).double().eval() for name in beside},
+            lanes=lanes[role] if lanes else Lanes(),
         )
         team[role] = Handle(agent)
     return team

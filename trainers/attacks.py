@@ -39,18 +39,22 @@ def frozen(model: nn.Module, *, bn: Literal["eval", "train"] = "eval") -> Iterat
             p.requires_grad_(True)
 
 
-def run(attack: Attack | Msd, objective: Objective, x: Tensor, *, rng: Generator) -> Tensor:
+def run(attack: Attack | Msd, objective: Objective, x: Tensor, *, rng: Generator, rows: slice = slice(None)) -> Tensor:
     """Carry out ``attack`` on ``x`` [B, C, H, W] in [0, 1] and return detached examples of the same shape.
 
     With restarts, each example's best end point by the objective is kept.
+
+    Args:
+        rows: attack only these; random starts are drawn for all of ``x`` all the same, so that shares of a batch get what
+            the whole would.
     """
     if isinstance(attack, Msd):
-        return msd(objective, x, attacks=attack.attacks, steps=attack.steps, rng=rng)
+        return msd(objective, x[rows], attacks=attack.attacks, steps=attack.steps, rng=rng)
     ends = [
         pgd(
             objective,
-            initial(attack, x, rng=rng),
-            center=x,
+            initial(attack, x, rng=rng)[rows],
+            center=x[rows],
             threat=Threat(attack.norm, attack.eps),
             step_size=attack.length,
             steps=attack.iterations,

@@ -9,7 +9,7 @@ both gradients are the network's own (its batch-norm statistics move once) and w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,10 +17,20 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def perturbed(network: nn.Module, loss: Tensor, *, size: float) -> Iterator[None]:
-    """Inside the block the weights are those at which ``loss`` is higher; afterwards they are what they were, to the bit."""
+def perturbed(
+    network: nn.Module,
+    loss: Tensor,
+    *,
+    size: float,
+    average: Callable[[Sequence[Tensor]], None] = lambda gradients: None,
+) -> Iterator[None]:
+    """Inside the block the weights are those at which ``loss`` is higher; afterwards they are what they were, to the bit.
+
+    ``average`` is given the gradients, which it may replace in place by their means over replicas.
+    """
     weights = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
     gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    average([g for g in gradients if g is not None])
     before = [w.detach().clone() for w in weights]
     with torch.no_grad():
         for w, g in zip(weights, gradients, strict=True):

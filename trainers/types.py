@@ -7,7 +7,7 @@ channels, K classes. A method may define messages of its own in its file by subc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, TypeVar
 
 from torch import Tensor
@@ -36,6 +36,11 @@ class Batch:
     y2: Tensor | None = None  # [B] int64, labels of the mixup partners
     lam: float = 1.0  # weight of y; that of y2 is 1 - lam
     epoch: int = 0  # counted from 0
+
+    def rows(self, rows: slice) -> Batch:
+        """The same of some examples only."""
+        y2 = self.y2[rows] if self.y2 is not None else None
+        return replace(self, x=self.x[rows], y=self.y[rows], y2=y2)
 
 
 @dataclass(frozen=True, slots=True)

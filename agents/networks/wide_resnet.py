@@ -1,6 +1,7 @@
 """Wide residual networks (Zagoruyko and Komodakis, arXiv 1605.07146), as TRADES' code builds and names them.
 
-The Swish option is the activation of Gowal et al., arXiv 2010.03593.
+The options ``swish`` and ``same`` are the activation and the padding of Gowal et al., arXiv 2010.03593, whose networks were
+made for TensorFlow: a convolution of stride 2 is padded at the end only.
 """
 
 from __future__ import annotations
@@ -19,25 +20,29 @@ from trainers.config import require
 class WideBlock(nn.Module):
     """Batch norm and activation before each of two 3x3 convolutions."""
 
-    def __init__(self, a: int, b: int, stride: int, *, swish: bool) -> None:
+    def __init__(self, a: int, b: int, stride: int, *, swish: bool, same: bool) -> None:
         super().__init__()
         self.act = F.silu if swish else F.relu
+        self.ends = same and stride == 2
         self.bn1, self.conv1 = nn.BatchNorm2d(a), conv(a, b, 3, stride)
         self.bn2, self.conv2 = nn.BatchNorm2d(b), conv(b, b, 3)
         self.convShortcut = None if a == b else conv(a, b, 1, stride)
+        if self.ends:
+            self.conv1.padding = (0, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.act(self.bn1(x))
         shortcut = x if self.convShortcut is None else self.convShortcut(h)
-        return torch.add(self.conv2(self.act(self.bn2(self.conv1(h)))), shortcut)
+        padded = F.pad(h, (0, 1, 0, 1)) if self.ends else h
+        return torch.add(self.conv2(self.act(self.bn2(self.conv1(padded)))), shortcut)
 
 
 class Group(nn.Module):
     """One stage: blocks of the same width under the name ``layer``."""
 
-    def __init__(self, depth: int, a: int, b: int, stride: int, *, swish: bool) -> None:
+    def __init__(self, depth: int, a: int, b: int, stride: int, **options: bool) -> None:
         super().__init__()
-        blocks = (WideBlock(a if i == 0 else b, b, stride if i == 0 else 1, swish=swish) for i in range(depth))
+        blocks = (WideBlock(a if i == 0 else b, b, stride if i == 0 else 1, **options) for i in range(depth))
         self.layer = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,17 +57,20 @@ class WideResNet(Network):
         depth: 6n + 4.
         widen: width factor.
         swish: x * sigmoid(x) instead of ReLU.
+        same: convolutions of stride 2 are padded at the end only.
     """
 
-    def __init__(self, config: NetworkConfig, *, depth: int, widen: int, swish: bool = False) -> None:
+    def __init__(
+        self, config: NetworkConfig, *, depth: int, widen: int, swish: bool = False, same: bool = False
+    ) -> None:
         super().__init__(config)
         require(depth % 6 == 4 and depth > 4, f"wide_resnet: depth = {depth} must be 6n + 4: 10, 16, 22, 28, 34, ...")
         n, w = (depth - 4) // 6, (16, 16 * widen, 32 * widen, 64 * widen)
         self.act = F.silu if swish else F.relu
         self.conv1 = conv(config.channels, 16, 3)
-        self.block1 = Group(n, w[0], w[1], 1, swish=swish)
-        self.block2 = Group(n, w[1], w[2], 2, swish=swish)
-        self.block3 = Group(n, w[2], w[3], 2, swish=swish)
+        self.block1 = Group(n, w[0], w[1], 1, swish=swish, same=same)
+        self.block2 = Group(n, w[1], w[2], 2, swish=swish, same=same)
+        self.block3 = Group(n, w[2], w[3], 2, swish=swish, same=same)
         self.bn1 = nn.BatchNorm2d(w[3])
         self.fc = nn.Linear(w[3], config.classes)
         for m in self.modules():

@@ -1,0 +1,44 @@
+"""Where an agent's time went since its last step, and how many bytes it published."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from agents.state import peak_memory
+from trainers.types import Metrics
+
+
+class Meter:
+    """Counts from one step to the next."""
+
+    def __init__(self) -> None:
+        self._ended = time.perf_counter()
+        self.forget()
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Count the time of the block under a name."""
+        start = time.perf_counter()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def published(self, size: int) -> None:
+        """Count bytes that travel."""
+        self._published += size
+
+    def metrics(self, values: dict[str, float], device: torch.device) -> Metrics:
+        """Everything since the last step, with ``values``; what no verb took of the time was waiting."""
+        now = time.perf_counter()
+        idle = max(0.0, now - self._ended - sum(self._seconds.values()))
+        metrics = Metrics(values, self._published, {**self._seconds, "idle": idle}, peak_memory(device))
+        self._ended = now
+        self.forget()
+        return metrics
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._published, self._seconds = 0, dict[str, float]()

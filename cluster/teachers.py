@@ -1,0 +1,113 @@
+"""Where the weights of a role come from, and how good they are: runs, published models, files from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from agents import foreign_weights, model_folder
+from agents.checkpoint import load_model, save_model, sha256
+from agents.robustness import correct
+from agents.spec import AgentSpec
+from cluster import weights
+from cluster.errors import BrokenCheckpoint, UsageError
+from cluster.models import agent_folder, weights_file
+from cluster.run_folder import RunFolder
+from trainers.config import DataConfig
+
+if TYPE_CHECKING:
+    from cluster.settings import Own
+
+HELD_OUT = 128  # images on which a teacher is looked at before the first step
+
+
+def found(role: str, own: Own, data: DataConfig) -> tuple[Path, str | None]:
+    """The folder (or one file of weights in it) that ``own.init`` means, and the network in it where that is known.
+
+    A run means its agent's best checkpoint, a published model its newest version; a file from elsewhere is turned into a
+    network of ours in the cache of decoded images.
+
+    Raises:
+        UsageError: nothing of that kind is there, or a file whose network is not named.
+        BrokenCheckpoint: the file cannot be read or does not fit.
+    """
+    assert own.init is not None
+    path = Path(own.init)
+    if (path / "model.safetensors").is_file() or (path.parent / "state.json").is_file():
+        return path.resolve(), own.network
+    version = model_folder.resolve(path)
+    if version is not None:
+        wrong = model_folder.problems(version)
+        if wrong:
+            raise BrokenCheckpoint("; ".join(wrong))
+        if not (version / "model.safetensors").is_file():
+            raise UsageError(f"{version} is an ensemble of several networks; a role takes one")
+        return version.resolve(), own.network
+    if path.suffix in foreign_weights.SUFFIXES:
+        return _imported(role, own, data)
+    run, _, agent = own.init.partition("@")
+    return agent_folder(RunFolder.open(Path(run)), agent or None)[0], own.network
+
+
+def _imported(role: str, own: Own, data: DataConfig) -> tuple[Path, str]:
+    flag = f"--agents.{role.replace('_', '-')}"
+    if own.network is None:
+        raise UsageError(f"{own.init} holds weights only; say of what network: {flag}.network wrn-34-10")
+    path, mapping = Path(str(own.init)), Path(own.mapping) if own.mapping else None
+    model = weights.load(path, own.network, data, mapping)
+    content = sha256(path) + repr(model.config) + (mapping.read_text() if mapping else "")
+    folder = Path(data.cache).expanduser() / "weights" / hashlib.sha256(content.encode()).hexdigest()[:24]
+    save_model(model, folder)
+    return folder.resolve(), model.config.spec
+
+
+def facts(specs: list[AgentSpec]) -> dict[str, dict[str, Any]]:
+    """What is known of every frozen network: sha256, accuracy on some held-out images, and its card's figures."""
+    roles = specs[0].make_method().roles()
+    frozen = [n for n in specs[0].others if n not in roles or not roles[n].learns]
+    if not frozen:
+        return {}
+    spec = specs[0]
+    _, held = spec.images.load().held_out(spec.data.validation, seed=spec.seed, fraction=spec.data.fraction)
+    some = held[torch.arange(min(HELD_OUT, len(held)))]
+    result = {}
+    for name in frozen:
+        path = Path(str(spec.others[name][1]))
+        model = load_model(path)
+        right = correct(model, some, None, seed=0, device=torch.device("cpu"))
+        result[name] = {
+            "init": str(path),
+            "network": model.config.spec,
+            "sha256": sha256(weights_file(path)),
+            "held_out_accuracy": float(right.double().mean()),
+            "n": len(some),
+            "measured": _measured(path),
+        }
+    return result
+
+
+def _measured(path: Path) -> list[dict[str, Any]]:
+    """Evaluations of these very weights: on a published model's card, or in the run that they are from."""
+    from cluster import card
+
+    if (path / "card.json").is_file():
+        return list(model_folder.card(path)["evaluations"])
+    folder = next((p for p in path.parents if (p / "config.yaml").is_file()), None)
+    return card.evaluations(folder, sha256(weights_file(path))) if folder else []
+
+
+def lines(teachers: dict[str, dict[str, Any]], classes: int) -> list[str]:
+    """One line per frozen network; one that guesses gets a warning."""
+    said = []
+    for name, f in teachers.items():
+        text = f"{name}: {f['network']}, sha256 {f['sha256'][:12]}, right on {100 * f['held_out_accuracy']:.0f} % of {f['n']} held-out images"
+        guesses = f["held_out_accuracy"] < 2 / classes
+        said.append(
+            f"{text}. WARNING: that is near chance; is it trained on other classes, or for normalised pixels?"
+            if guesses
+            else text
+        )
+    return said
