@@ -1,4 +1,4 @@
-# make demo | test | check | golden | bench | docs-tables. Each sets itself up: an active environment that already has torch, ray and the test
+# make demo | test | check | golden | recipes-check | bench | docs-tables. Each sets itself up: an active environment that already has torch, ray and the test
 # tools is used as it is, otherwise .venv is made here from pyproject.toml and constraints.txt.
 SHELL := /bin/bash
 export RAY_USAGE_STATS_ENABLED := 0
@@ -12,7 +12,7 @@ PY := .venv/bin/python
 READY := .venv/ready
 endif
 
-.PHONY: demo test browser check golden bench docs-tables clean
+.PHONY: demo test browser check golden recipes-check bench docs-tables clean
 
 demo: $(READY)
 	$(PY) -m cluster demo
@@ -35,6 +35,10 @@ check: $(READY)
 # Arrays recorded from the authors' code, as many as a folder holds: make golden DIR=FOLDER
 golden: $(READY)
 	$(PY) -m tests.reference $(or $(DIR),tests/golden)
+
+# Every recipe in miniature, with random teachers: some minutes.
+recipes-check: $(READY)
+	$(PY) -m tests.recipes_check
 
 bench: $(READY)
 	$(PY) benchmarks/team_vs_local.py

@@ -37,6 +37,8 @@ class Train:
     """Continue the run when --name exists."""
     report: bool = True
     """Make report.html at the end."""
+    train_teachers: bool = False
+    """First train the teachers that the recipe needs and that are not given, into the same folder of runs."""
     dry_run: bool = False
     """Show configuration, placement, memory, exchange and time, and stop."""
     output: Out = field(default_factory=Output)
@@ -186,7 +188,10 @@ def recipes(name: Positional[str | None] = None, *, output: Out = Output()) -> N
         answer(output, {"recipes": sorted(RECIPES)}, listing.show_recipes)
     else:
         config = recipe(name)
-        answer(output, config.to_dict(), lambda r: print(run_config.dump(config), end=""))
+        about = listing.about(config)
+        answer(
+            output, config.to_dict() | about, lambda r: print(listing.comments(about) + run_config.dump(config), end="")
+        )
 
 
 def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
@@ -226,9 +231,12 @@ def _asked(argv: Sequence[str], verb: str, kind: type[C], *, example: str, short
     command = tyro.cli(kind, default=kind(config=base or Settings()), args=rest, prog=prog, description=description)
     if base is None or recipe is None:
         raise UsageError(f"{verb} needs a recipe or a method first: sparring {verb} {example}. See: sparring recipes")
-    from cluster import launch
+    from cluster import launch, teachers
 
-    config: RunConfig = command.config.absolute()  # type: ignore[attr-defined]  # a Settings only when there is no recipe
+    asked: Any = command.config  # a RunConfig, since there is a recipe
+    if isinstance(command, Train) and teachers.wanted(asked, command.train_teachers):
+        asked = teachers.trained(asked, runs_dir=command.runs_dir, quiet=command.output.quiet)
+    config: RunConfig = asked.absolute()
     launch.check(config)
     for line in launch.changes(recipe.absolute(), config) if not command.output.quiet else []:
         print(line, file=sys.stderr)

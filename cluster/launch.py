@@ -18,6 +18,7 @@ from cluster.environment import environment
 from cluster.errors import BrokenCheckpoint, DataError, UsageError
 from cluster.monitors import Monitors
 from cluster.progress import Progress, facts_table
+from cluster.recipes import needs
 from cluster.run_config import OPERATIONAL, RunConfig
 from cluster.run_folder import RunFolder
 from cluster.stop import StopSignal
@@ -93,7 +94,7 @@ def check(config: RunConfig) -> None:
         if not learns and (role not in config.agents or config.agents[role].init is None):
             raise UsageError(
                 f"{role} does not learn and needs trained weights: --agents.{role.replace('_', '-')}.init RUN (or RUN@AGENT). "
-                "Train one first, for example: sparring train at --name teacher"
+                f"Add --train-teachers to train {needs(config).get(role, 'one')} first, or train one: sparring train at --name teacher"
             )
 
 

@@ -114,6 +114,20 @@ def show_finished(result: dict[str, Any]) -> None:
     print(f"\nrun folder: {run}{page}\nnext: {display.command()} evaluate {run}")
 
 
+def about(config: Any) -> dict[str, Any]:
+    """What stands beside a recipe: the recipes of the teachers it needs, and published results."""
+    from cluster import recipes
+
+    return {"needs": recipes.needs(config), "published": list(recipes.results(config.recipe))}
+
+
+def comments(about: dict[str, Any]) -> str:
+    """The same as lines of YAML comments."""
+    lines = [f"# needs {role}: {name}" for role, name in about["needs"].items()]
+    lines += [f"# published: {text}" for text in about["published"]]
+    return "".join(line + "\n" for line in lines)
+
+
 def show_recipes(result: dict[str, Any]) -> None:
     """Name, network and length of each."""
     from cluster.recipes import recipe

@@ -12,7 +12,9 @@ import tyro
 from cluster.arguments import decimals
 from cluster.cli import COMMANDS, RUNS
 from cluster.errors import SparringError, UsageError
-from cluster.stop import terminate_interrupts
+from cluster.stop import start_library_threads, terminate_interrupts
+
+STARTS_RAY = ("demo", "train", "resume", "pretrain", "evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(f"command {args[0]!r} is unknown.{hint} Commands: {', '.join(COMMANDS)}")
         rest = decimals(args[1:])
         with terminate_interrupts():
+            if args[0] in STARTS_RAY and not {"-h", "--help"} & set(rest):
+                start_library_threads()
             if COMMANDS[args[0]] in RUNS:
                 COMMANDS[args[0]](rest)
             else:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from cluster.published import MULTI, PUBLISHED, RESULTS
 from cluster.run_config import RunConfig
 from cluster.settings import Checkpointing
 from trainers import methods
@@ -72,11 +74,55 @@ SETTINGS = [
     ("mini-imagenet", "preact_resnet18"),
 ]
 UNION = ("mat_multi", "avg", "max", "msd", "eat")  # methods against several norms
+
+
+def short(method: str) -> RunConfig:
+    """Any method on CIFAR-10 with ResNet-18 for 30 epochs, the rate falling linearly to 0; all agents may share one GPU."""
+    config = images(method, "cifar10", "resnet18")
+    networks = len(config.method.roles())
+    changes = {"epochs": 30, "optim.schedule": "linear", "optim.milestones": (), "optim.warmup": 1.0}
+    changes |= {"placement.gpus_per_agent": round(1 / networks, 2) if networks > 1 else None}
+    if hasattr(config.method, "begin"):
+        changes |= {"method.begin": 9}  # of 30 epochs, as 60 of 200
+    return replace(config.replace(changes), recipe=f"{method}-cifar10-short")
+
+
+def published(name: str) -> RunConfig:
+    """A paper's setting; see ``cluster/published.py``."""
+    s = PUBLISHED[name]
+    return replace(images(s.method, s.data, s.network).replace(s.changes), recipe=name)
+
+
+def multi(method: str) -> RunConfig:
+    """A method against several norms on CIFAR-10, with the schedule of MSD and E-AT: 50 epochs."""
+    name = f"{method}-cifar10-preact_resnet18"
+    return replace(images(method, "cifar10", "preact_resnet18").replace(MULTI), recipe=name)
+
+
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     **{f"{name}-digits": partial(digits, name) for name in methods.names()},
+    "mtard_eccv-digits": lambda: replace(
+        digits("mtard").replace({"method.variant": "eccv"}), recipe="mtard_eccv-digits"
+    ),
     **{f"{m}-{data}-{net}": partial(images, m, data, net) for m in ("mat", "at", "clean") for data, net in SETTINGS},
-    **{f"{m}-cifar10-preact_resnet18": partial(images, m, "cifar10", "preact_resnet18") for m in UNION},
+    **{f"{m}-cifar10-preact_resnet18": partial(multi, m) for m in UNION},
+    **{name: partial(published, name) for name in PUBLISHED},
+    **{f"{name}-cifar10-short": partial(short, name) for name in methods.names()},
 }
+
+
+def needs(config: RunConfig) -> dict[str, str]:
+    """Frozen role -> recipe of the network that stands there: as published, or a short one on the same images."""
+    roles = config.method.roles()
+    frozen = [name for name in config.networks() if name not in roles or not roles[name].learns]
+    known = PUBLISHED[config.recipe].needs if config.recipe in PUBLISHED else {}
+    suffix = "cifar10-short" if config.recipe.endswith("-short") else "digits"
+    return {role: known.get(role) or f"{'clean' if 'clean' in role else 'at'}-{suffix}" for role in frozen}
+
+
+def results(name: str) -> tuple[str, ...]:
+    """Accuracies that were published for a recipe, with their sources."""
+    return PUBLISHED[name].results if name in PUBLISHED else RESULTS.get(name, ())
 
 
 def recipe(name: str) -> RunConfig:

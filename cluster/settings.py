@@ -50,7 +50,7 @@ class OwnOptim:
     momentum: float | None = None
     weight_decay: float | None = None
     nesterov: bool | None = None
-    schedule: Literal["constant", "linear", "cosine", "multistep"] | None = None
+    schedule: Literal["constant", "linear", "cosine", "multistep", "triangle"] | None = None
     milestones: tuple[int, ...] | None = None
     gamma: float | None = None
     warmup: float | None = None

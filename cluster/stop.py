@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,24 @@ def terminate_held() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_library_threads() -> None:
+    """Let numpy and Arrow start their threads now, while SIGTERM is held: it can then never reach one of them.
+
+    The kernel gives a signal to any thread that takes it; one of a library's would take it while Ray's own handlers stand.
+    """
+    with terminate_held():
+        import numpy  # noqa: F401  # starts those of its linear algebra
+        import pyarrow as pa
+
+        batch = pa.record_batch([pa.array([0])], names=["x"])
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/x.arrow"
+            with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+                writer.write_batch(batch)
+            with pa.memory_map(path) as source:
+                pa.ipc.open_file(source).get_batch(0)
 
 
 def _release_in_child() -> None:

@@ -67,6 +67,37 @@ def methods(result: dict[str, Any]) -> str:
     return rows(header, body) + source(result) + note
 
 
+def methods_on_digits(result: dict[str, Any]) -> str:
+    """Three seeds of every method, and what it costs."""
+    body = []
+    for row, r in result["rows"].items():
+        for agent, a in r["agents"].items():
+            low, high = a["ci95"]
+            each = " ".join(f"{100 * v:.0f}" for v in a["samples"]["pgd20"])
+            strong = f"{100 * a['autoattack']:.1f} %" if "autoattack" in a else ""
+            passes = sum(n["eval"] + n["train"] for n in r["passes"].values())
+            body.append(
+                [
+                    f"{row} {agent}" if len(r["agents"]) > 1 else row,
+                    f"{100 * a['clean']:.1f} %",
+                    f"{100 * a['pgd20']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]",
+                    each,
+                    strong,
+                    f"{100 * a['w_robust']:.1f} %",
+                    f"{r['seconds']:.0f}",
+                    str(passes),
+                ]
+            )
+    header = ["method", "clean", "PGD-20 [95 %]", "seeds", "AutoAttack", "W-Robust", "seconds", "passes"]
+    note = (
+        f"{result['epochs']} epochs each. Means over seeds; intervals (Wilson) are of all {result['test_images']} test images of all "
+        f"seeds together, so they do not hold the spread between runs; AutoAttack on {result['autoattack_images']} of them. Seconds of "
+        "training in one process while another one ran beside it; passes: forward passes of all networks in a step. "
+        f"All in {result['minutes']:.0f} minutes.\n"
+    )
+    return rows(header, body) + source(result) + note
+
+
 def matrix(result: dict[str, Any]) -> str:
     """Accuracy of each agent on the examples crafted on each."""
     body = [
@@ -117,6 +148,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "evaluate_scaling": scaling,
     "masking": masking,
     "methods": methods,
+    "methods_on_digits": methods_on_digits,
     "union": union,
     "peeraid_matrix": matrix,
     "team_vs_local": team_vs_local,

@@ -186,8 +186,9 @@ class OptimConfig:
     """Weight decay on all parameters (sgd: in the gradient; adamw: decoupled)."""
     nesterov: bool = False
     """Nesterov momentum (sgd)."""
-    schedule: Literal["constant", "linear", "cosine", "multistep"] = "linear"
-    """linear and cosine go from lr to 0 over the run; multistep multiplies by gamma at each milestone."""
+    schedule: Literal["constant", "linear", "cosine", "multistep", "triangle"] = "linear"
+    """linear and cosine go from lr to 0 over the run; multistep multiplies by gamma at each milestone; triangle rises to lr
+    over 40 % of the run, falls to a twentieth of it until 80 %, and to 0 at the end (MSD)."""
     milestones: tuple[int, ...] = ()
     """Epochs, counted from 0, at whose start multistep lowers the rate."""
     gamma: float = 0.1

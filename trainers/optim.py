@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import cos, pi
 
 import torch
@@ -9,6 +10,13 @@ from torch import Tensor, nn
 
 from trainers.config import OptimConfig
 from trainers.types import When
+
+TRIANGLE = (
+    (0.0, 0.0),
+    (0.4, 1.0),
+    (0.8, 0.05),
+    (1.0, 0.0),
+)  # (share of the run, factor): Maini et al., arXiv 1909.04068
 
 
 def build(model: nn.Module, config: OptimConfig, *, helpers: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -52,10 +60,20 @@ def when(config: OptimConfig, t: int, *, steps_per_epoch: int, total_steps: int,
         scale = (1 + cos(pi * progress)) / 2
     elif config.schedule == "multistep":
         scale = config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+    elif config.schedule == "triangle":
+        scale = interpolate(progress, TRIANGLE)
     warmup_steps = config.warmup * steps_per_epoch
     if t < warmup_steps:
         scale *= (t + 1) / warmup_steps
     return When(t, epoch, scale, seed)
+
+
+def interpolate(x: float, points: tuple[tuple[float, float], ...]) -> float:
+    """The value at ``x`` of straight lines through ``points``, which rise in x."""
+    for (a, low), (b, high) in pairwise(points):
+        if x <= b:
+            return low + (high - low) * (x - a) / (b - a)
+    return points[-1][1]
 
 
 def state(model: nn.Module, optimizer: torch.optim.Optimizer, *, helpers: nn.Module | None = None) -> dict[str, Tensor]:

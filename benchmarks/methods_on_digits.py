@@ -1,0 +1,176 @@
+"""All single-norm methods on digits at equal student steps: accuracy with three seeds, cost, MixACM's ablation.
+
+python benchmarks/methods_on_digits.py [--epochs N] [--seeds 3] [--only ROW ...] [--autoattack 128] [--processes 2] [--save]
+
+Every row is its recipe with the same length, network and data; teachers are the products of ``at`` and ``clean`` of the same
+seed, whose cost stands in their own rows. Robust accuracies are under the run's own threat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from common import circumstances, save
+from methods import passes
+
+from agents.robustness import wilson
+from cluster import launch
+from cluster.evaluation import evaluate_model
+from cluster.models import chosen_agents, load_agent, load_test
+from cluster.recipes import needs, recipe
+from cluster.run_folder import RunFolder
+from trainers.config import DataConfig
+
+PLAIN = {"method.kd_weight": 0.0, "method.acm_weight": 0.0}
+ROWS: dict[
+    str, tuple[str, dict[str, object], tuple[str, ...]]
+] = {  # row -> recipe, changes, agents (products when none)
+    "at": ("at", {}, ()),
+    "clean": ("clean", {}, ()),
+    "trades": ("trades", {}, ()),
+    "mart": ("mart", {}, ()),
+    "mat": ("mat", {}, ()),
+    "mtard (ECCV)": ("mtard_eccv-digits", {}, ()),
+    "mtard (B-MTARD)": ("mtard", {}, ()),
+    "rslad": ("rslad", {}, ()),
+    "ard": ("ard", {}, ()),
+    "iad": ("iad", {}, ()),
+    "akd2": ("akd2", {}, ()),
+    "adaad": ("adaad", {}, ()),
+    "adaiad": ("adaiad", {}, ()),
+    "lbgat": ("lbgat", {}, ()),
+    "peeraid": ("peeraid", {}, ("student", "peer")),
+    "mixacm: all": ("mixacm", {}, ()),
+    "mixacm: ACM + mixup": ("mixacm", {"method.kd_weight": 0.0}, ()),
+    "mixacm: ACM + soft labels": ("mixacm", {"method.alpha": 0.0}, ()),
+    "mixacm: ACM": ("mixacm", {"method.alpha": 0.0, "method.kd_weight": 0.0}, ()),
+    "mixacm: KD only": ("mixacm", {"method.alpha": 0.0, "method.acm_weight": 0.0}, ()),
+    "mixup only": ("mixacm", PLAIN, ()),
+}
+WITHOUT_AUTOATTACK = ("mixacm: ACM", "mixacm: KD only", "mixup only")  # whose prefix counts: the ablation
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=recipe("at").epochs)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=list(ROWS))
+    parser.add_argument("--autoattack", type=int, default=128, help="test images under AutoAttack; 0: none")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)  # one seed, in a process of its own
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/methods_on_digits.json")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.seed is not None:
+        print(json.dumps(one_seed(args)))
+        return
+    started = time.perf_counter()
+    results = all_seeds(args)
+    test = len(load_test(DataConfig()))
+    record = {
+        **circumstances(seed=0),
+        "n": args.seeds,
+        "seeds": list(range(args.seeds)),
+        "test_images": test,
+        "autoattack_images": args.autoattack,
+        "epochs": args.epochs,
+        "minutes": round((time.perf_counter() - started) / 60, 1),
+        "rows": {row: pooled([r[row] for r in results], test) for row in results[0]},
+    }
+    print(save("methods_on_digits", record) if args.save else json.dumps(record))
+
+
+def all_seeds(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The results of every seed, so many processes at a time; rows of one seed are split between them."""
+    halves = [args.only[i :: args.processes] for i in range(args.processes)]
+    results: list[dict[str, Any]] = []
+    for seed in range(args.seeds):
+        flags = ["--epochs", str(args.epochs), "--autoattack", str(args.autoattack), "--seed", str(seed)]
+        jobs = [
+            subprocess.Popen([sys.executable, __file__, *flags, "--only", *rows], stdout=subprocess.PIPE, text=True)
+            for rows in halves
+            if rows
+        ]
+        merged: dict[str, Any] = {}
+        for job in jobs:
+            out, _ = job.communicate()
+            if job.returncode:
+                sys.exit(job.returncode)
+            merged |= json.loads(out.splitlines()[-1])
+        results.append({row: merged[row] for row in args.only})
+        print(f"seed {seed} done", file=sys.stderr, flush=True)
+    return results
+
+
+def one_seed(args: argparse.Namespace) -> dict[str, Any]:
+    """All rows of one seed, the teachers that they need first."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {row: measure(row, Path(folder), args) for row in args.only}
+
+
+def measure(row: str, runs: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Train one row and evaluate its agents."""
+    name, changes, agents = ROWS[row]
+    config = recipe(name)
+    for role, teacher in needs(config).items():
+        changes = {**changes, f"agents.{role}.init": str(trained(teacher, runs, args)[0])}
+    path, seconds = trained(name, runs, args, changes, folder=f"row-{list(ROWS).index(row)}")
+    folder = RunFolder(path)
+    found = {}
+    for agent in agents or chosen_agents(folder):
+        model, step = load_agent(folder, agent)
+        options: dict[str, Any] = {"threats": config.threats, "seed": args.seed, "block": 64}
+        full = evaluate_model(model, load_test(DataConfig()), attacks=["clean", "pgd-20"], **options)
+        found[agent] = {"clean": full.clean_accuracy, "pgd20": full.robust_accuracy, "step": step}
+        if args.autoattack and not row.startswith(WITHOUT_AUTOATTACK):
+            some = evaluate_model(
+                model, load_test(DataConfig(), args.autoattack), attacks=["pgd-20", "autoattack"], **options
+            )
+            found[agent] |= next(iter(some.threats.values()))["attacks"]
+    print(row, args.seed, json.dumps(found), file=sys.stderr, flush=True)
+    return {"seconds": seconds, "passes": passes(folder.config), "agents": found}
+
+
+def trained(
+    name: str, runs: Path, args: argparse.Namespace, changes: dict[str, object] | None = None, *, folder: str = ""
+) -> tuple[Path, float]:
+    """A finished run and its seconds of training; teachers are trained once per seed."""
+    path = runs / (folder or name)
+    if path.exists():
+        return path, 0.0
+    config = recipe(name).replace({"team": "local", "epochs": args.epochs, "seed": args.seed, **(changes or {})})
+    started = time.perf_counter()
+    launch.train(config, runs_dir=runs, name=path.name, quiet=True)
+    return path, time.perf_counter() - started
+
+
+def pooled(seeds: list[dict[str, Any]], test: int) -> dict[str, Any]:
+    """Means over the seeds, every seed's own value, and the interval of all test images of all seeds together."""
+    agents: dict[str, Any] = {}
+    for agent in seeds[0]["agents"]:
+        each = [s["agents"][agent] for s in seeds]
+        values = {k: [e[k] for e in each] for k in each[0] if k != "step"}
+        means = {k: fmean(v) for k, v in values.items()}
+        n = test * len(seeds)
+        agents[agent] = {
+            **means,
+            "w_robust": (means["clean"] + means["pgd20"]) / 2,
+            "ci95": wilson(round(means["pgd20"] * n), n),
+            "samples": values,
+        }
+    return {"seconds": fmean(s["seconds"] for s in seeds), "passes": seeds[0]["passes"], "agents": agents}
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
