@@ -13,7 +13,8 @@ import torch
 from agents import checkpoint, networks
 from agents.agent import Agent
 from agents.lanes import Lanes
-from trainers import methods
+from agents.robustness import check_classifier
+from trainers import methods, user
 from trainers.config import Attack, DataConfig, OptimConfig, require
 from trainers.data import Batches, Dataset
 from trainers.datasets import Prepared
@@ -110,7 +111,10 @@ class AgentSpec:
         """
         if self.init is None:
             assert self.network is not None
-            return networks.build(networks.configure(self.network, dataset), self.seed, self.index)
+            made = networks.build(networks.configure(self.network, dataset), self.seed, self.index)
+            if user.is_function(self.network):
+                _check_users(made, dataset)
+            return made
         self._check_fit(checkpoint.network_config(Path(self.init)), dataset, any_classes=any_classes)
         saved = checkpoint.load_model(Path(self.init))
         assert isinstance(saved, networks.Network)
@@ -145,6 +149,15 @@ class AgentSpec:
         total = self.epochs * steps_per_epoch if self.max_steps is None else self.max_steps
         require(total >= 1, f"the run has {total} steps; epochs and max_steps must be >= 1")
         return total
+
+
+def _check_users(network: networks.Network, dataset: Dataset) -> None:
+    """Try a user's network on two images before a step is spent on it."""
+    x = dataset.train[torch.arange(2)].pixels()
+    try:
+        check_classifier(network, x, classes=len(dataset.classes))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"network {network.config.spec} on images {list(x.shape)}: {error}") from error
 
 
 def _config(network: str | None, init: str | None, dataset: Dataset) -> networks.NetworkConfig:

@@ -65,7 +65,7 @@ def _numbers(
     threat = config.threats[0]
     count = min(len(test), examples or affordable(list(models.values()), test, threat))
     split = test[spread_out(test, count)]
-    say(f"report: {len(models)} agents, {count} of {len(test)} test images")
+    say(f"report: {len(models)} agent{'s' if len(models) > 1 else ''}, {count} of {len(test)} test images")
     agents = {}
     for name, model in models.items():
         result = evaluate_model(
@@ -132,7 +132,9 @@ def craft(model: nn.Module, split: Split, threat: Threat, *, seed: int, steps: i
         for start in range(0, len(split), 256):
             part = split[torch.arange(start, min(start + 256, len(split)))]
             x, y = part.pixels(), part.all_labels()
-            rng = generator(seed, "evaluate", start, 0)
+            rng = generator(
+                seed, f"pgd-{steps}", start // 256, 0
+            )  # as evaluate_model in blocks of 256, to the same examples
             out.append(run(attack, lambda z, y=y: cross_entropy(model(z), y), x, rng=rng))  # type: ignore[misc]
     return torch.cat(out)
 

@@ -19,8 +19,6 @@ from typing import Any
 from agents.checkpoint import FORMAT, to_json, write
 from cluster.errors import BrokenCheckpoint
 
-METRIC = "robust"  # what "best" means: accuracy under attack on the held-out images
-
 
 @dataclass(frozen=True)
 class Checkpoints:
@@ -65,6 +63,8 @@ class Checkpoints:
         files: Mapping[str, Mapping[str, str]],
         validation: Mapping[str, Mapping[str, float]],
         origin: Mapping[str, str] | None = None,
+        *,
+        metric: str = "robust",
     ) -> dict[str, Any]:
         """Turn the finished working folder of step ``t`` into a committed checkpoint and return its manifest.
 
@@ -72,14 +72,15 @@ class Checkpoints:
             working: the folder, as :meth:`working` made it.
             files: per agent, file name -> sha256.
             validation: per agent, accuracies on the held-out images; empty when none were taken.
+            metric: the accuracy by which checkpoints are compared.
             origin: sha256 of what the steps were computed from: configuration, data.
         """
         final = self.path(t)
         previous = [s for s in self.committed() if s < t]
         best = self.manifest(previous[-1])["best"] if previous else {}
         for agent, accuracies in validation.items():
-            if agent not in best or accuracies[METRIC] > best[agent]["value"]:
-                best = {**best, agent: {"step": t, "metric": METRIC, "value": accuracies[METRIC]}}
+            if agent not in best or accuracies[metric] > best[agent]["value"]:
+                best = {**best, agent: {"step": t, "metric": metric, "value": accuracies[metric]}}
         hashes = {f"agents/{agent}/{name}": sha for agent, names in files.items() for name, sha in names.items()}
         manifest = {"format": FORMAT, "t": t, "files": hashes, "validation": dict(validation), "best": best}
         manifest |= {"origin": dict(origin or {}), "previous": self._link(previous[-1]) if previous else None}
@@ -109,7 +110,8 @@ class Checkpoints:
     def publish(self, t: int) -> None:
         """Write best.json and last.json beside the checkpoints from the manifest of step ``t``."""
         manifest = self.manifest(t)
-        last = {a: {"step": t, "metric": METRIC, "value": v[METRIC]} for a, v in manifest["validation"].items()}
+        by = {a: best["metric"] for a, best in manifest["best"].items()}
+        last = {a: {"step": t, "metric": by[a], "value": v[by[a]]} for a, v in manifest["validation"].items()}
         write(self.folder / "best.json", to_json(manifest["best"]))
         write(self.folder / "last.json", to_json(last))
 

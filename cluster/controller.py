@@ -148,7 +148,8 @@ class Controller:
                 "configuration": self.config.sha256,
                 "data": next(iter(self.team.describe().values())).data_sha256,
             }
-            self.checkpoints.commit(oldest.t, self._working.pop(oldest.t), self._files, seen, origin)
+            working, metric = self._working.pop(oldest.t), self.config.method.METRIC
+            self.checkpoints.commit(oldest.t, working, self._files, seen, origin, metric=metric)
             self.checkpoints.prune(self.config.checkpoint.keep)
             self.progress.checkpoint(oldest.t, seen)
             self._heed(self.monitors.checkpoint(oldest.t, seen))

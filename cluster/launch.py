@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -173,6 +174,10 @@ def _execute(folder: RunFolder, config: RunConfig, *, quiet: bool) -> Run:
         first, wrong = folder.checkpoints.newest_whole()
         if wrong and first is None:
             raise BrokenCheckpoint(f"no whole checkpoint in {folder}: {'; '.join(wrong)}")
+        if first is not None and first == folder.total_steps and not wrong:
+            if not quiet:
+                print(f"{folder} is complete already", file=sys.stderr)
+            return Run(folder.path)
         try:
             with StopSignal() as stop, team_of(config, quiet=quiet) as team:
                 _train(folder, config, team, stop, first=first, wrong=wrong, quiet=quiet)
@@ -221,8 +226,7 @@ def _train(
             progress.event(line)
         note_environment()
         if first is not None:
-            done = "is complete already" if first >= total else f"continues at step {first} of {total}"
-            progress.event(f"{folder} {done}")
+            progress.event(f"{folder} continues at step {first} of {total}")
         Controller(folder, config, team, progress, stop, total=total, monitors=monitors, moved=note_environment).fit(
             first
         )

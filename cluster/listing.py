@@ -17,7 +17,7 @@ METHODS = Path(__file__).resolve().parent.parent / "trainers" / "methods"
 
 
 def runs(runs_dir: Path) -> list[dict[str, Any]]:
-    """Every run in a folder: name, method, last committed step, best held-out robust accuracy per agent, locked or not."""
+    """Every run in a folder: name, method, last committed step, best held-out accuracy per agent, locked or not."""
     found = []
     for config in sorted(runs_dir.glob("*/config.yaml")):
         path = config.parent
@@ -33,6 +33,7 @@ def runs(runs_dir: Path) -> list[dict[str, Any]]:
                 "method": yaml.safe_load(config.read_text())["method"]["name"],
                 "step": steps[-1] if steps else None,
                 "best": {agent: entry["value"] for agent, entry in best.items()},
+                "metric": next((entry["metric"] for entry in best.values()), "robust"),
                 "running": is_running(path),
             }
         )
@@ -49,12 +50,12 @@ def show_runs(result: dict[str, Any]) -> None:
             r["run"],
             Path(r["method"]).stem,
             "-" if r["step"] is None else str(r["step"]),
-            ", ".join(f"{a} {display.percent(v)}" for a, v in r["best"].items()) or "-",
+            ", ".join(f"{a} {display.percent(v)} {r['metric']}" for a, v in r["best"].items()) or "-",
             "running" if r["running"] else "",
         ]
         for r in result["runs"]
     ]
-    display.table(["run", "method", "saved step", "best held-out robust accuracy", ""], rows)
+    display.table(["run", "method", "saved step", "best held-out accuracy", ""], rows)
 
 
 def methods() -> dict[str, str]:

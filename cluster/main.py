@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import tyro
 
@@ -40,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
     except KeyboardInterrupt:
-        print("stopped at once; continue a run with: sparring resume RUN", file=sys.stderr)
+        more = (
+            "; continue a run with: sparring resume RUN" if args[0] in ("demo", "train", "resume", "pretrain") else ""
+        )
+        print(f"stopped at once{more}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as `head`, has seen enough
@@ -50,9 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         code = error.code if isinstance(error, SparringError) else 2 if isinstance(error, ValueError) else 1
         name = "" if code != 1 else f"{type(error).__name__}: "
-        print(f"sparring: {name}{error}" + ("" if code != 1 else " (--debug shows where)"), file=sys.stderr)
+        print(f"sparring: {name}{error}" + ("" if code != 1 else f" ({_where(error)})"), file=sys.stderr)
         return code
     return 0
+
+
+def _where(error: BaseException) -> str:
+    """The last line of a user's own file on the way to an error, where there is one."""
+    clone, libraries = str(Path(__file__).resolve().parent.parent), ("site-packages", "<", "/lib/python")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(clone) and not any(x in f.filename for x in libraries)]
+    return f"{own[-1].filename}, line {own[-1].lineno}; --debug shows all" if own else "--debug shows where"
 
 
 def _overview() -> str:

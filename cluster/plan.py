@@ -7,6 +7,7 @@ from typing import Any
 
 from agents.spec import Facts
 from cluster import launch, run_config
+from cluster.progress import duration
 from cluster.run_config import RunConfig
 from trainers import datasets
 from trainers.types import Metrics
@@ -76,7 +77,7 @@ def _text(config: RunConfig, plan: dict[str, Any]) -> str:
             f"{sent / 2**20:.2f} MiB published per step, on {bundle}"
         )
     lines.append(
-        f"{plan['steps']} steps; about {plan['seconds_one_process']:.0f} s if all agents shared this one process"
+        f"{plan['steps']} steps; about {duration(plan['seconds_one_process'])} if all agents shared this one process"
     )
     lines.append(f"(from a step of {plan['measured_batch']} images measured here; agents on Ray run side by side)")
     return "\n".join(lines)

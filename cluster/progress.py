@@ -66,7 +66,7 @@ class Progress:
         per_step, left = (now - self._started) / done, self._total - t - 1
         if done == ESTIMATE_AFTER and left > 0:
             self._estimate(per_step, left, metrics)
-        eta = _duration(per_step * left)
+        eta = duration(per_step * left)
         if self._live is not None:
             epoch = f"epoch {t // self._steps_per_epoch + 1}/{-(-self._total // self._steps_per_epoch)}"
             self._live.step(t, metrics, epoch=epoch, per_second=self._batch_size / per_step, eta=eta)
@@ -132,7 +132,7 @@ class Progress:
         saved = sum(f.stat().st_size for f in self._folder.path.glob("checkpoints/*/agents/*/*"))
         folders = max(1, len(list(self._folder.path.glob("checkpoints/*/agents"))))
         self.event(
-            f"estimate: {per_step * 1e3:.0f} ms per step, {_duration(per_step * left)} to go; {memory:.2f} GiB per agent; "
+            f"estimate: {per_step * 1e3:.0f} ms per step, {duration(per_step * left)} to go; {memory:.2f} GiB per agent; "
             f"{saved / folders / 2**20:.1f} MiB per checkpoint"
         )
 
@@ -151,9 +151,12 @@ def _values(values: Mapping[str, float]) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """62 -> 1m02s, 5000 -> 1h23m, four million -> 46 days."""
     minutes, s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours / 24:.0f} days"
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{s:02}s" if minutes else f"{s}s"
 
 

@@ -171,6 +171,8 @@ def _curve(numbers: Mapping[str, Any]) -> str:
 
 def _cross(numbers: Mapping[str, Any]) -> str:
     cross = numbers["cross"]
+    if len(cross["agents"]) == 1:
+        return ""  # it would repeat the table
     rows = []
     for name, values, intervals in zip(cross["agents"], cross["accuracy"], cross["ci95"], strict=True):
         cells = [

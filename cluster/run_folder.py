@@ -89,8 +89,22 @@ class RunFolder:
         return Checkpoints(self.path / "checkpoints")
 
     def write_env(self, facts: dict[str, Any]) -> None:
-        """env.json: versions, hardware, placement."""
-        write(self.path / "env.json", to_json(facts))
+        """env.json: versions, hardware, placement; the command that began the run, and those that went on with it."""
+        path = self.path / "env.json"
+        if path.exists():
+            before = json.loads(path.read_text())
+            later = before.get("continued_by", [])
+            if facts["command"] not in (before["command"], *later):
+                later = [*later, facts["command"]]
+            facts = {**facts, "command": before["command"], "continued_by": later}
+        write(path, to_json(facts))
+
+    @property
+    def total_steps(self) -> int | None:
+        """Length of the run; None before it has begun."""
+        path = self.path / "env.json"
+        agents = json.loads(path.read_text())["agents"] if path.exists() else {}
+        return next((int(a["total_steps"]) for a in agents.values()), None)
 
     def changed_versions(self, facts: dict[str, Any]) -> list[str]:
         """What has changed since env.json was written and ends the promise of identical bytes."""

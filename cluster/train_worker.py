@@ -158,7 +158,8 @@ class _First(_Lane):
             evaluated = self.team.collect(self.team.evaluate(t, self.config.evaluation_attacks), timeout=0)
             seen = {f"{role}.{a}" if a else role: v for role, each in evaluated.items() for a, v in each.items()}
         data = next(iter(self.team.describe().values())).data_sha256
-        self.checkpoints.commit(t, working, files, seen, {"configuration": self.config.sha256, "data": data})
+        origin = {"configuration": self.config.sha256, "data": data}
+        self.checkpoints.commit(t, working, files, seen, origin, metric=self.config.method.METRIC)
         self.checkpoints.prune(self.config.checkpoint.keep)
         self.progress.checkpoint(t, seen)
         for alarm in self.monitors.checkpoint(t, seen) if seen else []:

@@ -77,3 +77,22 @@ def test_union() -> None:
     assert set(result["networks"]) == {"generalist", "linf", "l2", "l1"}
     for r in result["networks"].values():
         assert r["union"] <= min(r["clean"], *r["threats"].values())
+
+
+def test_methods_on_digits() -> None:
+    flags = ["--epochs=1", "--seeds=2", "--autoattack=8", "--only", "at", "mixup only", "mtard (ECCV)"]
+    result = run("methods_on_digits.py", *flags)
+    assert set(result["rows"]) == {"at", "mixup only", "mtard (ECCV)"}
+    agent = result["rows"]["at"]["agents"]["model"]
+    assert len(agent["samples"]["pgd20"]) == 2
+    assert agent["autoattack"] <= agent["clean"]
+    assert agent["w_robust"] == (agent["clean"] + agent["pgd20"]) / 2
+
+
+def test_cifar10_short(tmp_path: Path) -> None:
+    """The command that makes the table on a GPU, in miniature; again, it finds everything done."""
+    flags = [f"--data-name={CLONE / 'tests' / 'tiny_images.py'}:cifar10", f"--runs-dir={tmp_path}", "--max-steps=2"]
+    flags += ["--batch-size=4", "--network=small_cnn:width=4", "--examples=4"]
+    result = run("cifar10_short.py", *flags)
+    assert set(result["rows"]) == {"clean", "at", "mat", "mtard", "peeraid", "mixacm"}
+    assert run("cifar10_short.py", *flags)["rows"] == result["rows"]

@@ -47,6 +47,8 @@ def function(spec: str) -> Callable[..., Any]:
         ValueError: no such file or function.
     """
     file, _, name = spec.rpartition(":")
+    if is_function(file):
+        raise ValueError(f"{spec} is not file.py:function, which takes no options; set them in the file")
     found = getattr(module(Path(file)), name, None)
     if not callable(found):
         raise ValueError(f"{file} has no function {name!r}")

@@ -81,6 +81,8 @@ def parse(spec: str) -> tuple[Callable[..., Network], dict[str, object]]:
         return foreign.from_file(spec), {}
     if spec.startswith("timm:"):
         return foreign.from_timm(spec.removeprefix("timm:")), {}
+    if spec.endswith(".py"):
+        raise ValueError(f"network {spec!r} names a file; add its function: {spec}:FUNCTION")
     name, _, rest = spec.partition(":")
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, n=1)

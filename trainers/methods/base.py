@@ -58,6 +58,9 @@ class Method:
 
     ATTACK: ClassVar[Mapping[str, Any]] = {}  # what the method's training attack has otherwise than plain PGD
     DIGITS: ClassVar[Mapping[str, Any]] = {}  # options that the short recipe on digits sets
+    METRIC: ClassVar[Literal["robust", "clean"]] = (
+        "robust"  # accuracy on held-out images by which checkpoints are compared
+    )
     DEPLOY: ClassVar[tuple[str, ...] | None] = None  # product roles; None: every learner
     SEARCH: ClassVar[Mapping[str, Space]] = {"optim.lr": Uniform(0.01, 0.3, log=True)}  # settings that a search varies
 

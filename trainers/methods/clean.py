@@ -6,7 +6,7 @@ L = CE(f(x), y)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -18,6 +18,8 @@ from trainers.types import LEARNER, Answer, Batch, Loss, Role, State, Team, When
 @dataclass(frozen=True, kw_only=True)
 class Clean(Method):
     """Clean training of one network."""
+
+    METRIC: ClassVar[Literal["clean"]] = "clean"
 
     def roles(self) -> dict[str, Role]:
         return {"model": LEARNER}
