@@ -3,14 +3,18 @@
 python benchmarks/evaluate_scaling.py [--examples 256] [--rounds 3] [--save]
 
 One adversarially trained network; every round evaluates all blocks anew on a pool of one and a pool of two workers that have
-done a block before. Afterwards the whole digits test split, in blocks, next to ONE call of the authors' code.
+done a block before. A pool of three and a driver killed -9 three times write the same files. Afterwards the whole digits
+test split, in blocks, next to ONE call of the authors' code.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from functools import partial
@@ -18,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import circumstances, save
+from common import CLONE, circumstances, save
 from pyautoattack import AutoAttack
 
 from cluster import launch, session
@@ -48,13 +52,13 @@ def main() -> None:
         changes = {"team": "local", "checkpoint.every": 10**6, **({"epochs": args.epochs} if args.epochs else {})}
         run = launch.train(recipe("at").replace(changes), runs_dir=Path(folder), name="at", quiet=True)
         model, _ = load_agent(RunFolder(run.path), checkpoint="last")
-        record = {**scaling(model, args, Path(folder)), **unsharded(model, args)}
+        record = {**scaling(model, args, Path(folder), run.path), **unsharded(model, args)}
     record = {**circumstances(seed=0), "n": args.rounds, "attack": args.attack, **record}
     print(save("evaluate_scaling", record) if args.save else json.dumps(record))
 
 
-def scaling(model: Any, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Seconds per round on one and on two workers, interleaved; whether all files are equal."""
+def scaling(model: Any, args: argparse.Namespace, folder: Path, run: Path) -> dict[str, Any]:
+    """Seconds per round on one and on two workers, interleaved; whether all files are equal, also on three and after kills."""
     split = load_test(DataConfig(), args.examples)
     images = partial(pixels, split)
 
@@ -76,14 +80,50 @@ def scaling(model: Any, args: argparse.Namespace, folder: Path) -> dict[str, Any
                 contents.add(tuple(job.path.read_bytes() for job in jobs))
     for pool in pools.values():
         pool.close()
+    three = jobs_of(folder / "three", ["model"], [THREAT], args.examples, BLOCK)
+    pool = Pool(3, {"model": model}, {}, {})
+    pool.run(three, images, options, lambda job, s: None)
+    pool.close()
+    contents.add(tuple(job.path.read_bytes() for job in three))
+    files, kills = killed(run, args)
+    contents.add(files)
     ratios = [two / one for one, two in zip(seconds[1], seconds[2], strict=True)]
     return {
         "examples": args.examples,
         "seconds": {str(w): statistics.median(s) for w, s in seconds.items()},
         "samples": ratios,
         "ratio": statistics.median(ratios),
+        "kills": kills,
         "identical_files": len(contents) == 1,
     }
+
+
+def killed(run: Path, args: argparse.Namespace) -> tuple[tuple[bytes, ...], int]:
+    """The files of an evaluation whose driver is killed -9 after one, two and three blocks, and started again each time.
+
+    Also how many of the kills came before the end.
+    """
+    evaluate = (
+        f"from cluster.evaluation import evaluate_run; evaluate_run(RunFolder(Path({str(run)!r})), name='killed', "
+        f"attacks=['clean', {args.attack!r}], threats=['{THREAT}'], examples={args.examples}, block={BLOCK}, checkpoint='last', masking=0)"
+    )
+    code = f"import sys; sys.path.insert(0, {str(CLONE)!r}); from pathlib import Path; from cluster.run_folder import RunFolder; {evaluate}"
+    place = run / "evaluation" / "killed"
+    kills = 0
+    for blocks in (1, 2, 3, None):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        while blocks and len(list(place.rglob("*.parquet"))) < blocks and process.poll() is None:
+            time.sleep(0.01)
+        if blocks:
+            process.kill()
+        ended = process.wait()
+        kills += ended == -signal.SIGKILL
+        if ended == 0:
+            break
+        if not blocks or ended != -signal.SIGKILL:
+            sys.exit(f"the evaluation ended with {ended}")
+    jobs = jobs_of(place, ["model"], [THREAT], args.examples, BLOCK)
+    return tuple(job.path.read_bytes() for job in jobs), kills
 
 
 def unsharded(model: Any, args: argparse.Namespace) -> dict[str, Any]:

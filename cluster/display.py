@@ -83,6 +83,9 @@ def evaluation(report: Mapping[str, Any]) -> None:
             rows.append([agent, "union", percent(result["clean_accuracy"]), *[""] * len(attacks), union])
     table(["agent", "threat", "clean", *attacks, "robust [95 %]"], rows)
     for agent, result in report["agents"].items():
+        worst = [f"{r['class']} ({percent(r['robust'])} of {r['n']})" for r in result["per_class"][:3]]
+        if len(result["per_class"]) > 3:
+            print(f"least robust classes, {agent}: {', '.join(worst)}")
         for note in result["notes"]:
             print(f"note, {agent}: {note}")
         for f in result["flags"]:

@@ -27,6 +27,7 @@ class Result:
     w_robust: float | None = None  # mean of clean and robust accuracy
     notes: tuple[str, ...] = field(default=())  # what limits the numbers
     flags: tuple[dict[str, Any], ...] = field(default=())  # signs of masked gradients (cluster/masking.py)
+    per_class: tuple[dict[str, Any], ...] = field(default=())  # class, n, clean, robust; the least robust first
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -68,7 +69,17 @@ def summarise(
         report,
         (share(clean) + robust) / 2,
         notes,
+        per_class=by_class(first["label"], clean, everything),
     )
+
+
+def by_class(labels: Tensor, clean: Tensor, robust: Tensor) -> tuple[dict[str, Any], ...]:
+    """Accuracies of the examples of each class, the least robust first."""
+    rows = []
+    for k in labels.unique().tolist():
+        own = labels == k
+        rows.append({"class": k, "n": int(own.sum()), "clean": share(clean[own]), "robust": share(robust[own])})
+    return tuple(sorted(rows, key=lambda r: (r["robust"], r["class"])))
 
 
 def summary(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def test_the_committed_scaling_holds() -> None:
     result = json.loads((CLONE / "benchmarks" / "results" / "evaluate_scaling.json").read_text())
     assert result["ratio"] <= 0.6
     assert result["identical_files"]
+    assert result["kills"] == 3
     assert abs(result["blocks_robust"] - result["one_call_robust"]) <= 0.01
 
 

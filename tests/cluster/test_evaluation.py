@@ -134,3 +134,14 @@ def test_corruptions(folder: RunFolder, tmp_path: Path) -> None:
         evaluate_run(folder, attacks=["clean"], corruption_root=tmp_path)
     with pytest.raises(DataError, match="holds no corruptions"):
         evaluate_run(folder, attacks=["clean"], corruption_root=tmp_path / "nowhere")
+
+
+def test_classes_are_listed_from_the_least_robust() -> None:
+    from cluster.results import by_class
+
+    labels = torch.tensor([2, 0, 0, 2, 1])
+    clean, robust = torch.tensor([1, 1, 0, 1, 1]).bool(), torch.tensor([0, 1, 0, 0, 1]).bool()
+    rows = by_class(labels, clean, robust)
+    assert [r["class"] for r in rows] == [2, 0, 1]
+    assert rows[0] == {"class": 2, "n": 2, "clean": 1.0, "robust": 0.0}
+    assert rows[1] == {"class": 0, "n": 2, "clean": 0.5, "robust": 0.5}

@@ -22,8 +22,8 @@ def test_two_steps(method: str, tmp_path: Path) -> None:
     assert recipes_check.check(f"{method}-cifar10-short", tmp_path).startswith("2 steps, ")
 
 
-def test_the_largest_is_built() -> None:
-    said = recipes_check.check("trades-cifar100-wrn-70-16", Path())
+def test_the_largest_is_built(tmp_path: Path) -> None:
+    said = recipes_check.check("trades-cifar100-wrn-70-16", tmp_path)
     assert said == "built, 266,888,756 parameters, one forward pass"
 
 
