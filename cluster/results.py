@@ -76,7 +76,7 @@ def summarise(
 def by_class(labels: Tensor, clean: Tensor, robust: Tensor) -> tuple[dict[str, Any], ...]:
     """Accuracies of the examples of each class, the least robust first."""
     rows = []
-    for k in labels.unique().tolist():
+    for k in sorted(set(labels.tolist())):
         own = labels == k
         rows.append({"class": k, "n": int(own.sum()), "clean": share(clean[own]), "robust": share(robust[own])})
     return tuple(sorted(rows, key=lambda r: (r["robust"], r["class"])))
