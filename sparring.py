@@ -25,8 +25,8 @@ if sys.path[0] != str(_CLONE):
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from cluster.launch import Run
     from cluster.results import Result
+    from cluster.run import Run
     from cluster.run_config import RunConfig
     from trainers.config import NormName
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from agents import checkpoint
 from agents.exchange import nest, pack, unpack
-from agents.lanes import Lanes
+from agents.lanes import Lanes, Place, join
 from agents.spec import AgentSpec, Facts, describe
 from trainers.config import Attack
 from trainers.types import Metrics
@@ -22,6 +22,12 @@ class Endpoint:
 
     def __init__(self, spec: AgentSpec, lanes: Lanes = Lanes()) -> None:
         self.agent = spec.build(lanes)
+
+    def join(self, place: Place, agent: str, index: int, count: int) -> None:
+        """Become one of several lanes; a frozen agent has nothing to average."""
+        device = self.agent.batches.device
+        learns = self.agent.learns
+        self.agent.lanes = join(place, agent, index, count, device=device) if learns else Lanes(index, count)
 
     def describe(self) -> Facts:
         return describe(self.agent)

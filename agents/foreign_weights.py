@@ -82,6 +82,10 @@ def load(path: Path, config: NetworkConfig, *, layout: Layout | None = None) -> 
     spec = config.spec
     if layout.option:
         spec += ("," if ":" in spec else ":") + layout.option
+    if {len(layout.mean), len(layout.std)} - {1, config.channels}:
+        raise ValueError(
+            f"{path}: {len(layout.mean)} means and {len(layout.std)} deviations do not suit images of {config.channels} channels"
+        )
     mean, std = (v * config.channels if len(v) == 1 else v for v in (layout.mean, layout.std))
     model = networks.build(replace(config, spec=spec, mean=mean, std=std))
     renamed = _renamed(tensors, layout)
@@ -114,6 +118,10 @@ def _renamed(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]
     return renamed
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Weights by name from ``.safetensors`` or from a ``.pt`` of plain tensors.
 
@@ -128,7 +136,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             start = f.read(256)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if start.lstrip()[:1] == b"<":
+    if re.match(rb"\s*<(!doctype|html|head|\?xml)", start, re.IGNORECASE):
         raise CheckpointError(f"{path} is a web page, not a file of weights: the download went wrong")
     try:
         values: Any = (
@@ -136,9 +144,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, weights_only=True, map_location="cpu")
         )
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    except pickle.UnpicklingError as error:  # torch's answer to anything but tensors
+    except (SafetensorError, RuntimeError, EOFError, IndexError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error
+    except pickle.UnpicklingError as error:  # torch's answer to anything but tensors, and to what is no file of its own
+        if start[:2] not in (b"PK", b"\x80\x02"):
+            raise CheckpointError(
+                f"{path} is not a file that torch.save wrote; it begins with {start[:20]!r}"
+            ) from error
         raise CheckpointError(
             f"{path} holds more than tensors and is not read: {str(error).splitlines()[0]}"
         ) from error

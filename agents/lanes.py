@@ -1,17 +1,18 @@
 """Lanes: replicas of one agent that split every batch between them and average what they compute from it.
 
-Everything random (images, augmentation, mixup, noise) is drawn for the whole batch, of which each lane then takes its
-rows. So R lanes compute what one process would, except that batch statistics are each lane's own.
+Images, augmentation, mixup and noise are drawn for the whole batch, of which each lane then takes its rows. So R lanes compute
+what one process would, except that batch statistics are each lane's own, and that dropout draws the same in every lane.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 
 class LaneBroken(RuntimeError):
@@ -72,3 +73,50 @@ class Lanes:
             self.group.allreduce([values]).wait()
         except RuntimeError as error:
             raise LaneBroken(f"lane {self.index} of {self.count} lost the others: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the lanes of all agents meet: a store on the driver. ``attempt`` keeps lost members of earlier groups out."""
+
+    host: str
+    port: int
+    attempt: int
+    timeout: float
+
+
+class Meeting:
+    """The driver's store, for as long as the object lives.
+
+    Args:
+        host: the driver's address as the agents' hosts see it.
+        timeout: seconds after which a lane that waits for another gives up.
+    """
+
+    def __init__(self, host: str, *, timeout: float) -> None:
+        self._host, self._timeout, self._attempt = host, timeout, 0
+        self._store = distributed.TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+
+    def anew(self) -> Place:
+        """A place where nobody has met."""
+        self._attempt += 1
+        return Place(self._host, self._store.port, self._attempt, self._timeout)
+
+
+def join(place: Place, agent: str, index: int, count: int, *, device: torch.device) -> Lanes:
+    """Lane ``index`` of an agent, once all of its lanes have come: gloo on CPUs, NCCL on GPUs.
+
+    Raises:
+        LaneBroken: the others did not come in time.
+    """
+    timeout = timedelta(seconds=place.timeout)
+    try:
+        store = distributed.TCPStore(place.host, place.port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
+        own = distributed.PrefixStore(f"{agent}-{place.attempt}", store)  # type: ignore[attr-defined]
+        if device.type == "cuda":
+            options = distributed.ProcessGroupNCCL.Options()
+            options._timeout = timeout
+            return Lanes(index, count, distributed.ProcessGroupNCCL(own, index, count, options))
+        return Lanes(index, count, distributed.ProcessGroupGloo(own, index, count, timeout))
+    except RuntimeError as error:
+        raise LaneBroken(f"lane {index} of {count} of {agent} met nobody: {error}") from error

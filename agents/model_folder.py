@@ -71,7 +71,7 @@ def create(folder: Path, members: Sequence[Network], card: Mapping[str, Any]) ->
             files |= {part + name: sha for name, sha in saved.items()}
         write(working / "MANIFEST.json", to_json({"format": FORMAT, "members": len(members), "files": files}))
         while True:
-            version = (versions(folder) or [0])[-1] + 1
+            version = max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0) + 1
             write(working / "card.json", to_json({**card, "version": version, "sha256": files}))
             try:
                 os.rename(working, folder / str(version))

@@ -47,7 +47,7 @@ def _card(folder: RunFolder, agent: str, name: str, members: list[Any], facts: M
     config, environment = folder.config, json.loads((folder.path / "env.json").read_text())
     dataset = datasets.load(config.data)
     first = members[0].config
-    manifest = folder.checkpoints.manifest(folder.checkpoints.committed()[-1])
+    manifest = folder.checkpoints.manifest(facts["step"])
     return {
         "format": FORMAT,
         "name": name,
@@ -56,7 +56,12 @@ def _card(folder: RunFolder, agent: str, name: str, members: list[Any], facts: M
         "parameters": sum(p.numel() for m in members for p in m.parameters()),
         "input": {"channels": first.channels, "height": first.height, "width": first.width, "range": [0, 1]},
         "classes": list(dataset.classes),
-        "data": {"name": config.data.name, "root": config.data.root, "sha256": dataset.test.sha256},
+        "data": {
+            "name": config.data.name,
+            "root": config.data.root,
+            "size": config.data.size,
+            "sha256": dataset.test.sha256,
+        },
         "threats": [str(t) for t in config.threats],
         "training": {
             "run": folder.path.name,

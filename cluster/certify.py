@@ -95,6 +95,10 @@ def choose(folder: RunFolder, interval: str, seed: int | None) -> tuple[int, int
 
 def again(folder: RunFolder, start: int, end: int) -> list[str]:
     """Train steps ``start`` to ``end`` in this process and compare metrics and every file."""
+    if folder.config.lanes > 1:
+        raise UsageError(
+            f"{folder} was trained in {folder.config.lanes} lanes; an interval is executed again in one process, which has none"
+        )
     config, checkpoints = folder.config.replace({"team": "local"}), folder.checkpoints
     recorded = {(m["t"], m["agent"]): m["values"] for m in folder.metrics() if start <= m["t"] < end}
     found = []

@@ -234,7 +234,7 @@ def _asked(argv: Sequence[str], verb: str, kind: type[C], *, example: str, short
     from cluster import launch, teachers
 
     asked: Any = command.config  # a RunConfig, since there is a recipe
-    if isinstance(command, Train) and teachers.wanted(asked, command.train_teachers):
+    if isinstance(command, Train) and not command.dry_run and teachers.wanted(asked, command.train_teachers):
         asked = teachers.trained(asked, runs_dir=command.runs_dir, quiet=command.output.quiet)
     config: RunConfig = asked.absolute()
     launch.check(config)

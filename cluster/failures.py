@@ -26,6 +26,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from agents.lanes import LaneBroken
 from cluster.team import Failure
 
 LOST = (
@@ -65,7 +66,7 @@ def classify(error: BaseException, refs: Sequence[Any], actors: Mapping[str, str
     """
     if isinstance(error, GetTimeoutError):
         return Failure("a call did not end in time", None)
-    found = [e for e in _errors(error, refs) if isinstance(e, LOST)]
+    found = [e for e in _errors(error, refs) if isinstance(e, (*LOST, LaneBroken))]
     if not found:
         return None
     dead = {actors[e.actor_id] for e in found if isinstance(e, ActorDiedError) and e.actor_id in actors}

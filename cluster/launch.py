@@ -6,13 +6,14 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agents import networks
 from agents.checkpoint import CheckpointError
-from agents.spec import Facts
+from agents.lanes import Lanes
+from agents.spec import AgentSpec, Facts
 from cluster import images, teachers
 from cluster.controller import Controller
 from cluster.environment import environment
@@ -20,41 +21,12 @@ from cluster.errors import BrokenCheckpoint, DataError, UsageError
 from cluster.monitors import Monitors
 from cluster.progress import Progress, facts_table
 from cluster.recipes import needs
+from cluster.run import Run
 from cluster.run_config import OPERATIONAL, RunConfig
 from cluster.run_folder import RunFolder
 from cluster.stop import StopSignal
 from cluster.team import LocalTeam, Team
 from trainers import datasets
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run on disk."""
-
-    path: Path
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """One entry per agent and step."""
-        return RunFolder(self.path).metrics()
-
-    @property
-    def best(self) -> dict[str, dict[str, Any]]:
-        """Per agent, the step and value of its best held-out robust accuracy."""
-        manifest = self._manifest()
-        return dict(manifest["best"])
-
-    @property
-    def agents(self) -> dict[str, dict[str, float]]:
-        """Per agent, accuracy on the held-out images at the last checkpoint: clean and robust, in [0, 1]."""
-        return {a: {"clean": v["clean"], "robust": v["robust"]} for a, v in self._manifest()["validation"].items()}
-
-    def _manifest(self) -> dict[str, Any]:
-        checkpoints = RunFolder(self.path).checkpoints
-        steps = checkpoints.committed()
-        if not steps:
-            raise BrokenCheckpoint(f"{self.path} has no committed checkpoint yet")
-        return checkpoints.manifest(steps[-1])
 
 
 def train(
@@ -136,19 +108,35 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-@contextmanager
-def team_of(config: RunConfig, *, quiet: bool = True) -> Iterator[Team]:
-    """The run's agents, ready; on Ray in a placement group that is removed at the end."""
-    specs = config.specs(images.prepare(config.data, quiet=quiet))
-    for spec in specs:
+def specs(config: RunConfig, *, quiet: bool) -> list[AgentSpec]:
+    """What the agents are made from: the images decoded, the weights to start from checked, every batch enough for all lanes.
+
+    Raises:
+        BrokenCheckpoint: weights cannot be read.
+        ValueError: they do not fit, or a batch has fewer images than there are lanes.
+    """
+    made = config.specs(images.prepare(config.data, quiet=quiet))
+    for spec in made:
         try:
             spec.check_weights()
         except CheckpointError as error:
             raise BrokenCheckpoint(str(error)) from error
+    if config.lanes > 1:
+        data = made[0].images.load()
+        train, _ = data.held_out(config.data.validation, seed=config.seed, fraction=config.data.fraction)
+        last = len(train) % config.batch_size if config.data.extra is None else 0
+        Lanes(0, config.lanes).rows(last or config.batch_size)
+    return made
+
+
+@contextmanager
+def team_of(config: RunConfig, *, quiet: bool = True) -> Iterator[Team]:
+    """The run's agents, ready; on Ray in a placement group that is removed at the end."""
     if config.lanes > 1 and config.team == "local":
         raise UsageError(f"lanes = {config.lanes} needs one process per lane and agent: --team ray, or --lanes 1")
+    made = specs(config, quiet=quiet)
     if config.team == "local":
-        local = LocalTeam(specs)
+        local = LocalTeam(made)
         try:
             yield local
         finally:
@@ -157,12 +145,15 @@ def team_of(config: RunConfig, *, quiet: bool = True) -> Iterator[Team]:
     from cluster import placement, session  # late: a local team needs no ray
     from cluster.ray_team import RayTeam
 
+    agents = len(made) * config.lanes
     wanted = replace(config.placement, gpus_per_agent=0.0) if config.device == "cpu" else config.placement
     if config.address is None and not session.is_connected():
-        placement.plan(len(specs), wanted, [placement.this_machine()])  # what cannot fit is said before Ray starts
+        placement.plan(agents, wanted, [placement.this_machine()])  # what cannot fit is said before Ray starts
     with session.connected(config.address) as runtime_env:
-        bundles = placement.plan(len(specs), wanted, placement.nodes_alive())
-        remote = RayTeam(specs, placement.reserve(bundles, wanted), bundles, runtime_env=runtime_env)
+        bundles = placement.plan(agents, wanted, placement.nodes_alive())
+        group = placement.reserve(bundles, wanted)
+        lanes, patience = config.lanes, config.call_timeout
+        remote = RayTeam(made, group, bundles, runtime_env=runtime_env, lanes=lanes, call_timeout=patience)
         try:
             yield remote
         finally:
@@ -179,8 +170,11 @@ def _execute(folder: RunFolder, config: RunConfig, *, quiet: bool) -> Run:
                 print(f"{folder} is complete already", file=sys.stderr)
             return Run(folder.path)
         try:
+            known = teachers.facts(specs(config, quiet=quiet), folder)
+            for line in teachers.warnings(known) if not quiet else []:
+                print(line, file=sys.stderr)
             with StopSignal() as stop, team_of(config, quiet=quiet) as team:
-                _train(folder, config, team, stop, first=first, wrong=wrong, quiet=quiet)
+                _train(folder, config, team, stop, known, first=first, wrong=wrong, quiet=quiet)
         except Exception:
             if not folder.checkpoints.folder.exists():  # nothing has begun: the name is free again
                 shutil.rmtree(folder.path)
@@ -193,6 +187,7 @@ def _train(
     config: RunConfig,
     team: Team,
     stop: StopSignal,
+    known: dict[str, dict[str, Any]],
     *,
     first: int | None,
     wrong: list[str],
@@ -212,15 +207,13 @@ def _train(
     )
     monitors = Monitors(classes=facts.classes, total=total)
 
-    known = teachers.facts(config.specs(images.prepare(config.data, quiet=True)))
-
     def note_environment() -> None:
         folder.write_env(environment(config, team.describe()) | {"teachers": known})
 
     try:
         for line in [*(f"damaged, going back: {w}" for w in wrong), *facts_table(team.describe())]:
             progress.event(line)
-        for line in teachers.lines(known, facts.classes):
+        for line in teachers.lines(known):
             progress.event(line)
         for line in folder.changed_versions(environment(config, team.describe())):
             progress.event(line)

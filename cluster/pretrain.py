@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +19,12 @@ from typing import Any
 
 from agents import model_folder
 from cluster import card, images, launch, placement, session
-from cluster.errors import Infrastructure, Interrupted, TrainingStopped, UsageError
+from cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, TrainingStopped, UsageError
 from cluster.evaluation import evaluate_run
+from cluster.models import chosen_agents, subject
 from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
+from cluster.stop import asked_to_stop
 from cluster.train_worker import Job, stopped, work
 from trainers import user
 
@@ -60,8 +62,13 @@ def pretrain(
             f"pretrain trains one network alone; {config.recipe} has {', '.join(config.networks())}: sparring train"
         )
     (role,) = roles
+    if resume_if_exists and name is None:
+        raise UsageError("--resume-if-exists needs --name: without it every run gets a new name")
     folder = _folder(config, runs_dir, name, resume_if_exists=resume_if_exists)
     with folder.locked():
+        first, wrong = folder.checkpoints.newest_whole()
+        if wrong and first is None:
+            raise BrokenCheckpoint(f"no whole checkpoint in {folder}: {'; '.join(wrong)}")
         try:
             _fit(folder, config, workers, quiet=quiet)
         except Exception:
@@ -70,9 +77,15 @@ def pretrain(
             raise
     attacks = ["clean", "fgsm", "pgd-20"]
     count = min(EVALUATED, len(images.prepare(config.data, quiet=True).load().test))
-    if not list(folder.path.glob("evaluation/*/report.json")):
+    weights = subject(folder, chosen_agents(folder, [role])[0])[1]["weights"]
+    if not card.evaluations(folder.path, weights):
         evaluate_run(folder, attacks=attacks, examples=count)
-    model = card.publish(folder.path, agent=role, name=publish_as or _name(config), models_dir=models_dir)
+    as_name = publish_as or _name(config)
+    known = model_folder.resolve(models_dir / as_name)
+    if known is not None and model_folder.weights_sha256(known) == weights:
+        model = known  # a finished run, asked for again
+    else:
+        model = card.publish(folder.path, agent=role, name=as_name, models_dir=models_dir)
     return {"run": str(folder.path), "model": str(model), "card": model_folder.card(model)}
 
 
@@ -102,7 +115,7 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
     from ray.train import RunConfig as TrainRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    (spec,) = config.specs(images.prepare(config.data, quiet=quiet))
+    (spec,) = launch.specs(config, quiet=quiet)
     wanted = replace(config.placement, gpus_per_agent=0.0) if config.device == "cpu" else config.placement
     if config.address is None and not session.is_connected():
         placement.plan(workers, wanted, [placement.this_machine()])
@@ -111,15 +124,16 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
         storage = folder.path / "ray_train"
         trainer = TorchTrainer(
             work,
-            train_loop_config={"job": Job(str(folder.path), config, spec)},
-            torch_config=TorchConfig(backend="nccl" if "GPU" in bundle else "gloo"),
+            train_loop_config={"job": Job(str(folder.path), config, spec, sys.argv)},
+            torch_config=TorchConfig(backend=_backend(bundle), timeout_s=int(config.call_timeout)),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu="GPU" in bundle, resources_per_worker=bundle),
             run_config=TrainRunConfig(
                 name="train", storage_path=str(storage), failure_config=FailureConfig(max_failures=config.max_failures)
             ),
         )
         try:
-            trainer.fit()
+            with asked_to_stop():
+                trainer.fit()
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped; what is committed in {folder} is kept. Continue with the same command, --name {folder.path.name} and "
@@ -134,6 +148,11 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
             stopped(folder).unlink()
             raise TrainingStopped(f"training stopped itself: {reason}. Everything committed is in {folder}")
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _backend(bundle: Mapping[str, float]) -> str:
+    """NCCL where every worker has a GPU of its own."""
+    return "nccl" if bundle.get("GPU", 0) >= 1 else "gloo"
 
 
 @contextmanager

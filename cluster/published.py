@@ -22,8 +22,6 @@ class Setting:
 
 
 LONG = {"epochs": 300, "optim.milestones": (215, 260, 285), "optim.weight_decay": 2e-4}  # RSLAD, MTARD, B-MTARD
-IAD = {"epochs": 200, "optim.milestones": (100,), "optim.weight_decay": 2e-4}  # its code lowers the rate once only
-ADAAD = {"epochs": 200, "optim.milestones": (100, 150), "optim.weight_decay": 5e-4}
 TRADES = {
     "epochs": 76,
     "optim.milestones": (74,),
@@ -31,7 +29,6 @@ TRADES = {
     "attack.eps": 0.031,
     "attack.step_size": 0.007,
 }
-LBGAT = TRADES | {"epochs": 100, "optim.milestones": (75, 90), "optim.warmup": 1.0}
 MIXACM = {"epochs": 200, "optim.schedule": "cosine", "optim.milestones": (), "optim.nesterov": True}
 MULTI = {"epochs": 50, "optim.schedule": "triangle", "optim.milestones": ()}  # MSD, E-AT
 
@@ -46,7 +43,7 @@ def _peeraid(data: str, network: str, epochs: int, drops: tuple[int, ...], **opt
         ("tiny-imagenet", "wrn-34-10"): ("clean 58.07, AutoAttack 24.82 (PeerAiD, CVPR 2024 poster)",),
     }
     changes: dict[str, object] = {"epochs": epochs, "optim.milestones": drops, "optim.weight_decay": 2e-4}
-    changes |= {f"method.{k}": v for k, v in options.items()}
+    changes |= {f"method.{k}": v for k, v in options.items()} | {"data.padding": 4}
     changes |= {"agents.student.optim.swa": True, "agents.student.optim.swa_start": drops[0]}
     return Setting("peeraid", data, network, changes, results=results.get((data, network), ()))
 
@@ -58,8 +55,6 @@ TINY = {
     "robust_teacher": "trades-tiny-imagenet-preact_resnet34",
 }
 WIDE, WIDE100 = {"teacher": C10["robust_teacher"]}, {"teacher": C100["robust_teacher"]}
-IADS = {"teacher": "at-cifar10-resnet18"}
-ADAS, ADAS100 = {"teacher": "at-cifar10-wrn-34-20"}, {"teacher": "at-cifar100-wrn-34-10"}
 TINY_LENGTH = {"epochs": 100, "optim.milestones": (75, 90), "optim.weight_decay": 2e-4}  # inferred
 ECCV = {"method.variant": "eccv"}
 BMTARD = "B-MTARD, TPAMI table 3"
@@ -71,7 +66,7 @@ PUBLISHED: dict[str, Setting] = {
         "trades", "cifar10", "resnet18", TRADES, {}, ("clean 81.93, AutoAttack 49.23 (RSLAD table 3)",)
     ),
     "trades-cifar10-wrn-34-10": Setting(
-        "trades", "cifar10", "wrn-34-10", TRADES, {}, ("clean 84.92, AutoAttack 53.08 (RobustBench)",)
+        "trades", "cifar10", "wrn-34-10", TRADES, {}, ("clean 84.92, AutoAttack 53.08 at eps 0.031 (RobustBench)",)
     ),
     "trades-cifar100-resnet18": Setting("trades", "cifar100", "resnet18", TRADES),
     "trades-cifar100-wrn-70-16": Setting(
@@ -86,10 +81,18 @@ PUBLISHED: dict[str, Setting] = {
     "clean-cifar10-resnet56": Setting(
         "clean", "cifar10", "resnet56", {}, {}, ("clean 93.18 (name of the authors' file)",)
     ),
-    "clean-cifar100-wrn-22-6": Setting("clean", "cifar100", "wrn-22-6", {}, {}, ("clean 76.49 (CIARD's table)",)),
+    "clean-cifar100-wrn-22-6": Setting(
+        "clean", "cifar100", "wrn-22-6", {}, {}, ("clean 76.49 (measured by a third party)",)
+    ),
     "clean-tiny-imagenet-preact_resnet34": Setting("clean", "tiny-imagenet", "preact_resnet34", TINY_LENGTH),
     "at-cifar10-wrn-34-20": Setting(
         "at", "cifar10", "wrn-34-20", {}, {}, ("clean 85.34, AutoAttack 53.42 (Rice et al., RobustBench)",)
+    ),
+    "at-cifar10-mobilenet_v2": Setting(
+        "at", "cifar10", "mobilenet_v2", {}, {}, ("clean 80.50, PGD-20 46.90 (ARD table 6)",)
+    ),
+    "trades-cifar10-mobilenet_v2": Setting(
+        "trades", "cifar10", "mobilenet_v2", TRADES, {}, ("clean 83.59, PGD-20 44.79 (ARD table 6)",)
     ),
     # MTARD and B-MTARD
     "mtard-cifar10-resnet18": Setting(
@@ -98,7 +101,7 @@ PUBLISHED: dict[str, Setting] = {
         "resnet18",
         LONG,
         C10,
-        (f"clean 88.20, PGD-20 51.68, AutoAttack 47.44, W-Robust 69.94 ({BMTARD})",),
+        (f"clean 88.20, PGD-20 51.68, AutoAttack 47.44 ({BMTARD}); W-Robust 69.94 computed from these",),
     ),
     "mtard-cifar10-mobilenet_v2": Setting(
         "mtard", "cifar10", "mobilenet_v2", LONG, C10, ("clean 89.09, FGSM 58.79 (CIARD's table)",)
@@ -109,7 +112,7 @@ PUBLISHED: dict[str, Setting] = {
         "resnet18",
         LONG,
         C100,
-        (f"clean 65.08, PGD-20 28.50, AutoAttack 23.98, W-Robust 46.79 ({BMTARD})",),
+        (f"clean 65.08, PGD-20 28.50, AutoAttack 23.98 ({BMTARD}); W-Robust 46.79 computed from these",),
     ),
     "mtard-cifar100-mobilenet_v2": Setting("mtard", "cifar100", "mobilenet_v2", LONG, C100),
     "mtard-tiny-imagenet-preact_resnet18": Setting("mtard", "tiny-imagenet", "preact_resnet18", TINY_LENGTH, TINY),
@@ -161,60 +164,6 @@ PUBLISHED: dict[str, Setting] = {
     "mixacm-cifar10-wrn-34-10": Setting("mixacm", "cifar10", "wrn-34-10", MIXACM, WIDE),
     "mixacm-cifar10-mobilenet_v2": Setting("mixacm", "cifar10", "mobilenet_v2", MIXACM, WIDE),
     "mixacm-cifar100-resnet18": Setting("mixacm", "cifar100", "resnet18", MIXACM, {"teacher": "at-cifar100-wrn-34-10"}),
-    # distillation baselines
-    "rslad-cifar10-resnet18": Setting(
-        "rslad", "cifar10", "resnet18", LONG, WIDE, ("clean 83.38, AutoAttack 51.49 (its table 3)",)
-    ),
-    "rslad-cifar10-mobilenet_v2": Setting("rslad", "cifar10", "mobilenet_v2", LONG, WIDE),
-    "rslad-cifar100-resnet18": Setting(
-        "rslad", "cifar100", "resnet18", LONG, WIDE100, ("clean 56.55, PGD-20 32.85, AutoAttack 28.00 (CGARD's table)",)
-    ),
-    "ard-cifar10-resnet18": Setting("ard", "cifar10", "resnet18", IAD, WIDE, ("AutoAttack 49.19 (RSLAD table 3)",)),
-    "ard-cifar10-mobilenet_v2": Setting(
-        "ard", "cifar10", "mobilenet_v2", IAD, WIDE, ("clean 82.63, PGD-20 50.42 (its table 6)",)
-    ),
-    "ard-cifar100-resnet18": Setting("ard", "cifar100", "resnet18", IAD | {"batch_size": 256}, WIDE100),
-    "iad-cifar10-resnet18": Setting(
-        "iad", "cifar10", "resnet18", IAD, IADS, ("AutoAttack 48.66 for I, 48.58 for II (its table 2)",)
-    ),
-    "akd2-cifar10-resnet18": Setting(
-        "akd2",
-        "cifar10",
-        "resnet18",
-        IAD,
-        {**IADS, "clean_teacher": "clean-cifar10-resnet18"},
-        ("AutoAttack 48.08 (IAD table 2)",),
-    ),
-    "adaad-cifar10-resnet18": Setting(
-        "adaad", "cifar10", "resnet18", ADAAD, ADAS, ("clean 85.58, PGD-20 56.40, AutoAttack 51.37 (LISArD README)",)
-    ),
-    "adaad-cifar100-resnet18": Setting(
-        "adaad",
-        "cifar100",
-        "resnet18",
-        ADAAD | {"method.reduction": "batch"},
-        ADAS100,
-        ("clean 62.19, PGD-20 32.52, AutoAttack 26.74 (LISArD README)",),
-    ),
-    "adaiad-cifar10-resnet18": Setting(
-        "adaiad", "cifar10", "resnet18", ADAAD, ADAS, ("AutoAttack 52.96 (AdaAD's paper)",)
-    ),
-    "lbgat-cifar10-wrn-34-10": Setting(
-        "lbgat",
-        "cifar10",
-        "wrn-34-10",
-        LBGAT | {"agents.guide.network": "resnet18_lbgat"},
-        {},
-        ("clean 88.22, AutoAttack 52.86 at eps 0.031 (its README)",),
-    ),
-    "lbgat-cifar100-wrn-34-10": Setting(
-        "lbgat",
-        "cifar100",
-        "wrn-34-10",
-        LBGAT | {"agents.guide.network": "resnet18_lbgat", "method.beta": 6.0},
-        {},
-        ("clean 60.64, AutoAttack 29.33 at eps 0.031 (its README)",),
-    ),
 }
 RESULTS: dict[str, tuple[str, ...]] = {  # of the common recipes
     "at-cifar10-resnet18": (

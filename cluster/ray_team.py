@@ -6,6 +6,9 @@
     answer.remote(t, ref x_1)  waits for x_1 itself          answer.remote(t, ref x_0)
     learn.remote(t, refs)      waits for its arguments       learn.remote(t, refs)
 
+With lanes there is one actor per agent and lane, and the same calls are submitted to every lane before any result is waited
+for; lanes of one agent meet only inside ``learn``, in a group of their own.
+
 A synchronous actor runs its calls in the order of submission, and the order in which a method makes its calls never
 lets a call wait for a later one; so nothing can deadlock, however many steps are in flight.
 """
@@ -28,17 +31,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from agents.actors import AgentActor
 from agents.exchange import flatten
+from agents.lanes import Meeting
 from agents.spec import AgentSpec, Facts
 from cluster import failures, images
 from cluster.errors import Infrastructure
 from cluster.placement import Resources
-from cluster.team import Failure, Pending, asked
+from cluster.team import Failure, Kind, Pending, asked
 from trainers.config import Attack
 from trainers.datasets import cache
 from trainers.methods.base import Method
 
 _missing, _receive = ray.remote(images.missing), ray.remote(images.receive)
 
+LANE_TIMEOUT = 60.0  # seconds, at most, that a lane waits for the others
 START_TIMEOUT = 180.0  # seconds; an actor imports torch and loads data: 2 s alone, 15 s on a loaded machine
 
 
@@ -62,8 +67,12 @@ class RayHandle:
         self.metrics = self._note(self.actor.learn.remote(t, **flatten(seen)))
 
 
+class _Lane(dict[str, RayHandle]):
+    """One lane's handles by role: the team that a method's ``step`` sees."""
+
+
 class RayTeam:
-    """Actors in the bundles of one placement group, the agent of index i in bundle i."""
+    """Actors in the bundles of one placement group: lane r of the agent of index i, of R lanes, in bundle i * R + r."""
 
     def __init__(
         self,
@@ -72,15 +81,20 @@ class RayTeam:
         bundles: Sequence[Resources],
         *,
         runtime_env: dict[str, Any],
+        lanes: int = 1,
+        call_timeout: float = 600.0,
     ) -> None:
         # an agent without a GPU of its own computes on the CPU, although Ray lets it see the node's GPUs
         self._specs = {
-            s.me: s if b.get("GPU") else replace(s, device="cpu") for s, b in zip(specs, bundles, strict=True)
+            s.me: s if b.get("GPU") else replace(s, device="cpu") for s, b in zip(specs, bundles[::lanes], strict=True)
         }
         self._group, self._bundles, self._runtime_env = group, bundles, runtime_env
         self._learners = {role for role, r in specs[0].make_method().roles().items() if r.learns}
         self._refs: list[Any] = []
-        self._handles: dict[str, RayHandle] = {}
+        self._lanes = [_Lane() for _ in range(lanes)]
+        self._meeting = (
+            Meeting(ray.util.get_node_ip_address(), timeout=min(LANE_TIMEOUT, call_timeout)) if lanes > 1 else None
+        )
         self._facts: dict[str, Facts] = {}
         try:
             self._share_images()
@@ -93,37 +107,52 @@ class RayTeam:
             raise cause from error
 
     def __getitem__(self, role: str) -> RayHandle:
-        return self._handles[role]
+        return self._lanes[0][role]
 
     def describe(self) -> dict[str, Facts]:
         return dict(self._facts)
 
     def submit(self, method: Method, t: int) -> Pending:
         self._refs = []
-        for handle in self._handles.values():
-            handle.metrics = None
-        method.step(self, t)
-        results = {role: h.metrics or self._note(h.actor.report.remote(t)) for role, h in self._handles.items()}
+        results: dict[str, Any] = {}
+        for lane in self._lanes:
+            for handle in lane.values():
+                handle.metrics = None
+            method.step(lane, t)
+            for role, h in lane.items():
+                results.setdefault(role, []).append(h.metrics or self._note(h.actor.report.remote(t)))
         return Pending("step", t, results, self._refs)
 
     def save(self, t: int, folder: Path) -> Pending:
-        refs = {role: h.actor.save.remote(t, str(folder / role)) for role, h in self._handles.items()}
-        return Pending("save", t, refs, list(refs.values()))
+        return self._asked("save", t, [(r, h.actor.save.remote(t, str(folder / r))) for r, h in self._each()])
 
     def evaluate(self, t: int, by: Sequence[Attack]) -> Pending:
-        refs = {role: h.actor.evaluate.remote(t, by) for role, h in self._handles.items() if role in self._learners}
-        return Pending("evaluate", t, refs, list(refs.values()))
+        first = self._lanes[0].items()
+        return self._asked(
+            "evaluate", t, [(r, h.actor.evaluate.remote(t, by)) for r, h in first if r in self._learners]
+        )
+
+    def _each(self) -> list[tuple[str, RayHandle]]:
+        return [(role, handle) for lane in self._lanes for role, handle in lane.items()]
+
+    def _asked(self, kind: Kind, t: int, calls: Sequence[tuple[str, Any]]) -> Pending:
+        results: dict[str, Any] = {}
+        for role, ref in calls:
+            results.setdefault(role, []).append(ref)
+        return Pending(kind, t, results, [ref for _, ref in calls])
 
     def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]:
-        values = ray.get(list(pending.results.values()), timeout=timeout)
-        return dict(zip(pending.results, values, strict=True))
+        refs = [ref for lanes in pending.results.values() for ref in lanes]
+        values = dict(zip(refs, ray.get(refs, timeout=timeout), strict=True))
+        return {role: _joined(pending.kind, [values[ref] for ref in lanes]) for role, lanes in pending.results.items()}
 
     def restore(self, folder: Path, *, timeout: float, lr_factor: float = 1.0) -> None:
-        loads = [h.actor.load.remote(str(folder / role), lr_factor) for role, h in self._handles.items()]
-        ray.get(loads, timeout=timeout)
+        ray.get([h.actor.load.remote(str(folder / r), lr_factor) for r, h in self._each()], timeout=timeout)
 
     def diagnose(self, error: Exception, refs: Sequence[Any]) -> Failure | None:
-        return failures.classify(error, refs, {h.actor._actor_id.hex(): role for role, h in self._handles.items()})
+        failure = failures.classify(error, refs, {h.actor._actor_id.hex(): role for role, h in self._each()})
+        # lanes that survive wait for one that is gone: all are made anew
+        return failure if failure is None or self._meeting is None else replace(failure, dead=None)
 
     def unwrap(self, error: Exception) -> BaseException:
         return failures.unwrap(error)
@@ -132,14 +161,16 @@ class RayTeam:
         """Replace the given agents, all when None, by fresh ones in the same bundles; their names."""
         chosen = [role for role in self._specs if roles is None or role in roles]
         for role in chosen:
-            self._kill(role)
+            for lane in range(len(self._lanes)):
+                self._kill(role, lane)
         self._spawn(chosen)
         return chosen
 
     def close(self) -> None:
-        for role in self._handles:
-            self._kill(role)
-        self._handles.clear()
+        for i, lane in enumerate(self._lanes):
+            for role in lane:
+                self._kill(role, i)
+            lane.clear()
         ray.util.remove_placement_group(self._group)
 
     def _share_images(self) -> None:
@@ -157,24 +188,36 @@ class RayTeam:
                 ray.get(_receive.options(**on_node).remote(shared, key, entries[key]), timeout=START_TIMEOUT)
 
     def _spawn(self, roles: Sequence[str]) -> None:
+        count = len(self._lanes)
         for role in roles:
-            index = self._specs[role].index
-            strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
-            bundle = self._bundles[index]
-            actor = AgentActor.options(
-                num_cpus=bundle.get("CPU", 0),
-                num_gpus=bundle.get("GPU", 0),
-                scheduling_strategy=strategy,
-                runtime_env=self._runtime_env,
-            ).remote(self._specs[role])
-            self._handles[role] = RayHandle(actor, self._note)
-        self._handles = {role: self._handles[role] for role in self._specs if role in self._handles}
-        facts = ray.get([self._handles[role].actor.describe.remote() for role in roles], timeout=START_TIMEOUT)
-        self._facts |= dict(zip(roles, facts, strict=True))
+            for i, lane in enumerate(self._lanes):
+                index = self._specs[role].index * count + i
+                strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
+                bundle = self._bundles[index]
+                actor = AgentActor.options(
+                    num_cpus=bundle.get("CPU", 0),
+                    num_gpus=bundle.get("GPU", 0),
+                    scheduling_strategy=strategy,
+                    runtime_env=self._runtime_env,
+                ).remote(self._specs[role])
+                lane[role] = RayHandle(actor, self._note)
+        for i, lane in enumerate(self._lanes):
+            self._lanes[i] = _Lane((role, lane[role]) for role in self._specs if role in lane)
+        chosen = [(f"{role}/{i}" if i else role, lane[role]) for i, lane in enumerate(self._lanes) for role in roles]
+        facts = ray.get([handle.actor.describe.remote() for _, handle in chosen], timeout=START_TIMEOUT)
+        self._facts |= dict(zip((name for name, _ in chosen), facts, strict=True))
+        if self._meeting is not None:
+            place = self._meeting.anew()
+            joins = [
+                handle.actor.join.remote(place, role, i, count)
+                for i, lane in enumerate(self._lanes)
+                for role, handle in lane.items()
+            ]
+            ray.get(joins, timeout=START_TIMEOUT)
 
-    def _kill(self, role: str) -> None:
-        ray.kill(self._handles[role].actor, no_restart=True)
-        facts = self._facts.get(role)
+    def _kill(self, role: str, lane: int) -> None:
+        ray.kill(self._lanes[lane][role].actor, no_restart=True)
+        facts = self._facts.get(f"{role}/{lane}" if lane else role)
         if facts is not None and facts.host == socket.gethostname() and _is_actor(facts.pid):
             with suppress(ProcessLookupError):  # it may have ended by itself meanwhile
                 os.kill(facts.pid, signal.SIGKILL)  # a stopped process does not hear Ray's request
@@ -182,6 +225,16 @@ class RayTeam:
     def _note(self, ref: Any) -> Any:
         self._refs.append(ref)
         return ref
+
+
+def _joined(kind: Kind, lanes: Sequence[Any]) -> Any:
+    """One agent's result from those of its lanes: the first one's, with the bytes that all published and the files of all."""
+    first = lanes[0]
+    if len(lanes) == 1:
+        return first
+    if kind == "save":
+        return {name: sha for files in lanes for name, sha in files.items()}
+    return replace(first, exchange_bytes=sum(m.exchange_bytes for m in lanes))
 
 
 def _is_actor(pid: int) -> bool:

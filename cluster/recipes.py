@@ -8,7 +8,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cluster.published import MULTI, PUBLISHED, RESULTS
+from cluster.published import MULTI, RESULTS, Setting
+from cluster.published import PUBLISHED as OWN
+from cluster.published_baselines import BASELINES
 from cluster.run_config import RunConfig
 from cluster.settings import Checkpointing
 from trainers import methods
@@ -64,6 +66,7 @@ def images(method: str, data: str, network: str) -> RunConfig:
     )
 
 
+PUBLISHED: dict[str, Setting] = OWN | BASELINES
 SETTINGS = [
     ("cifar10", "resnet18"),
     ("cifar10", "preact_resnet18"),
@@ -88,7 +91,7 @@ def short(method: str) -> RunConfig:
 
 
 def published(name: str) -> RunConfig:
-    """A paper's setting; see ``cluster/published.py``."""
+    """A paper's setting; see ``cluster/published.py`` and ``published_baselines.py``."""
     s = PUBLISHED[name]
     return replace(images(s.method, s.data, s.network).replace(s.changes), recipe=name)
 

@@ -24,6 +24,7 @@ CLONE = Path(__file__).resolve().parent.parent
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody's usage is reported without asking
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # the agents are what the machine is for; Ray's 15 starves them beside anything else
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # lost processes are the controller's to explain
 }
 OPTIONS: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -60,6 +60,20 @@ def terminate_interrupts() -> Iterator[None]:
 
 
 @contextmanager
+def asked_to_stop() -> Iterator[None]:
+    """Inside the block SIGTERM and SIGUSR1 interrupt as Ctrl-C does, where somebody else's code waits."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.signal(s, signal.default_int_handler) for s in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def terminate_held() -> Iterator[None]:
     """Hold SIGTERM back inside the block, in this thread and those it starts, and keep its handler; then let it come.
 

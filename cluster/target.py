@@ -14,8 +14,8 @@ from torch import nn
 from agents import foreign_weights, model_folder
 from agents.checkpoint import CheckpointError, to_json, write
 from cluster import weights
-from cluster.errors import BrokenCheckpoint, UsageError
-from cluster.models import chosen_agents, recorded_subject, subject
+from cluster.errors import BrokenCheckpoint, DataError, UsageError
+from cluster.models import chosen_agents, load_test, recorded_subject, subject
 from cluster.run_folder import RunFolder
 from trainers import user
 from trainers.config import DataConfig, Threat
@@ -55,7 +55,10 @@ def of_model(version: Path, *, root: Path | None = None) -> Target:
         model, card = model_folder.load(version), model_folder.card(version)
     except CheckpointError as error:
         raise BrokenCheckpoint(str(error)) from error
-    data = DataConfig(name=card["data"]["name"], root=str(root or card["data"]["root"]))
+    known = card["data"]
+    data = DataConfig(name=known["name"], root=str(root or known["root"]), size=known["size"])
+    if load_test(data).sha256 != known["sha256"]:
+        raise DataError(f"the test images of {known['name']} in {data.root} are not those of the card of {version}")
     facts = {"weights": model_folder.weights_sha256(version), "step": card["training"]["step"]}
     threats = tuple(map(Threat.parse, card["threats"]))
     return Target(version.resolve(), data, card["training"]["seed"], threats, {card["name"]: (model, facts)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +40,6 @@ def found(role: str, own: Own, data: DataConfig) -> tuple[Path, str | None]:
     """
     assert own.init is not None
     path = Path(own.init)
-    if (path / "model.safetensors").is_file() or (path.parent / "state.json").is_file():
-        return path.resolve(), own.network
     version = model_folder.resolve(path)
     if version is not None:
         wrong = model_folder.problems(version)
@@ -49,6 +48,8 @@ def found(role: str, own: Own, data: DataConfig) -> tuple[Path, str | None]:
         if not (version / "model.safetensors").is_file():
             raise UsageError(f"{version} is an ensemble of several networks; a role takes one")
         return version.resolve(), own.network
+    if (path / "model.safetensors").is_file() or (path.parent / "state.json").is_file():
+        return path.resolve(), own.network
     if path.suffix in foreign_weights.SUFFIXES:
         return _imported(role, own, data)
     run, _, agent = own.init.partition("@")
@@ -101,13 +102,20 @@ def _imported(role: str, own: Own, data: DataConfig) -> tuple[Path, str]:
     return folder.resolve(), model.config.spec
 
 
-def facts(specs: list[AgentSpec]) -> dict[str, dict[str, Any]]:
-    """What is known of every frozen network: sha256, accuracy on some held-out images, and its card's figures."""
+def facts(specs: list[AgentSpec], folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """What is known of every frozen network: sha256, accuracy on some held-out images, and its card's figures.
+
+    A run that is continued has it noted.
+    """
     roles = specs[0].make_method().roles()
     frozen = [n for n in specs[0].others if n not in roles or not roles[n].learns]
     if not frozen:
         return {}
     spec = specs[0]
+    env = folder.path / "env.json"
+    noted: dict[str, dict[str, Any]] = json.loads(env.read_text()).get("teachers", {}) if env.exists() else {}
+    if {n: noted.get(n, {}).get("init") for n in frozen} == {n: spec.others[n][1] for n in frozen}:
+        return noted
     _, held = spec.images.load().held_out(spec.data.validation, seed=spec.seed, fraction=spec.data.fraction)
     some = held[torch.arange(min(HELD_OUT, len(held)))]
     result = {}
@@ -121,6 +129,7 @@ def facts(specs: list[AgentSpec]) -> dict[str, dict[str, Any]]:
             "sha256": sha256(weights_file(path)),
             "held_out_accuracy": float(right.double().mean()),
             "n": len(some),
+            "classes": model.config.classes,
             "measured": _measured(path),
         }
     return result
@@ -136,15 +145,20 @@ def _measured(path: Path) -> list[dict[str, Any]]:
     return card.evaluations(folder, sha256(weights_file(path))) if folder else []
 
 
-def lines(teachers: dict[str, dict[str, Any]], classes: int) -> list[str]:
-    """One line per frozen network; one that guesses gets a warning."""
+def warnings(teachers: dict[str, dict[str, Any]]) -> list[str]:
+    """One line per frozen network that guesses."""
+    return [
+        f"WARNING: {name} is right on {100 * f['held_out_accuracy']:.0f} % of {f['n']} held-out images, which is near chance; is it "
+        "trained on other classes, or for normalised pixels?"
+        for name, f in teachers.items()
+        if f["held_out_accuracy"] < 2 / f["classes"]
+    ]
+
+
+def lines(teachers: dict[str, dict[str, Any]]) -> list[str]:
+    """One line per frozen network."""
     said = []
     for name, f in teachers.items():
-        text = f"{name}: {f['network']}, sha256 {f['sha256'][:12]}, right on {100 * f['held_out_accuracy']:.0f} % of {f['n']} held-out images"
-        guesses = f["held_out_accuracy"] < 2 / classes
-        said.append(
-            f"{text}. WARNING: that is near chance; is it trained on other classes, or for normalised pixels?"
-            if guesses
-            else text
-        )
+        right = f"right on {100 * f['held_out_accuracy']:.0f} % of {f['n']} held-out images"
+        said.append(f"{name}: {f['network']}, sha256 {f['sha256'][:12]}, {right}")
     return said

@@ -29,6 +29,7 @@ class Job:
     run: str
     config: RunConfig
     spec: AgentSpec
+    command: list[str]
 
 
 def stopped(folder: RunFolder) -> Path:
@@ -50,7 +51,7 @@ def work(options: dict[str, Any]) -> None:
     lane = _First(job, folder, team, lanes) if index == 0 else _Lane(job, folder, team, lanes)
     try:
         lane.train()
-    except NotFinite as error:  # the same in every lane, and the same after a restart
+    except NotFinite as error:  # raised in every lane, and again after a restart
         stopped(folder).write_text(str(error))
     finally:
         lane.close()
@@ -61,14 +62,14 @@ class _Lane:
     """A lane that only computes, and saves its own batch statistics."""
 
     def __init__(self, job: Job, folder: RunFolder, team: LocalTeam, lanes: Lanes) -> None:
-        self.config, self.folder, self.team, self.lanes = job.config, folder, team, lanes
+        self.job, self.config, self.folder, self.team, self.lanes = job, job.config, folder, team, lanes
         self.checkpoints = folder.checkpoints
         self.total = next(iter(team.describe().values())).total_steps
 
     def train(self) -> None:
         """From the newest whole checkpoint to the end."""
         config = self.config
-        first, _ = self.checkpoints.newest_whole()
+        first, self.wrong = self.checkpoints.newest_whole()
         if first is not None:
             self.team.restore(self.checkpoints.path(first) / "agents", timeout=config.call_timeout)
         self.begin(first, self.gather(os.getpid()))
@@ -82,12 +83,21 @@ class _Lane:
     def save(self, t: int) -> None:
         """All lanes write into one folder, which the first one commits."""
         working = Path(self.agree(str(self.working(t))))
-        files = self.team.collect(self.team.save(t, working / "agents"), timeout=self.config.call_timeout)
-        for each in self.gather(files):
+        files: dict[str, dict[str, str]] = {}
+        for each in self.gather(self.saved(t, working)):
+            if isinstance(each, NotFinite):  # perhaps of one lane only: all must stop
+                raise each
             for role, names in each.items():
-                files[role] |= names
+                files[role] = {**files.get(role, {}), **names}
         self.commit(t, working, files)
         self.gather(None)  # nobody goes on, and may be lost, before it is committed
+
+    def saved(self, t: int, working: Path) -> Any:
+        """This lane's files, or what kept it from writing them."""
+        try:
+            return self.team.collect(self.team.save(t, working / "agents"), timeout=self.config.call_timeout)
+        except NotFinite as error:
+            return error
 
     def agree(self, value: str) -> str:
         """What the first lane says."""
@@ -138,11 +148,14 @@ class _First(_Lane):
             quiet=True,
         )
         self.monitors = Monitors(classes=one.classes, total=self.total)
+        for line in self.wrong:
+            self.progress.event(f"damaged, going back: {line}")
         for line in facts_table(facts):
             self.progress.event(f"{line}, lane 0 of {self.lanes.count}")
         if first is not None:
             self.progress.event(f"continues at step {first} of {self.total}")
-        self.folder.write_env(environment(self.config, facts) | {"teachers": {}, "workers": pids})
+        env = environment(self.config, facts) | {"command": self.job.command, "teachers": {}, "workers": pids}
+        self.folder.write_env(env)
 
     def working(self, t: int) -> Path:
         return self.checkpoints.working(t)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -46,13 +47,18 @@ def _layout(path: Path) -> Layout:
         unknown = set(values) - {"keys", "drop", "mean", "std"}
         if unknown:
             raise ValueError(f"{', '.join(sorted(unknown))} is unknown")
-        return Layout(
+        layout = Layout(
             keys=tuple((str(k), str(v)) for k, v in dict(values.get("keys", {})).items()),
             drop=values.get("drop"),
             mean=tuple(map(float, values.get("mean", [0.0]))),
             std=tuple(map(float, values.get("std", [1.0]))),
         )
-    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        for pattern in (*(k for k, _ in layout.keys), layout.drop or ""):
+            re.compile(pattern)
+        if min(layout.std) <= 0:
+            raise ValueError(f"std = {list(layout.std)} must be > 0")
+        return layout
+    except (OSError, yaml.YAMLError, TypeError, ValueError, re.error) as error:
         raise UsageError(
             f"{path} is no mapping of names: {error}. Expected YAML with keys (regular expression: replacement), drop (regular "
             "expression), mean and std (per channel)"

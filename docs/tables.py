@@ -74,7 +74,7 @@ def methods_on_digits(result: dict[str, Any]) -> str:
         for agent, a in r["agents"].items():
             low, high = a["ci95"]
             each = " ".join(f"{100 * v:.0f}" for v in a["samples"]["pgd20"])
-            strong = f"{100 * a['autoattack']:.1f} %" if "autoattack" in a else ""
+            strong = f"{100 * a['autoattack']:.1f} % ({100 * a['pgd-20']:.1f} %)" if "autoattack" in a else ""
             passes = sum(n["eval"] + n["train"] for n in r["passes"].values())
             body.append(
                 [
@@ -88,10 +88,10 @@ def methods_on_digits(result: dict[str, Any]) -> str:
                     str(passes),
                 ]
             )
-    header = ["method", "clean", "PGD-20 [95 %]", "seeds", "AutoAttack", "W-Robust", "seconds", "passes"]
+    header = ["method", "clean", "PGD-20 [95 %]", "seeds", "AutoAttack (PGD-20)", "W-Robust", "seconds", "passes"]
     note = (
         f"{result['epochs']} epochs each. Means over seeds; intervals (Wilson) are of all {result['test_images']} test images of all "
-        f"seeds together, so they do not hold the spread between runs; AutoAttack on {result['autoattack_images']} of them. Seconds of "
+        f"seeds together, so they do not hold the spread between runs; AutoAttack, and in brackets PGD-20, on {result['autoattack_images']} of them. Seconds of "
         "training in one process while another one ran beside it; passes: forward passes of all networks in a step. "
         f"All in {result['minutes']:.0f} minutes.\n"
     )
@@ -149,6 +149,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "masking": masking,
     "methods": methods,
     "methods_on_digits": methods_on_digits,
+    "mtard_autoattack": methods_on_digits,
     "union": union,
     "peeraid_matrix": matrix,
     "team_vs_local": team_vs_local,

@@ -14,6 +14,7 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # fault tests leave failed references behind on purpose
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",  # teams of two threads beside other tests: waiting ones leave the core
     "RAY_AUTH_MODE": "token",
@@ -72,12 +73,12 @@ def pooled(_actors: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def spawn(team: Any, roles: Any) -> None:
         for role in roles:
             actor = _actors.pop() if _actors else ray.remote(num_cpus=0)(Reusable).remote()
-            team._handles[role] = RayHandle(actor, team._note)
-        ready = [team._handles[role].actor.become.remote(team._specs[role]) for role in roles]
+            team._lanes[0][role] = RayHandle(actor, team._note)
+        ready = [team[role].actor.become.remote(team._specs[role]) for role in roles]
         team._facts = dict(zip(roles, ray.get(ready, timeout=60), strict=True))
 
     monkeypatch.setattr(RayTeam, "_spawn", spawn)
-    monkeypatch.setattr(RayTeam, "_kill", lambda team, role: _actors.append(team._handles[role].actor))
+    monkeypatch.setattr(RayTeam, "_kill", lambda team, role, lane: _actors.append(team[role].actor))
 
 
 @pytest.fixture(scope="session")

@@ -97,3 +97,20 @@ def test_cifar10_short(tmp_path: Path) -> None:
     result = run("cifar10_short.py", *flags)
     assert set(result["rows"]) == {"clean", "at", "mat", "mtard", "peeraid", "mixacm"}
     assert run("cifar10_short.py", *flags)["rows"] == result["rows"]
+
+
+def test_the_committed_methods_are_robust() -> None:
+    """Robust methods 40 points above clean training, AutoAttack near PGD-20, MAT beside AT, MixACM above mixup alone."""
+    results = CLONE / "benchmarks" / "results"
+    rows = json.loads((results / "methods_on_digits.json").read_text())["rows"]
+    more = json.loads((results / "mtard_autoattack.json").read_text())["rows"]
+    clean = rows["clean"]["agents"]["model"]["pgd20"]
+    for row in ("at", "trades", "mat", "mtard (ECCV)", "mtard (B-MTARD)", "rslad", "ard", "adaad"):
+        for agent, a in rows[row]["agents"].items():
+            assert a["pgd20"] - clean >= 0.4
+            largest = more[row]["agents"][agent] if row in more else a  # measured on the most images
+            assert largest["pgd-20"] - largest["autoattack"] <= 0.08
+    peers = [a["pgd20"] for a in rows["mat"]["agents"].values()]
+    assert sum(peers) / len(peers) >= rows["at"]["agents"]["model"]["pgd20"] - 0.01
+    student = "student"
+    assert rows["mixacm: all"]["agents"][student]["pgd20"] - rows["mixup only"]["agents"][student]["pgd20"] >= 0.1

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster import pretrain
+from cluster import certify, pretrain
+from cluster.errors import BrokenCheckpoint, UsageError
 from cluster.run_folder import RunFolder
 from tests.cluster.test_faults import recorded, when
 from tests.conftest import Command
@@ -83,13 +85,45 @@ def test_one_network_only(sparring: Command, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "pretrain trains one network alone; mat-digits has peer0, peer1: sparring train" in done.stderr
     assert sparring("pretrain").returncode == 2
-    many = sparring("pretrain", "at", "--workers=400")
+    many = sparring("pretrain", "at", "--workers=9")
     assert many.returncode == 6
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_a_nan_stops_all_workers(ray_session: str, sparring: Command) -> None:
-    flags = [*small_flags(max_steps=20, checkpoint__every=1), "--optim.lr=1e30", "--name=n", "--workers=2"]
-    done = sparring("pretrain", "at", *flags)
+@pytest.mark.parametrize(
+    "flags", [["--optim.lr=1e30"], ["--optim.lr=3e38", "--optim.weight-decay=100"]], ids=["loss", "weights"]
+)
+def test_what_is_not_finite_stops_all_workers(flags: list[str], ray_session: str, sparring: Command) -> None:
+    """A loss, the same in every lane; a weight, seen by the lane that saves it."""
+    done = sparring(
+        "pretrain", "clean", *small_flags(max_steps=20, checkpoint__every=1), *flags, "--name=n", "--workers=2"
+    )
     assert done.returncode == 7, done.stderr
     assert "training stopped itself: model: " in done.stderr
+
+
+def test_damaged_checkpoints_and_small_batches(teacher: dict[str, Any], tmp_path: Path) -> None:
+    """Said before a worker starts; nothing begins anew in silence."""
+    shutil.copytree(teacher["run"], tmp_path / "a")
+    for file in (tmp_path / "a").glob("checkpoints/step-*/agents/model/model.safetensors"):
+        file.write_bytes(b"x")
+    options: dict[str, Any] = {"runs_dir": tmp_path, "models_dir": tmp_path / "models", "quiet": True}
+    with pytest.raises(BrokenCheckpoint, match="no whole checkpoint in"):
+        pretrain.pretrain(small("at", **OPTIONS), workers=2, name="a", resume_if_exists=True, **options)
+    with pytest.raises(ValueError, match="a batch of 1 examples cannot be split into 2 lanes"):
+        pretrain.pretrain(small("at", **{**OPTIONS, "batch_size": 1289}), workers=2, **options)
+    with pytest.raises(UsageError, match="--resume-if-exists needs --name"):
+        pretrain.pretrain(small("at", **OPTIONS), workers=2, resume_if_exists=True, **options)
+
+
+def test_a_finished_run_asked_for_again(teacher: dict[str, Any]) -> None:
+    """Neither evaluated nor published a second time; resume by actors finds it complete."""
+    run = Path(teacher["run"])
+    options: dict[str, Any] = {"runs_dir": run.parent, "models_dir": run.parent / "models", "quiet": True}
+    again = pretrain.pretrain(small("at", **OPTIONS), workers=2, name="a", resume_if_exists=True, **options)
+    assert again["model"] == teacher["model"]
+    assert len(list(run.glob("evaluation/*"))) == 1
+    env = json.loads((run / "env.json").read_text())
+    assert "default_worker" not in " ".join(env["command"])
+    with pytest.raises(UsageError, match="was trained in 2 lanes"):
+        certify.again(RunFolder(run), 10, 15)

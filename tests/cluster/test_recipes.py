@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster import recipes
-from cluster.published import PUBLISHED
-from cluster.recipes import RECIPES, needs, recipe
+from cluster.recipes import PUBLISHED, RECIPES, needs, recipe
 from cluster.run_config import RunConfig
 from tests import recipes_check
 from tests.conftest import Command
@@ -88,6 +87,8 @@ def test_teachers_on_demand(sparring: Command, monkeypatch: pytest.MonkeyPatch) 
     real = recipes.recipe
     monkeypatch.setattr(recipes, "recipe", short)
     flags = [*small_flags(max_steps=2), "--team=local", "--no-report", "--train-teachers"]
+    assert sparring("train", "mtard", *flags, "--dry-run").returncode == 2
+    assert not Path("runs").exists()  # a dry run trains nothing
     done = sparring("train", "mtard", *flags, "--name=a")
     assert done.returncode == 0, done.stderr
     assert "robust_teacher: training at-digits" in done.stderr

@@ -34,7 +34,7 @@ def test_files_from_elsewhere(sparring: Command, tmp_path: Path) -> None:
     robust = ["--agents.robust-teacher.init=b.safetensors", "--agents.robust-teacher.network=small_cnn:width=4"]
     done = sparring("train", "mtard", *FLAGS, cache, *clean, *robust, "--name=s")
     assert done.returncode == 0, done.stderr
-    assert "WARNING: that is near chance" in done.stderr  # they are random weights
+    assert "held-out images, which is near chance" in done.stderr  # they are random weights
     known = json.loads(Path("runs/s/env.json").read_text())["teachers"]
     assert known["clean_teacher"]["sha256"] != known["robust_teacher"]["sha256"]  # the mean is part of the weights
     Path("a.pt").unlink()
@@ -42,23 +42,34 @@ def test_files_from_elsewhere(sparring: Command, tmp_path: Path) -> None:
     bad = sparring("train", "mtard", *FLAGS, cache, *robust, "--agents.clean-teacher.init=b.safetensors")
     assert bad.returncode == 2
     assert "say of what network: --agents.clean-teacher.network" in bad.stderr
-    Path("names.yaml").write_text("key: 3\n")
     weights("a.pt", prefix="old.")
-    bad = sparring("train", "mtard", *FLAGS, cache, *clean, *robust)
-    assert bad.returncode == 2
-    assert "is no mapping of names: key is unknown" in bad.stderr
+    for content, text in (
+        ("key: 3", "key is unknown"),
+        ("keys: {'(': ''}", "is no mapping of names: "),
+        ("drop: 3", "is no mapping of names: "),
+        ("std: [0]", "std = [0.0] must be > 0"),
+        ("mean: [0, 0, 0]", "3 means and 1 deviations do not suit images of 1 channels"),
+    ):
+        Path("names.yaml").write_text(content)
+        bad = sparring("train", "mtard", *FLAGS, cache, *clean, *robust)
+        assert bad.returncode == 2
+        assert text in bad.stderr
 
 
 def test_what_does_not_fit_is_said_before_a_folder_is_left(sparring: Command, tmp_path: Path) -> None:
     """A web page, a cut file, other classes, a role without weights."""
     Path("page.pt").write_text("<html>not found</html>")
     weights("whole.pt")
+    Path("empty.pt").touch()
+    Path("lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
     Path("cut.pt").write_bytes(Path("whole.pt").read_bytes()[:-500])
     net = "--agents.teacher.network=small_cnn:width=4"
     for init, code, text in (
         ("page.pt", 5, "is a web page"),
         ("cut.pt", 5, "is damaged"),
         ("none.pt", 5, "cannot be read"),
+        ("empty.pt", 5, "is damaged"),
+        ("lfs.pt", 5, "is not a file that torch.save wrote; it begins with b'version"),
         ("nowhere", 2, "is not a run"),
     ):
         done = sparring("train", "rslad", *FLAGS, f"--agents.teacher.init={init}", net)
@@ -93,9 +104,12 @@ def test_a_published_models_versions(sparring: Command, tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    done = sparring("train", "rslad", *FLAGS, "--agents.teacher.init=models/teacher")
-    assert done.returncode == 5
-    assert "model.safetensors is altered" in done.stderr
+    for init in ("models/teacher", "models/teacher/2"):
+        done = sparring("train", "rslad", *FLAGS, f"--agents.teacher.init={init}")
+        assert done.returncode == 5
+        assert "model.safetensors is altered" in done.stderr
+    done = sparring("train", "rslad", *FLAGS, "--agents.teacher.init=models/teacher/1")
+    assert done.returncode == 0, done.stderr
     assert sparring("evaluate", "models/teacher", "--attacks=fgsm").returncode == 5
     assert sparring("publish", "runs/t", "--as=Not a name").returncode == 2
 
