@@ -118,8 +118,8 @@ def killed(run: Path, args: argparse.Namespace) -> tuple[tuple[bytes, ...], int]
             process.kill()
         ended = process.wait()
         kills += ended == -signal.SIGKILL
-        if ended == 0:
-            break
+        if ended == 0 or (place / "report.json").exists():
+            break  # it was done before the signal came
         if not blocks or ended != -signal.SIGKILL:
             sys.exit(f"the evaluation ended with {ended}")
     jobs = jobs_of(place, ["model"], [THREAT], args.examples, BLOCK)

@@ -11,8 +11,18 @@ from math import ceil, floor, log10
 import numpy as np
 
 WIDTH, HEIGHT = 460, 240
+CURVE_POINTS = 200  # of a training curve; more are averaged in groups
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 34
 Line = tuple[str, Sequence[tuple[float, float]]]  # name, points
+
+
+def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most ``CURVE_POINTS`` points: means of neighbours, at the last one's step."""
+    size = -(-len(points) // CURVE_POINTS)
+    if size <= 1:
+        return points
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(g[-1][0], sum(p[1] for p in g) / len(g)) for g in groups]
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -214,6 +214,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
 RUNS = (train, pretrain)  # begin with a recipe, whose settings are their flags
 
 
+def _options(config: RunConfig) -> str:
+    """The method's own flags, which stand far below the common ones."""
+    from dataclasses import fields
+
+    names = [f"--method.{f.name.replace('_', '-')}" for f in fields(config.method)]
+    return f" Options of the method, at the end: {', '.join(names)}." if names else ""
+
+
 def _asked(argv: Sequence[str], verb: str, kind: type[C], *, example: str, shortcut: str = "") -> tuple[C, RunConfig]:
     """The command as asked for, and its run's configuration; says what differs from the recipe.
 
@@ -224,7 +232,7 @@ def _asked(argv: Sequence[str], verb: str, kind: type[C], *, example: str, short
     prog = f"sparring {verb}" + (f" {argv[0]}" if base and not argv[0].startswith("-") else " RECIPE|METHOD|-c FILE")
     summary = COMMANDS[verb].__doc__ or ""
     description = (
-        f"{kind.__doc__} {shortcut}"
+        f"{kind.__doc__} {shortcut}{_options(base)}"
         if base
         else f"{summary} Recipes set their own defaults, and methods add flags: 'sparring {verb} at --help' shows both."
     )

@@ -12,10 +12,10 @@ from agents.checkpoint import to_json, write
 from cluster import analysis, charts
 from cluster.analysis import Say, silent
 from cluster.display import percent, with_interval
+from cluster.run_config import method_name
 from cluster.run_folder import RunFolder
 
 STYLE = Path(__file__).parent / "report.css"
-CURVE_POINTS = 200  # of a training curve; more are averaged in groups
 WORST = 8  # pairs of classes listed when the confusion table would be too wide
 
 
@@ -146,19 +146,12 @@ def _training(folder: RunFolder) -> str:
     lines = [(" ".join(key), points) for key, points in held.items()]
     shown = [charts.line_chart("Held-out accuracy", lines, x_label="step", percent=True, styles=styles)]
     for name in ("total", *(k for k in series if k not in ("total", "lr"))):
-        lines = [(agent, thinned(points)) for agent, points in series.get(name, {}).items()]
+        lines = [(agent, charts.thinned(points)) for agent, points in series.get(name, {}).items()]
         title = "Loss (total)" if name == "total" else name.replace("_", " ").capitalize()
         shown.append(charts.line_chart(title, lines, x_label="step", percent=name.endswith("accuracy")))
-    return "".join(shown)
-
-
-def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most ``CURVE_POINTS`` points: means of neighbours, at the last one's step."""
-    size = -(-len(points) // CURVE_POINTS)
-    if size <= 1:
-        return points
-    groups = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(g[-1][0], sum(p[1] for p in g) / len(g)) for g in groups]
+    name = Path(method_name(folder.config.method)).stem
+    about = f"Terms, weights and temperatures have the names of the method's file, {name}.py; see docs/methods.md."
+    return "".join(shown) + f'<p class="quiet">{escape(about)}</p>'
 
 
 def _curve(numbers: Mapping[str, Any]) -> str:

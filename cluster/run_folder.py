@@ -24,6 +24,7 @@ from cluster.stop import terminate_held
 
 HEARTBEAT = 10.0  # seconds between signs of life in run.lock
 STALE = 60.0  # seconds without one after which a lock of another host is taken over
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -49,6 +50,11 @@ class RunFolder:
             raise UsageError(
                 f"--name {name!r} is not allowed; use letters, digits, '.', '_' and '-', starting with one of the first two"
             )
+        if SUBMITTED in os.environ and not runs_dir.is_absolute():
+            raise UsageError(
+                f"--runs-dir {runs_dir} is relative: under 'ray job submit' it lies in the job's folder, which Ray erases. Give an "
+                "absolute path that every node sees"
+            )
         runs_dir.mkdir(parents=True, exist_ok=True)
         path = runs_dir / name if name else _next(runs_dir, config.label)
         try:
@@ -65,15 +71,15 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run.
+        """An existing run, by its folder or by its name in ``runs/``.
 
         Raises:
             UsageError: not a run's folder.
         """
         if not (path / "config.yaml").is_file():
-            near = sorted(p.parent.name for p in path.parent.glob("*/config.yaml"))
             if (Path("runs") / path / "config.yaml").is_file():
-                raise UsageError(f"{path} is not a run here. Did you mean runs/{path}?")
+                return cls((Path("runs") / path).resolve())
+            near = sorted(p.parent.name for p in path.parent.glob("*/config.yaml"))
             known = f"; runs in {path.parent}: {', '.join(near)}" if near else ""
             raise UsageError(f"{path} is not a run (it has no config.yaml){known}. List runs with: sparring runs")
         return cls(path.resolve())

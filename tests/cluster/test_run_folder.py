@@ -15,7 +15,8 @@ import pytest
 
 from cluster.errors import Exists, UsageError
 from cluster.run_folder import STALE, RunFolder, is_running
-from tests.helpers import CLONE, small
+from tests.conftest import Command
+from tests.helpers import CLONE, small, small_flags
 
 
 def test_names(tmp_path: Path) -> None:
@@ -116,3 +117,15 @@ def test_metrics_are_rewound_and_a_cut_line_is_dropped(tmp_path: Path) -> None:
     assert [m["t"] for m in folder.metrics()] == [0, 1, 2, 3, 4]
     folder.rewind_metrics(3)
     assert [m["t"] for m in folder.metrics()] == [0, 1, 2]
+
+
+def test_a_submitted_job_needs_an_absolute_folder(
+    sparring: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    flags = [*small_flags(max_steps=1), "--team=local", "--no-report", "--name=a"]
+    done = sparring("train", "at", *flags)
+    assert done.returncode == 2
+    assert "--runs-dir runs is relative: under 'ray job submit'" in done.stderr
+    assert not (tmp_path / "runs").exists()
+    assert sparring("train", "at", *flags, f"--runs-dir={tmp_path / 'kept'}").returncode == 0

@@ -85,7 +85,7 @@ def crafted(method: Peeraid, *, shift: float = 0.0, labels: int = 0) -> Tensor:
     team = make_team(method, attack=ATTACK)
     student = team["student"].agent
     batch = student.batches.batch(0)
-    student._cached = (0, replace(batch, y=(batch.y + labels) % 4))
+    student._cached = (0, batch.x, replace(batch, y=(batch.y + labels) % 4))
     guide = team["peer"].agent.answer(0)
     assert isinstance(guide, Answer)
     adv: Adversarial = student.craft(
