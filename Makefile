@@ -17,9 +17,9 @@ endif
 demo: $(READY)
 	$(PY) -m cluster demo
 
-# Three at a time on two cores: many tests wait for processes to start, to be lost, or for a timeout to pass.
+# Two at a time: many tests wait for processes to start, to be lost, or for a timeout to pass.
 test: check browser
-	$(PY) -m pytest -n 3 --dist worksteal
+	$(PY) -m pytest -n 2 --dist worksteal
 
 # Page tests drive Debian's Chromium; without it, and without the right to install it, they are skipped and say so.
 browser:
