@@ -6,11 +6,13 @@ dead until the controller rolls everybody back, since a restarted one would have
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ray
 import torch
 
 from agents.endpoint import Endpoint
-from agents.spec import AgentSpec
+from agents.spec import AgentSpec, Facts
 
 
 class _Actor(Endpoint):
@@ -18,6 +20,9 @@ class _Actor(Endpoint):
         torch.set_num_threads(spec.threads)
         super().__init__(spec)
         self.agent.warm_up()
+
+    def describe(self) -> Facts:
+        return replace(super().describe(), node=ray.util.get_node_ip_address())
 
 
 AgentActor = ray.remote(max_restarts=0, max_task_retries=0)(_Actor)

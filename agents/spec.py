@@ -34,6 +34,7 @@ class Facts:
     device: str
     host: str
     pid: int
+    node: str = ""  # address of its Ray node; empty without Ray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

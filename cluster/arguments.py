@@ -39,6 +39,7 @@ def base_of(argv: Sequence[str], verb: str) -> tuple[RunConfig | None, RunConfig
         if a.startswith("--peers="):
             base, args = base.replace({"peers": _whole(a.removeprefix("--peers="))}), args[:i] + args[i + 1 :]
             break
+    args = [re.sub(r"^--wait(?==|$)", "--placement.wait", a) for a in args]
     roles = {role: base.agents.get(role, Own()) for role in base.networks()}  # so that each has its flags
     return recipe_itself, replace(base, agents=roles), args
 

@@ -83,7 +83,11 @@ def doctor(*, output: Out = Output()) -> None:
 def train(argv: Sequence[str]) -> None:
     """Train one run: a RECIPE, a METHOD (on digits), or -c run.yaml; then any setting as a flag."""
     command, config = _asked(
-        argv, "train", Train, example="mat --peers 2", shortcut="--peers M is short for --method.peers M."
+        argv,
+        "train",
+        Train,
+        example="mat --peers 2",
+        shortcut="--peers M is short for --method.peers M, --wait S for --placement.wait S.",
     )
     from cluster import launch
     from cluster.plan import dry_run

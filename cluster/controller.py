@@ -9,6 +9,7 @@ an error ---> the program's own: raise.  Lost processes: revive them, roll EVERY
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from cluster.run_folder import RunFolder
 from cluster.stop import StopSignal
 from cluster.team import Failure, Pending, Team
 
+LOOK = 2.0  # seconds between looks for nodes that are about to leave
 ROLLBACKS = 3  # with half the learning rate each; a run that still collapses needs a person
 
 
@@ -65,6 +67,8 @@ class Controller:
         self._pending: deque[Pending] = deque()
         self._files: dict[str, dict[str, str]] = {}
         self._working: dict[int, Path] = {}
+        self._leaving: set[str] = set()
+        self._looked = 0.0
 
     def fit(self, first: int | None) -> None:
         """Train to the end, from the checkpoint of step ``first`` or from fresh agents.
@@ -115,6 +119,9 @@ class Controller:
             saved = t % self.config.checkpoint.every == 0 or t == self.total
             if saved:
                 self._checkpoint(t)
+            elif self._node_leaves():
+                self._checkpoint(t, compare=False)
+                saved = True
             while sum(p.kind == "step" for p in self._pending) >= self.config.window:
                 self._collect()
         if not saved:
@@ -131,6 +138,17 @@ class Controller:
         self._pending.append(self.team.save(t, self._working[t] / "agents"))
         compared = self.team.evaluate(t, self.config.evaluation_attacks) if compare else Pending("evaluate", t, {})
         self._pending.append(compared)
+
+    def _node_leaves(self) -> bool:
+        """Whether a node with agents has begun to be drained since the last look."""
+        if time.monotonic() - self._looked < LOOK:
+            return False
+        self._looked = time.monotonic()
+        new = set(self.team.leaving()) - self._leaving
+        self._leaving |= new
+        if new:
+            self.progress.event(f"node {', '.join(sorted(new))} is being drained: saving now")
+        return bool(new)
 
     def _collect(self) -> None:
         """Take in the oldest result; it stays queued until it is in, so that a failure finds its references."""
@@ -201,7 +219,7 @@ class Controller:
         t, wrong = self.checkpoints.newest_whole()
         if t is None and wrong:
             raise BrokenCheckpoint(f"no checkpoint to go back to in {self.checkpoints.folder}: {'; '.join(wrong)}")
-        revived = self.team.revive(failure.dead if t is not None else None)
+        revived = self.team.revive(failure.dead if t is not None else None, self.progress.event)
         if t is not None:
             self._restore(t)
         self.checkpoints.drop_after(t)  # after restoring: a survivor may have been saving until then

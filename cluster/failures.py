@@ -23,6 +23,7 @@ from ray.exceptions import (
     OutOfMemoryError,
     RayError,
     RaySystemError,
+    TaskUnschedulableError,
     WorkerCrashedError,
 )
 
@@ -40,6 +41,7 @@ LOST = (
     OutOfDiskError,
     OutOfMemoryError,
     RaySystemError,
+    TaskUnschedulableError,
     WorkerCrashedError,
 )
 

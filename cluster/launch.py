@@ -22,7 +22,7 @@ from cluster.monitors import Monitors
 from cluster.progress import Progress, facts_table
 from cluster.recipes import needs
 from cluster.run import Run
-from cluster.run_config import OPERATIONAL, RunConfig
+from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
 from cluster.stop import StopSignal
 from cluster.team import LocalTeam, Team
@@ -84,8 +84,7 @@ def resume(
     folder = RunFolder.open(path)
     config = folder.config
     if asked is not None:
-        where = {k: getattr(asked, k) for k in OPERATIONAL}
-        config = replace(config, **where)
+        config = config.carried_out_as(asked)
         differing = changes(config, asked)
         if differing:
             raise UsageError(
@@ -130,8 +129,12 @@ def specs(config: RunConfig, *, quiet: bool) -> list[AgentSpec]:
 
 
 @contextmanager
-def team_of(config: RunConfig, *, quiet: bool = True) -> Iterator[Team]:
-    """The run's agents, ready; on Ray in a placement group that is removed at the end."""
+def team_of(config: RunConfig, *, quiet: bool = True, folder: Path | None = None) -> Iterator[Team]:
+    """The run's agents, ready; on Ray in a placement group that is removed at the end.
+
+    Args:
+        folder: the run's, which every node must see.
+    """
     if config.lanes > 1 and config.team == "local":
         raise UsageError(f"lanes = {config.lanes} needs one process per lane and agent: --team ray, or --lanes 1")
     made = specs(config, quiet=quiet)
@@ -145,15 +148,27 @@ def team_of(config: RunConfig, *, quiet: bool = True) -> Iterator[Team]:
     from cluster import placement, session  # late: a local team needs no ray
     from cluster.ray_team import RayTeam
 
-    agents = len(made) * config.lanes
-    wanted = replace(config.placement, gpus_per_agent=0.0) if config.device == "cpu" else config.placement
+    def bundles_on(nodes: list[placement.Node]) -> list[placement.Bundle]:
+        return placement.plan([s.me for s in made], wanted, nodes, lanes=config.lanes, own=own)
+
+    wanted, own = config.placement, config.agents
+    if config.device == "cpu":
+        wanted = replace(wanted, gpus_per_agent=0.0)
+        own = {role: replace(o, gpus=None) for role, o in own.items()}
     if config.address is None and not session.is_connected():
-        placement.plan(agents, wanted, [placement.this_machine()])  # what cannot fit is said before Ray starts
+        bundles_on([placement.this_machine()])  # what cannot fit is said before Ray starts
     with session.connected(config.address) as runtime_env:
-        bundles = placement.plan(agents, wanted, placement.nodes_alive())
-        group = placement.reserve(bundles, wanted)
-        lanes, patience = config.lanes, config.call_timeout
-        remote = RayTeam(made, group, bundles, runtime_env=runtime_env, lanes=lanes, call_timeout=patience)
+        bundles = bundles_on(placement.nodes_alive())
+        remote = RayTeam(
+            made,
+            placement.reserve(bundles, wanted),
+            bundles,
+            runtime_env=runtime_env,
+            lanes=config.lanes,
+            call_timeout=config.call_timeout,
+            replacement=wanted.replacement,
+            folder=folder,
+        )
         try:
             yield remote
         finally:
@@ -173,7 +188,7 @@ def _execute(folder: RunFolder, config: RunConfig, *, quiet: bool) -> Run:
             known = teachers.facts(specs(config, quiet=quiet), folder)
             for line in teachers.warnings(known) if not quiet else []:
                 print(line, file=sys.stderr)
-            with StopSignal() as stop, team_of(config, quiet=quiet) as team:
+            with StopSignal() as stop, team_of(config, quiet=quiet, folder=folder.path) as team:
                 _train(folder, config, team, stop, known, first=first, wrong=wrong, quiet=quiet)
         except Exception:
             if not folder.checkpoints.folder.exists():  # nothing has begun: the name is free again

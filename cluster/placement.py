@@ -1,103 +1,251 @@
 """From roles to bundles: a pure plan, checked against what each node has, then reserved as one placement group.
 
-Ray waits for ever on a request that nobody can satisfy, so the plan is compared with the nodes first.
+    roles, lanes, shares, labels --plan--> bundles --check against nodes--> one placement group --reserve--> ready
+
+Ray waits for ever on a request that nobody can satisfy, so the plan is compared with the nodes first; ``placement.wait``
+skips that for clusters that grow.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from cluster.errors import NoResources, UsageError
-from cluster.settings import Placement
+from cluster.settings import Own, Placement
 
-Resources = dict[str, float]
+Resources = Mapping[str, float]
+
+SHARES = (1.0, 0.75, 0.66, 0.5, 0.4, 0.33, 0.25, 0.2, 0.16, 0.12, 0.1, 0.05, 0.02, 0.01)  # of one resource, as advice
+WAIT = 8.0  # seconds for resources that are there but in use
 
 
-def plan(agents: int, placement: Placement, nodes: Sequence[Resources]) -> list[Resources]:
-    """One bundle per agent: GPUs where the cluster has any (unless told otherwise), and CPUs.
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What one agent, or one lane of it, gets: ``Bundle("peer0", cpus=1, gpus=0.5, label="zone=b")``."""
+
+    agent: str
+    cpus: float
+    gpus: float = 0.0
+    label: str | None = None
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """As Ray takes them: no zeros."""
+        return {k: v for k, v in (("CPU", self.cpus), ("GPU", self.gpus)) if v > 0}
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """The node labels it needs."""
+        key, _, value = (self.label or "").partition("=")
+        return {key: value} if key else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node alive: ``Node("10.0.0.1", {"CPU": 8.0, "GPU": 2.0}, {"zone": "b"})``."""
+
+    name: str
+    resources: Resources
+    labels: Mapping[str, str]
+
+
+def plan(
+    roles: Sequence[str],
+    placement: Placement,
+    nodes: Sequence[Node],
+    *,
+    lanes: int = 1,
+    own: Mapping[str, Own] | None = None,
+) -> list[Bundle]:
+    """One bundle per lane of every agent: GPUs where the cluster has any (unless told otherwise), CPUs, a label.
 
     Args:
-        agents: number of agents.
+        roles: names of the agents.
         placement: what each gets.
-        nodes: resources of every node alive, ``{"CPU": 8.0, "GPU": 2.0}``.
+        nodes: every node alive.
+        lanes: bundles per agent; those of one agent follow each other.
+        own: what single agents get otherwise.
 
     Raises:
-        NoResources: no placement on these nodes can hold the bundles; says what is needed and present.
+        NoResources: no placement on these nodes holds the bundles; says what is needed, present and to be changed.
+        UsageError: an agent asks for nothing.
     """
-    has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
-    gpus = placement.gpus_per_agent if placement.gpus_per_agent is not None else float(has_gpus)
-    bundle = {k: v for k, v in (("CPU", placement.cpus_per_agent), ("GPU", gpus)) if v > 0}
-    if not bundle:
+    bundles = _bundles(roles, placement, nodes, lanes, own or {})
+    if not _fits(bundles, nodes, placement.strategy) and not placement.wait:
+        raise NoResources(_explain(roles, bundles, placement, nodes, lanes, own or {}))
+    return bundles
+
+
+def _bundles(
+    roles: Sequence[str], placement: Placement, nodes: Sequence[Node], lanes: int, own: Mapping[str, Own]
+) -> list[Bundle]:
+    default = placement.gpus_per_agent
+    if default is None:
+        default = float(any(node.resources.get("GPU", 0) > 0 for node in nodes))
+    made = []
+    for role in roles:
+        theirs = own.get(role, Own())
+        gpus = default if theirs.gpus is None else theirs.gpus
+        made += [Bundle(role, placement.cpus_per_agent, gpus, theirs.label or placement.label)] * lanes
+    if not all(b.resources for b in made):
         raise UsageError("an agent needs a share of something: set --placement.cpus-per-agent above 0")
-    fits = [_fits(node, bundle) for node in nodes]
-    room = {"STRICT_PACK": max(fits, default=0), "STRICT_SPREAD": sum(f >= 1 for f in fits)}
-    if room.get(placement.strategy, sum(fits)) < agents:
-        raise NoResources(_explain(agents, bundle, placement, nodes))
-    return [dict(bundle) for _ in range(agents)]
+    return made
 
 
-def nodes_alive() -> list[Resources]:
-    """CPUs and GPUs of every node alive."""
+def nodes_alive() -> list[Node]:
+    """Every node alive."""
     return [
-        {k: float(v) for k, v in node["Resources"].items() if k in ("CPU", "GPU")}
-        for node in ray.nodes()
-        if node["Alive"]
+        Node(
+            n["NodeManagerAddress"],
+            {k: float(v) for k, v in n["Resources"].items() if k in ("CPU", "GPU")},
+            {k: v for k, v in n.get("Labels", {}).items() if not k.startswith("ray.io/node-id")},
+        )
+        for n in ray.nodes()
+        if n["Alive"]
     ]
 
 
-def this_machine() -> Resources:
+def this_machine() -> Node:
     """An upper bound of what a Ray started here would have; it may see fewer CPUs in a container."""
     import torch
 
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    return Node("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}, {})
 
 
-def reserve(bundles: Sequence[Resources], placement: Placement, *, timeout: float = 8.0) -> PlacementGroup:
+def reserve(bundles: Sequence[Bundle], placement: Placement, *, timeout: float = WAIT) -> PlacementGroup:
     """The bundles as one placement group, ready.
 
     Raises:
-        NoResources: not ready in time: something else holds the resources.
+        NoResources: not ready in time: something else holds the resources, or no node came.
     """
-    group = placement_group([dict(b) for b in bundles], strategy=placement.strategy)
-    if not group.wait(timeout):
+    selectors = [b.selector for b in bundles]
+    group = placement_group(
+        [b.resources for b in bundles],
+        strategy=placement.strategy,
+        bundle_label_selector=selectors if any(selectors) else None,
+    )
+    try:
+        ready = group.wait(max(timeout, placement.wait))
+    except BaseException:  # Ctrl-C while waiting: nothing may stay reserved
+        remove_placement_group(group)
+        raise
+    if not ready:
         state = placement_group_table(group).get("state")
         remove_placement_group(group)
+        present = nodes_alive()
+        if not _fits(bundles, present, placement.strategy):
+            raise NoResources(
+                f"no node came within {placement.wait:g} s that makes room: {_needs(bundles)} ({placement.strategy}); "
+                f"present: {_present(present)}. Give --wait more seconds, or see why the autoscaler adds none: ray status"
+            )
         raise NoResources(
-            f"the cluster has the resources but they are in use: {len(bundles)} agents of {_words(bundles[0])} were not free "
-            f"within {timeout:g} s (placement group {state}; free now: {_words(ray.available_resources())}). "
-            "Wait for other runs to end, or ask for less with --placement.cpus-per-agent 0.5"
+            f"the cluster has the resources but they are in use: {_needs(bundles)}, not free within {max(timeout, placement.wait):g} s "
+            f"(placement group {state}; free now: {_words(ray.available_resources())}). "
+            "Wait for other runs to end (--wait SECONDS), or ask for less with --placement.cpus-per-agent 0.5"
         )
     return group
 
 
-def _fits(node: Resources, bundle: Resources) -> int:
-    """How many bundles a node holds."""
-    return min(math.floor(node.get(k, 0) / v + 1e-9) for k, v in bundle.items())
+def _fits(bundles: Sequence[Bundle], nodes: Sequence[Node], strategy: str) -> bool:
+    """Whether some assignment of bundles to nodes holds: whole numbers of equal bundles per node, solved exactly."""
+    kinds = list(Counter(replace(b, agent="") for b in bundles).items())
+    if strategy == "STRICT_PACK":
+        return any(_one_holds(kinds, node) for node in nodes)
+    if not nodes:
+        return False
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    most = [[min(count, _room(node, kind)) for node in nodes] for kind, count in kinds]
+    if strategy == "STRICT_SPREAD":
+        most = [[min(1, m) for m in row] for row in most]
+    k, n = len(kinds), len(nodes)
+    rules = [LinearConstraint(np.kron(np.eye(k), np.ones((1, n))), [c for _, c in kinds], [c for _, c in kinds])]
+    for resource in ("CPU", "GPU"):
+        need = np.array([[_share(kind).get(resource, 0.0) for kind, _ in kinds]])
+        rules.append(
+            LinearConstraint(
+                np.kron(need, np.eye(n)), -np.inf, [node.resources.get(resource, 0) + 1e-6 for node in nodes]
+            )
+        )
+    if strategy == "STRICT_SPREAD":
+        rules.append(LinearConstraint(np.kron(np.ones((1, k)), np.eye(n)), -np.inf, 1))
+    found = milp(np.zeros(k * n), integrality=np.ones(k * n), bounds=Bounds(0, np.ravel(most)), constraints=rules)
+    return bool(found.success)
 
 
-def _explain(agents: int, bundle: Resources, placement: Placement, nodes: Sequence[Resources]) -> str:
-    present = "; ".join(f"node {i}: {_words(node)}" for i, node in enumerate(nodes)) or "no node"
-    total = {k: sum(math.floor(n.get(k, 0) / v + 1e-9) for n in nodes) for k, v in bundle.items()}
-    scarce = min(total, key=lambda k: total[k])
-    flag = f"--placement.{'gpus' if scarce == 'GPU' else 'cpus'}-per-agent"
-    fix = f"set {flag} {_share(agents, [n.get(scarce, 0) for n in nodes]):g}"
-    if placement.strategy.startswith("STRICT"):
-        fix = f"set --placement.strategy {placement.strategy.removeprefix('STRICT_')}, or {fix}"
-    return f"{agents} agents need {_words(bundle)} each ({placement.strategy}); present: {present}. Add resources, or {fix}"
+def _one_holds(kinds: Sequence[tuple[Bundle, int]], node: Node) -> bool:
+    total = {r: sum(_share(b).get(r, 0.0) * count for b, count in kinds) for r in ("CPU", "GPU")}
+    enough = all(need <= node.resources.get(r, 0) + 1e-6 for r, need in total.items())
+    return enough and all(_room(node, b) for b, _ in kinds)
 
 
-def _share(agents: int, present: Sequence[float]) -> float:
-    """The largest share of two decimals with which all agents fit on the nodes; 0 when there is nothing to share."""
-    for hundredths in range(100, 0, -1):
-        share = hundredths / 100
-        if sum(math.floor(p / share + 1e-9) for p in present) >= agents:
-            return share
-    return 0.0
+def _share(bundle: Bundle) -> dict[str, float]:
+    """What a bundle uses up: a fraction of a GPU lies on one GPU, so 0.4 leaves room for one more, not one and a half."""
+    gpus = 1 / math.floor(1 / bundle.gpus + 1e-9) if 0 < bundle.gpus < 1 else bundle.gpus
+    return replace(bundle, gpus=gpus).resources
+
+
+def _room(node: Node, bundle: Bundle) -> int:
+    """How many such bundles a node holds."""
+    if any(node.labels.get(k) != v for k, v in bundle.selector.items()):
+        return 0
+    return min(math.floor(node.resources.get(k, 0) / v + 1e-6) for k, v in _share(bundle).items())
+
+
+def _explain(
+    roles: Sequence[str],
+    bundles: Sequence[Bundle],
+    placement: Placement,
+    nodes: Sequence[Node],
+    lanes: int,
+    own: Mapping[str, Own],
+) -> str:
+    need = f"{_needs(bundles)} ({placement.strategy}); present: {_present(nodes)}"
+    for bundle in bundles:
+        if not any(node.labels.get(k) == v for node in nodes for k, v in bundle.selector.items()) and bundle.label:
+            known = sorted({f"{k}={v}" for n in nodes for k, v in n.labels.items() if not k.startswith("ray.io/")})
+            flag = f"--agents.{bundle.agent.replace('_', '-')}.label" if bundle.agent in own else "--placement.label"
+            return (
+                f"{need}. No node has the label {bundle.label}; labels here: {', '.join(known) or 'none'}. Change {flag}, or start "
+                f"a node with: ray start --address HEAD:6379 --labels {bundle.label}"
+            )
+    fixes = []
+    relaxed = placement.strategy.removeprefix("STRICT_")
+    if relaxed != placement.strategy and _fits(bundles, nodes, relaxed):
+        fixes.append(f"set --placement.strategy {relaxed}")
+    shares = [s for s in (*SHARES, 0.0) if s or placement.cpus_per_agent]
+    fewer_gpus = [("gpus", s, replace(placement, gpus_per_agent=s)) for s in shares if any(b.gpus for b in bundles)]
+    fewer_cpus = [("cpus", s, replace(placement, cpus_per_agent=s)) for s in shares if s]
+    for name, share, less in [*fewer_gpus, *fewer_cpus]:
+        if _fits(_bundles(roles, less, nodes, lanes, own), nodes, placement.strategy):
+            fixes.append(f"set --placement.{name}-per-agent {share:g}")
+            break
+    if lanes > 1:
+        fixes.append("take fewer --lanes")
+    fixes.append("add nodes (--wait SECONDS waits for them)")
+    return f"{need}. {', or '.join(fixes)[0].upper()}{', or '.join(fixes)[1:]}"
+
+
+def _needs(bundles: Sequence[Bundle]) -> str:
+    """``2 agents need 1 CPU, 1 GPU each``; several kinds are joined by 'and'."""
+    parts = []
+    for kind, count in Counter(replace(b, agent="") for b in bundles).items():
+        label = f" on a node with {kind.label}" if kind.label else ""
+        (who,) = {b.agent for b in bundles if replace(b, agent="") == kind} if count == 1 else (f"{count} agents",)
+        parts.append(f"{who} need{'s' if count == 1 else ''} {_words(kind.resources)}{' each' * (count > 1)}{label}")
+    return " and ".join(parts)
+
+
+def _present(nodes: Sequence[Node]) -> str:
+    return "; ".join(f"{node.name}: {_words(node.resources)}" for node in nodes) or "no node"
 
 
 def _words(resources: Resources) -> str:

@@ -22,7 +22,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     Raises:
         NoResources: with Ray, when this machine or the cluster cannot hold the agents.
     """
-    bundles = _bundles(config)
+    bundles = {b.agent: b.resources for b in _bundles(config)}
     here = config.replace({"data.download": False, "team": "local"})
     probe = here.replace({"batch_size": min(PROBE_BATCH, config.batch_size), "max_steps": 2})
     metrics, facts, seconds = _measure(probe)
@@ -35,7 +35,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     )
     steps = config.max_steps or config.epochs * -(-len(train) // config.batch_size)
     plan = {
-        "agents": {name: {"parameters": f.parameters, "bundle": bundles} for name, f in facts.items()},
+        "agents": {name: {"parameters": f.parameters, "bundle": bundles.get(name, {})} for name, f in facts.items()},
         "steps": steps,
         "measured_batch": probe.batch_size,
         "exchange_bytes_per_step": {name: round(m.exchange_bytes * scale) for name, m in metrics.items()},
@@ -58,13 +58,14 @@ def _measure(probe: RunConfig) -> tuple[dict[str, Metrics], dict[str, Facts], fl
         return metrics, team.describe(), seconds
 
 
-def _bundles(config: RunConfig) -> dict[str, float]:
+def _bundles(config: RunConfig) -> list[Any]:
     if config.team == "local":
-        return {}
+        return []
     from cluster import placement, session
 
     with session.connected(config.address):
-        return placement.plan(len(config.method.roles()), config.placement, placement.nodes_alive())[0]
+        roles, nodes = list(config.method.roles()), placement.nodes_alive()
+        return list(placement.plan(roles, config.placement, nodes, lanes=config.lanes, own=config.agents))
 
 
 def _text(config: RunConfig, plan: dict[str, Any]) -> str:

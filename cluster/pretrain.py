@@ -116,11 +116,12 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
     from ray.train.torch import TorchConfig, TorchTrainer
 
     (spec,) = launch.specs(config, quiet=quiet)
+    role = spec.me
     wanted = replace(config.placement, gpus_per_agent=0.0) if config.device == "cpu" else config.placement
     if config.address is None and not session.is_connected():
-        placement.plan(workers, wanted, [placement.this_machine()])
+        placement.plan([role], wanted, [placement.this_machine()], lanes=workers)
     with session.connected(config.address), _followed(folder.path / "log.txt", quiet=quiet):
-        bundle = placement.plan(workers, wanted, placement.nodes_alive())[0]
+        bundle = placement.plan([role], wanted, placement.nodes_alive(), lanes=workers)[0].resources
         storage = folder.path / "ray_train"
         trainer = TorchTrainer(
             work,

@@ -161,7 +161,8 @@ def duration(seconds: float) -> str:
 
 
 def facts_table(facts: Mapping[str, Any]) -> list[str]:
-    """agent -> host -> device, one line each."""
+    """agent -> node -> device, one line each."""
     return [
-        f"{name}: {f.parameters:,} parameters on {f.host}, {f.device}, process {f.pid}" for name, f in facts.items()
+        f"{name}: {f.parameters:,} parameters on {f.host}{f' ({f.node})' if f.node else ''}, {f.device}, process {f.pid}"
+        for name, f in facts.items()
     ]

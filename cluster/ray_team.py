@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -27,21 +28,19 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from agents.actors import AgentActor
 from agents.exchange import flatten
 from agents.lanes import Meeting
 from agents.spec import AgentSpec, Facts
-from cluster import failures, images
+from cluster import failures, hosts
 from cluster.errors import Infrastructure
-from cluster.placement import Resources
+from cluster.placement import Bundle
 from cluster.team import Failure, Kind, Pending, asked
+from trainers import user
 from trainers.config import Attack
-from trainers.datasets import cache
 from trainers.methods.base import Method
-
-_missing, _receive = ray.remote(images.missing), ray.remote(images.receive)
 
 LANE_TIMEOUT = 60.0  # seconds, at most, that a lane waits for the others
 START_TIMEOUT = 180.0  # seconds; an actor imports torch and loads data: 2 s alone, 15 s on a loaded machine
@@ -78,17 +77,20 @@ class RayTeam:
         self,
         specs: Sequence[AgentSpec],
         group: PlacementGroup,
-        bundles: Sequence[Resources],
+        bundles: Sequence[Bundle],
         *,
         runtime_env: dict[str, Any],
         lanes: int = 1,
         call_timeout: float = 600.0,
+        replacement: float = 600.0,
+        folder: Path | None = None,
     ) -> None:
         # an agent without a GPU of its own computes on the CPU, although Ray lets it see the node's GPUs
         self._specs = {
-            s.me: s if b.get("GPU") else replace(s, device="cpu") for s, b in zip(specs, bundles[::lanes], strict=True)
+            s.me: s if b.gpus else replace(s, device="cpu") for s, b in zip(specs, bundles[::lanes], strict=True)
         }
         self._group, self._bundles, self._runtime_env = group, bundles, runtime_env
+        self._replacement, self._folder = replacement, folder
         self._learners = {role for role, r in specs[0].make_method().roles().items() if r.learns}
         self._refs: list[Any] = []
         self._lanes = [_Lane() for _ in range(lanes)]
@@ -97,7 +99,7 @@ class RayTeam:
         )
         self._facts: dict[str, Facts] = {}
         try:
-            self._share_images()
+            self._prepare_nodes()
             self._spawn(list(self._specs))
         except RayError as error:
             self.close()
@@ -105,6 +107,9 @@ class RayTeam:
             if cause is error:
                 raise Infrastructure(f"the agents could not be started: {error}") from error
             raise cause from error
+        except BaseException:
+            self.close()
+            raise
 
     def __getitem__(self, role: str) -> RayHandle:
         return self._lanes[0][role]
@@ -157,14 +162,32 @@ class RayTeam:
     def unwrap(self, error: Exception) -> BaseException:
         return failures.unwrap(error)
 
-    def revive(self, roles: frozenset[str] | None) -> list[str]:
-        """Replace the given agents, all when None, by fresh ones in the same bundles; their names."""
+    def leaving(self) -> list[str]:
+        return hosts.leaving(self._group)
+
+    def revive(self, roles: frozenset[str] | None, say: Callable[[str], None]) -> list[str]:
+        """Replace the given agents, all when None, by fresh ones in the same bundles; their names.
+
+        Args:
+            say: told when bundles of a lost node have to wait for another one.
+
+        Raises:
+            Infrastructure: none came in time.
+        """
         chosen = [role for role in self._specs if roles is None or role in roles]
         for role in chosen:
             for lane in range(len(self._lanes)):
                 self._kill(role, lane)
-        self._spawn(chosen)
-        return chosen
+        deadline = time.monotonic() + self._replacement
+        while True:
+            self._await_bundles(deadline, say)
+            try:
+                self._prepare_nodes()
+                self._spawn(chosen)
+                return chosen
+            except RayError:
+                if not hosts.soon_lacking(self._group):
+                    raise  # else a node is gone of which Ray did not know yet
 
     def close(self) -> None:
         for i, lane in enumerate(self._lanes):
@@ -173,19 +196,24 @@ class RayTeam:
             lane.clear()
         ray.util.remove_placement_group(self._group)
 
-    def _share_images(self) -> None:
-        """Bring the decoded images once to every other node that lacks them; agents then read them from its cache."""
+    def _await_bundles(self, deadline: float, say: Callable[[str], None]) -> None:
+        """Wait until every bundle has a node; a group that was ready once is ready for Ray's own wait ever after."""
+        if lacking := hosts.lacking(self._group):
+            say(f"waiting for another node, at most {self._replacement:g} s: {lacking}")
+        while lacking := hosts.lacking(self._group):
+            if time.monotonic() > deadline:
+                raise Infrastructure(
+                    f"no node took over within {self._replacement:g} s: {lacking}. Nothing committed is lost; add a node and continue "
+                    "with: sparring resume RUN"
+                )
+            time.sleep(0.2)
+
+    def _prepare_nodes(self) -> None:
         shared = next(iter(self._specs.values())).images
-        here = ray.get_runtime_context().get_node_id()
-        placed = ray.util.placement_group_table(self._group)["bundles_to_node_id"].values()
-        entries: dict[str, Any] = {}  # put into the object store once, however many nodes want them
-        for node in sorted(set(placed) - {here}):
-            there = NodeAffinitySchedulingStrategy(node, soft=False)
-            on_node = {"num_cpus": 0, "scheduling_strategy": there}
-            lacking = ray.get(_missing.options(**on_node).remote(shared), timeout=START_TIMEOUT)
-            for key in lacking:
-                entries[key] = entries.get(key) or ray.put(cache.pack(Path(shared.cache) / key))
-                ray.get(_receive.options(**on_node).remote(shared, key, entries[key]), timeout=START_TIMEOUT)
+        files = {i for s in self._specs.values() for _, i in [(s.network, s.init), *s.others.values()] if i is not None}
+        own = {n for s in self._specs.values() for n, _ in [(s.network, s.init), *s.others.values()] if n is not None}
+        files |= {n.rpartition(":")[0] for n in own if user.is_function(n)}
+        hosts.prepare(self._group, shared, folder=self._folder, files=files, runtime_env=self._runtime_env)
 
     def _spawn(self, roles: Sequence[str]) -> None:
         count = len(self._lanes)
@@ -195,8 +223,8 @@ class RayTeam:
                 strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
                 bundle = self._bundles[index]
                 actor = AgentActor.options(
-                    num_cpus=bundle.get("CPU", 0),
-                    num_gpus=bundle.get("GPU", 0),
+                    num_cpus=bundle.cpus,
+                    num_gpus=bundle.gpus,
                     scheduling_strategy=strategy,
                     runtime_env=self._runtime_env,
                 ).remote(self._specs[role])
@@ -218,7 +246,7 @@ class RayTeam:
     def _kill(self, role: str, lane: int) -> None:
         ray.kill(self._lanes[lane][role].actor, no_restart=True)
         facts = self._facts.get(f"{role}/{lane}" if lane else role)
-        if facts is not None and facts.host == socket.gethostname() and _is_actor(facts.pid):
+        if facts is not None and _is_here(facts) and _is_actor(facts.pid):
             with suppress(ProcessLookupError):  # it may have ended by itself meanwhile
                 os.kill(facts.pid, signal.SIGKILL)  # a stopped process does not hear Ray's request
 
@@ -235,6 +263,11 @@ def _joined(kind: Kind, lanes: Sequence[Any]) -> Any:
     if kind == "save":
         return {name: sha for files in lanes for name, sha in files.items()}
     return replace(first, exchange_bytes=sum(m.exchange_bytes for m in lanes))
+
+
+def _is_here(facts: Facts) -> bool:
+    """Whether an agent's process is one of this host's, whose number means something here."""
+    return (facts.host, facts.node) == (socket.gethostname(), ray.util.get_node_ip_address())
 
 
 def _is_actor(pid: int) -> bool:

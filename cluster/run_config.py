@@ -62,8 +62,18 @@ class RunConfig(Settings):
     @property
     def sha256(self) -> str:
         """Of all settings that change what is computed; where and how a run is carried out is left out."""
-        values = {k: v for k, v in self.to_dict().items() if k not in OPERATIONAL}
+        values = {k: v for k, v in self.carried_out_as(None).to_dict().items() if k not in OPERATIONAL}
         return hashlib.sha256(to_json(values)).hexdigest()
+
+    def carried_out_as(self, other: RunConfig | None) -> RunConfig:
+        """The same computation, placed and watched over as ``other`` asks; without one, agents have no place of their own."""
+        theirs = other.agents if other else {}
+        agents = {}
+        for role in dict.fromkeys([*self.agents, *theirs]):
+            where = theirs.get(role, Own())
+            agents[role] = replace(self.agents.get(role, Own()), gpus=where.gpus, label=where.label)
+        agents = {role: own for role, own in agents.items() if own != Own()}
+        return replace(self, agents=agents, **({k: getattr(other, k) for k in OPERATIONAL} if other else {}))
 
     @property
     def threats(self) -> tuple[Threat, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from cluster.errors import NoResources
 from cluster.stop import terminate_held
@@ -86,6 +88,23 @@ def _join(address: str) -> None:
     try:
         with terminate_held():
             ray.init(address=address, runtime_env={"working_dir": str(CLONE)}, **OPTIONS)
-    except (ConnectionError, RuntimeError) as error:
-        raise NoResources(f"no Ray cluster answers at {address}: {error}") from error
+    except (ConnectionError, RuntimeError, RayError) as error:
+        raise NoResources(_refused(address, error)) from error
     _knows_the_clone.add(ray.get_runtime_context().gcs_address)
+
+
+def _refused(address: str, error: Exception) -> str:
+    """Why a cluster that is there does not take this process."""
+    text = str(error)
+    if "Version mismatch" in text:
+        found = re.findall(r"Ray: (\S+)\s+Python: (\S+)", text)
+        theirs, ours = (f"Ray {r} on Python {p}" for r, p in (found + [("?", "?")] * 2)[:2])
+        return (
+            f"the cluster at {address} runs {theirs}, this process {ours}: both must be the same on every node. Install here what "
+            "runs there, or the other way round: pip install -e . -c constraints.txt"
+        )
+    return (
+        f"{address} answers, but does not let this process in ({text.splitlines()[0]}). Most likely the cluster's token is not here: "
+        "copy the head's and set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE (mode 600), as on every node. Or the port is not "
+        "the head's, which is 6379 unless it was started with another"
+    )

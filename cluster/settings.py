@@ -18,10 +18,19 @@ class Placement:
     """Logical CPUs of one agent."""
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     """How Ray spreads the agents over nodes; PACK keeps the exchange on one host where it fits."""
+    label: str | None = None
+    """Node label that agents need, as key=value (ray start --labels); default any node."""
+    wait: float = 0.0
+    """Seconds to wait at the start for nodes that an autoscaler adds; 0: what does not fit now is refused at once."""
+    replacement: float = 600.0
+    """Seconds to wait for a node that takes over from one that was lost."""
 
     def __post_init__(self) -> None:
         require(self.cpus_per_agent >= 0, f"placement.cpus_per_agent = {self.cpus_per_agent} must be >= 0")
-        require((self.gpus_per_agent or 0) >= 0, f"placement.gpus_per_agent = {self.gpus_per_agent} must be >= 0")
+        _require_gpus("placement.gpus_per_agent", self.gpus_per_agent)
+        _require_label("placement.label", self.label)
+        require(self.wait >= 0, f"placement.wait = {self.wait} must be >= 0")
+        require(self.replacement > 0, f"placement.replacement = {self.replacement} must be > 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +84,15 @@ class Own:
     """Weights to start from: RUN or RUN@AGENT, a published models/NAME, or a .safetensors or .pt file (with its network)."""
     mapping: str | None = None
     """YAML that turns such a file's names into ours: keys, drop, mean, std (docs/adding-a-network.md)."""
+    gpus: float | None = None
+    """Its GPUs, when other than --placement.gpus-per-agent."""
+    label: str | None = None
+    """Node label that it needs, as key=value, when other than --placement.label."""
     optim: OwnOptim = field(default_factory=OwnOptim)
+
+    def __post_init__(self) -> None:
+        _require_gpus("agents.*.gpus", self.gpus)
+        _require_label("agents.*.label", self.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +145,13 @@ class Settings:
         require(self.max_steps is None or self.max_steps >= 1, f"max_steps = {self.max_steps} must be >= 1")
         require(self.call_timeout > 0, f"call_timeout = {self.call_timeout} must be > 0")
         require(self.max_failures >= 0, f"max_failures = {self.max_failures} must be >= 0")
+
+
+def _require_gpus(name: str, value: float | None) -> None:
+    ok = value is None or 0 <= value <= 1 or value == round(value) > 0
+    require(ok, f"{name} = {value} is not allowed; expected a fraction from 0 to 1, or a whole number")
+
+
+def _require_label(name: str, value: str | None) -> None:
+    key, equals, text = (value or "a=b").partition("=")
+    require(bool(key and equals and text), f"{name} = {value!r} is not allowed; expected key=value, such as zone=b")

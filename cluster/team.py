@@ -58,7 +58,8 @@ class Team(Protocol):
     def restore(self, folder: Path, *, timeout: float, lr_factor: float = 1.0) -> None: ...
     def diagnose(self, error: Exception, refs: Sequence[Any]) -> Failure | None: ...
     def unwrap(self, error: Exception) -> BaseException: ...
-    def revive(self, roles: frozenset[str] | None) -> list[str]: ...
+    def leaving(self) -> list[str]: ...  # nodes that will soon be gone, with agents on them
+    def revive(self, roles: frozenset[str] | None, say: Callable[[str], None]) -> list[str]: ...
     def close(self) -> None: ...
 
 
@@ -139,7 +140,10 @@ class LocalTeam:
     def unwrap(self, error: Exception) -> BaseException:
         return error
 
-    def revive(self, roles: frozenset[str] | None) -> list[str]:
+    def leaving(self) -> list[str]:
+        return []
+
+    def revive(self, roles: frozenset[str] | None, say: Callable[[str], None]) -> list[str]:
         return []
 
     def close(self) -> None:

@@ -1,0 +1,206 @@
+"""Several hosts on one machine: network namespaces with a Ray each (root), or raylets of ``ray.cluster_utils`` (anybody)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.helpers import CLONE
+
+SUBNET = "10.77.{net}"
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+STORE = 100 * 2**20
+
+
+class Hosts(Protocol):
+    """A head without CPUs for agents, on which drivers run, and workers."""
+
+    address: str
+
+    def add(self, cpus: int, *, gpus: int = 0, labels: str = "") -> str:
+        """Start a worker, with GPUs that Ray believes in; its address."""
+
+    def kill(self, worker: str) -> None:
+        """SIGKILL of everything on a worker at once."""
+
+    def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """A command on the head, in the clone."""
+
+
+def can_make_namespaces() -> bool:
+    """Whether this process may make network namespaces."""
+    if os.environ.get("SPARRING_TEST_HOSTS") == "processes" or os.geteuid() != 0 or not shutil.which("ip"):
+        return False
+    name = f"try{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True).returncode == 0
+    if made:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+    return made
+
+
+@contextmanager
+def hosts(data: Path) -> Iterator[Hosts]:
+    """A head, ready for workers.
+
+    Args:
+        data: a folder that is an empty disk of its own on every worker, where namespaces can be made.
+    """
+    if can_make_namespaces():
+        made: Any = _Namespaces(data)
+    else:
+        made = _Processes()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+class _Namespaces:
+    """Hosts joined by a bridge; each has its own address, token file, temporary files and data folder."""
+
+    def __init__(self, data: Path) -> None:
+        self._data, self._id = data, os.getpid() % 250
+        self._net = SUBNET.format(net=self._id)
+        self._bridge = f"br{self._id}"
+        self._temp = Path(tempfile.mkdtemp(prefix="h", dir="/tmp"))  # sockets need a short path
+        self._names: dict[str, str] = {}  # address -> namespace
+        self._processes: list[subprocess.Popen[str]] = []
+        self.address = f"{self._net}.1:6399"
+
+    def start(self) -> None:
+        _ip("link", "add", self._bridge, "type", "bridge")
+        _ip("addr", "add", f"{self._net}.254/24", "dev", self._bridge)
+        _ip("link", "set", self._bridge, "up")
+        head = self._host()
+        self._ray(head, "--head", "--port=6399", "--num-cpus=0", "--include-dashboard=false")
+
+    def add(self, cpus: int, *, gpus: int = 0, labels: str = "") -> str:
+        address = self._host()
+        more = [f"--labels={labels}"] if labels else []
+        self._ray(address, f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}", *more)
+        return address
+
+    def kill(self, worker: str) -> None:
+        for pid in self._pids(worker):
+            os.kill(pid, signal.SIGKILL)
+
+    def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        return self._start(f"{self._net}.1", [*command], env=env or {}, own_disk=False)
+
+    def close(self) -> None:
+        for address, name in self._names.items():
+            for pid in self._pids(address):
+                os.kill(pid, signal.SIGKILL)
+            _ip("netns", "del", name)
+        for process in self._processes:
+            process.wait(timeout=30)
+        _ip("link", "del", self._bridge)
+        shutil.rmtree(self._temp, ignore_errors=True)
+
+    def _host(self) -> str:
+        number = len(self._names) + 1
+        name, address = f"h{self._id}-{number}", f"{self._net}.{number}"
+        outside, inside = f"v{self._id}-{number}", f"w{self._id}-{number}"
+        _ip("netns", "add", name)
+        self._names[address] = name
+        _ip("link", "add", outside, "type", "veth", "peer", "name", inside)
+        _ip("link", "set", outside, "master", self._bridge, "up")
+        _ip("link", "set", inside, "netns", name)
+        for command in (
+            ["addr", "add", f"{address}/24", "dev", inside],
+            ["link", "set", inside, "up"],
+            ["link", "set", "lo", "up"],
+            ["route", "add", "default", "via", f"{self._net}.254"],
+        ):
+            _ip("-n", name, *command)
+        folder = self._temp / str(number)
+        folder.mkdir()
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text())
+        return address
+
+    def _ray(self, address: str, *options: str) -> None:
+        folder = self._temp / address.rpartition(".")[2]
+        fixed = [f"--node-ip-address={address}", f"--temp-dir={folder}", f"--object-store-memory={STORE}", "--block"]
+        self._start(address, [*RAY, "start", *fixed, "--disable-usage-stats", *options], env={}, own_disk=True)
+
+    def _start(self, address: str, command: list[str], *, env: dict[str, str], own_disk: bool) -> subprocess.Popen[str]:
+        folder = self._temp / address.rpartition(".")[2]
+        disk = f"mount -t tmpfs none {self._data} && " if own_disk and not address.endswith(".1") else ""
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", self._names[address], "sh", "-c", f'{disk}exec "$@"', "sh", *command],
+            cwd=CLONE,
+            env={**os.environ, "RAY_AUTH_TOKEN_PATH": str(folder / "token"), **env},
+            stdout=subprocess.PIPE if not own_disk else (folder / "out").open("w"),
+            stderr=subprocess.PIPE if not own_disk else subprocess.STDOUT,
+            text=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def _pids(self, address: str) -> list[int]:
+        return [int(p) for p in _ip("netns", "pids", self._names[address]).split()]
+
+
+class _Processes:
+    """Raylets of one host."""
+
+    def start(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        options = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
+        self._cluster = Cluster(initialize_head=True, head_node_args=options, shutdown_at_exit=False)
+        self.address = str(self._cluster.address)
+        self._nodes: dict[str, Any] = {}
+        self._started: list[subprocess.Popen[str]] = []
+
+    def add(self, cpus: int, *, gpus: int = 0, labels: str = "") -> str:
+        chosen = dict(label.split("=") for label in labels.split(",") if label)
+        address = f"127.0.0.{len(self._nodes) + 2}"
+        self._nodes[address] = self._cluster.add_node(
+            num_cpus=cpus, num_gpus=gpus, object_store_memory=STORE, labels=chosen, node_ip_address=address
+        )
+        return address
+
+    def kill(self, worker: str) -> None:
+        (raylet,) = self._nodes[worker].all_processes["raylet"]
+        pid = raylet.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in [pid, *map(int, children)]:
+            os.kill(each, signal.SIGKILL)
+
+    def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            command, cwd=CLONE, env={**os.environ, **(env or {})}, stdout=pipe, stderr=pipe, text=True
+        )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in self._started:
+            process.kill()
+        self._cluster.shutdown()
+
+
+def wait_for(condition: Any, *, seconds: float = 60.0, what: str = "") -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def _ip(*args: str) -> str:
+    return subprocess.run(["ip", *args], check=True, capture_output=True, text=True).stdout
