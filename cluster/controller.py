@@ -214,6 +214,7 @@ class Controller:
 
     def _recover(self, failure: Failure) -> int | None:
         """Replace what was lost and put every agent back to the newest whole checkpoint; its step, None for fresh agents."""
+        started = time.monotonic()
         self.progress.event(f"lost: {failure.reason}; rolling all agents back")
         self._pending.clear()
         t, wrong = self.checkpoints.newest_whole()
@@ -224,7 +225,10 @@ class Controller:
             self._restore(t)
         self.checkpoints.drop_after(t)  # after restoring: a survivor may have been saving until then
         self.progress.rewind(t or 0)
-        self.progress.event(f"recovered: {', '.join(revived)} replaced, every agent at step {t or 0} again")
+        took = time.monotonic() - started
+        self.progress.event(
+            f"recovered in {took:.1f} s: {', '.join(revived)} replaced, every agent at step {t or 0} again"
+        )
         self.moved()
         return t
 

@@ -32,6 +32,9 @@ class Hosts(Protocol):
     def kill(self, worker: str) -> None:
         """SIGKILL of everything on a worker at once."""
 
+    def drain(self, worker: str) -> None:
+        """Tell Ray that a worker will be taken away."""
+
     def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """A command on the head, in the clone."""
 
@@ -45,6 +48,20 @@ def can_make_namespaces() -> bool:
     if made:
         subprocess.run(["ip", "netns", "del", name], check=True)
     return made
+
+
+class _Drains:
+    """What both kinds do alike."""
+
+    address: str
+
+    def drain(self: Any, worker: str) -> None:
+        script = "import sys, ray; ray.init(sys.argv[1]); print(*[n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeManagerAddress'] == sys.argv[2]])"
+        found = self.run(sys.executable, "-c", script, self.address, worker).communicate(timeout=60)[0].split()[-1]
+        options = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test", "--deadline-remaining-seconds=600"]
+        done = self.run(*RAY, "drain-node", f"--address={self.address}", f"--node-id={found}", *options)
+        _, said = done.communicate(timeout=60)
+        assert done.returncode == 0, said
 
 
 @contextmanager
@@ -65,7 +82,7 @@ def hosts(data: Path) -> Iterator[Hosts]:
         made.close()
 
 
-class _Namespaces:
+class _Namespaces(_Drains):
     """Hosts joined by a bridge; each has its own address, token file, temporary files and data folder."""
 
     def __init__(self, data: Path) -> None:
@@ -153,7 +170,7 @@ class _Namespaces:
         return [int(p) for p in _ip("netns", "pids", self._names[address]).split()]
 
 
-class _Processes:
+class _Processes(_Drains):
     """Raylets of one host."""
 
     def start(self) -> None:

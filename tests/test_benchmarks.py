@@ -22,11 +22,28 @@ def test_team_vs_local(tmp_path: Path) -> None:
     assert result["versions"]["torch"]
 
 
-def run(name: str, *flags: str) -> dict[str, Any]:
+def run(name: str, *flags: str, timeout: float = 120) -> dict[str, Any]:
     command = [sys.executable, str(CLONE / "benchmarks" / name), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_faults() -> None:
+    """Three of the twenty: an actor killed, one stopped, two killed at once; one method each."""
+    result = run("faults.py", "--n=3", "--json", timeout=240)
+    assert {f["method"] for f in result["faults"]} == {"mat", "mtard", "peeraid"}
+    assert all(f["identical"] for f in result["faults"])
+    assert all(0 < f["recovery_s"] for f in result["faults"])
+
+
+def test_the_committed_faults_all_ended_in_the_same_bytes() -> None:
+    result = json.loads((CLONE / "benchmarks" / "results" / "faults.json").read_text())
+    faults = result["faults"]
+    assert len(faults) >= 20
+    assert len({f["kind"] for f in faults}) == 6
+    assert all(f["identical"] for f in faults)
+    assert all(f["recovery_s"] <= (25 if f["kind"] == "driver killed" else 10) for f in faults)
 
 
 def test_methods() -> None:

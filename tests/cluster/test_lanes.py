@@ -61,7 +61,7 @@ def test_a_lost_lane(sent: int, undisturbed: Path, tmp_path: Path) -> None:
     watcher.join()
     log = (run / "log.txt").read_text()
     assert "lost: " in log
-    assert "recovered: peer0, peer1 replaced, every agent at step 10 again" in log
+    assert "peer0, peer1 replaced, every agent at step 10 again" in log
     assert bytes_of(run) == bytes_of(undisturbed)
 
 
