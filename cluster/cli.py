@@ -2,66 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-import tyro
 from tyro.conf import Positional, arg
 
-from cluster.arguments import base_of
 from cluster.cli_evaluation import evaluate, export, report, verify
-from cluster.errors import UsageError
-from cluster.output import Out, Output, answer, say
-from cluster.settings import Settings
-
-if TYPE_CHECKING:
-    from cluster.run_config import RunConfig
-
-
-C = TypeVar("C", "Train", "Pretrain")
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train one run."""
-
-    config: Annotated[Settings, arg(name="")]
-    name: str | None = None
-    """Name of the run's folder; default the recipe's name and the next number."""
-    runs_dir: Path = Path("runs")
-    """Folder of all runs."""
-    resume_if_exists: bool = False
-    """Continue the run when --name exists."""
-    report: bool = True
-    """Make report.html at the end."""
-    train_teachers: bool = False
-    """First train the teachers that the recipe needs and that are not given, into the same folder of runs."""
-    dry_run: bool = False
-    """Show configuration, placement, memory, exchange and time, and stop."""
-    output: Out = field(default_factory=Output)
-
-
-@dataclass(frozen=True)
-class Pretrain:
-    """Train, evaluate and publish one network."""
-
-    config: Annotated[Settings, arg(name="")]
-    workers: int = 1
-    """Processes that share every batch."""
-    publish_as: Annotated[str | None, arg(name="as")] = None
-    """Name of the published model; by default method, data and network."""
-    name: str | None = None
-    """Name of the run's folder; default the recipe's name and the next number."""
-    runs_dir: Path = Path("runs")
-    """Folder of all runs."""
-    models_dir: Path = Path("models")
-    """Folder of all models."""
-    resume_if_exists: bool = False
-    """Continue the run when --name exists."""
-    output: Out = field(default_factory=Output)
+from cluster.cli_training import pretrain, resume, train
+from cluster.output import Out, Output, answer
 
 
 def demo(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
@@ -78,50 +27,6 @@ def doctor(*, output: Out = Output()) -> None:
 
     if not implementation.show(as_json=output.json):
         raise SystemExit(1)
-
-
-def train(argv: Sequence[str]) -> None:
-    """Train one run: a RECIPE, a METHOD (on digits), or -c run.yaml; then any setting as a flag."""
-    command, config = _asked(
-        argv,
-        "train",
-        Train,
-        example="mat --peers 2",
-        shortcut="--peers M is short for --method.peers M, --wait S for --placement.wait S.",
-    )
-    from cluster import launch
-    from cluster.plan import dry_run
-
-    if command.dry_run:
-        answer(command.output, dry_run(config), lambda plan: print(plan["text"]))
-        return
-    run = launch.train(
-        config,
-        runs_dir=command.runs_dir,
-        name=command.name,
-        resume_if_exists=command.resume_if_exists,
-        quiet=command.output.quiet,
-    )
-    _finished(command.output, run, report=command.report)
-
-
-def pretrain(argv: Sequence[str]) -> None:
-    """Train one network, data-parallel, by Ray Train, evaluate it and publish it with a card: a teacher for others."""
-    command, config = _asked(argv, "pretrain", Pretrain, example="at --workers 2")
-    from cluster import card
-    from cluster import pretrain as implementation
-
-    result = implementation.pretrain(
-        config,
-        workers=command.workers,
-        runs_dir=command.runs_dir,
-        models_dir=command.models_dir,
-        name=command.name,
-        publish_as=command.publish_as,
-        resume_if_exists=command.resume_if_exists,
-        quiet=command.output.quiet,
-    )
-    answer(command.output, result, card.show)
 
 
 def publish(
@@ -147,26 +52,6 @@ def publish(
 
     version = card.publish(run, agent=agent, name=name, models_dir=models_dir, checkpoint=checkpoint)
     answer(output, {"model": str(version), "card": model_folder.card(version)}, card.show)
-
-
-def resume(
-    run: Positional[Path],
-    *,
-    address: str | None = None,
-    team: Literal["ray", "local"] | None = None,
-    output: Out = Output(),
-) -> None:
-    """Continue an interrupted run to the same result.
-
-    Args:
-        run: The run's folder.
-        address: Another Ray cluster than the run had before (host:port).
-        team: ray or local, when other than before.
-    """
-    from cluster import launch
-
-    overrides = {k: v for k, v in (("address", address), ("team", team)) if v is not None}
-    _finished(output, launch.resume(run, overrides=overrides, quiet=output.quiet), report=True)
 
 
 def runs(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
@@ -216,47 +101,3 @@ COMMANDS: dict[str, Callable[..., None]] = {
     )
 }
 RUNS = (train, pretrain)  # begin with a recipe, whose settings are their flags
-
-
-def _options(config: RunConfig) -> str:
-    """The method's own flags, which stand far below the common ones."""
-    from dataclasses import fields
-
-    names = [f"--method.{f.name.replace('_', '-')}" for f in fields(config.method)]
-    return f" Options of the method, at the end: {', '.join(names)}." if names else ""
-
-
-def _asked(argv: Sequence[str], verb: str, kind: type[C], *, example: str, shortcut: str = "") -> tuple[C, RunConfig]:
-    """The command as asked for, and its run's configuration; says what differs from the recipe.
-
-    Raises:
-        UsageError: no recipe, or what ``launch.check`` refuses.
-    """
-    recipe, base, rest = base_of(argv, verb)
-    prog = f"sparring {verb}" + (f" {argv[0]}" if base and not argv[0].startswith("-") else " RECIPE|METHOD|-c FILE")
-    summary = COMMANDS[verb].__doc__ or ""
-    description = (
-        f"{kind.__doc__} {shortcut}{_options(base)}"
-        if base
-        else f"{summary} Recipes set their own defaults, and methods add flags: 'sparring {verb} at --help' shows both."
-    )
-    command = tyro.cli(kind, default=kind(config=base or Settings()), args=rest, prog=prog, description=description)
-    if base is None or recipe is None:
-        raise UsageError(f"{verb} needs a recipe or a method first: sparring {verb} {example}. See: sparring recipes")
-    from cluster import launch, teachers
-
-    asked: Any = command.config  # a RunConfig, since there is a recipe
-    if isinstance(command, Train) and not command.dry_run and teachers.wanted(asked, command.train_teachers):
-        asked = teachers.trained(asked, runs_dir=command.runs_dir, quiet=command.output.quiet)
-    config: RunConfig = asked.absolute()
-    launch.check(config)
-    for line in launch.changes(recipe.absolute(), config) if not command.output.quiet else []:
-        print(line, file=sys.stderr)
-    return command, config
-
-
-def _finished(output: Output, run: Any, *, report: bool) -> None:
-    from cluster import listing, reporting
-
-    page = reporting.report([run.path], say=say(output))["report"] if report else None
-    answer(output, {"run": str(run.path), "agents": run.agents, "report": page}, listing.show_finished)

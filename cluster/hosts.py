@@ -5,10 +5,13 @@ Each task runs once on each node of the placement group that is not the driver's
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from agents.spec import Facts
 from cluster import images
-from cluster.errors import BrokenCheckpoint
+from cluster.errors import BrokenCheckpoint, Infrastructure
 from trainers.datasets import Prepared, cache
 
 TIMEOUT = 180.0  # seconds; a node's first task starts a process that imports torch
@@ -70,6 +74,27 @@ def lacking(group: PlacementGroup) -> str | None:
     return f"{len(lost) or 'some'} of {len(table['bundles'])} bundles have none (placement group {table['state']})"
 
 
+def await_bundles(group: PlacementGroup, deadline: float, say: Callable[[str], None]) -> None:
+    """Wait until every bundle has a node; a group that was ready once is ready for Ray's own wait ever after.
+
+    Args:
+        deadline: on the monotonic clock.
+        say: told once what is waited for.
+
+    Raises:
+        Infrastructure: none came in time.
+    """
+    if found := lacking(group):
+        say(f"waiting for another node, at most {deadline - time.monotonic():.0f} s: {found}")
+    while found := lacking(group):
+        if time.monotonic() > deadline:
+            raise Infrastructure(
+                f"no node took over in time (--placement.replacement): {found}. Nothing committed is lost; add a node and continue "
+                "with: sparring resume RUN"
+            )
+        time.sleep(0.2)
+
+
 def soon_lacking(group: PlacementGroup) -> bool:
     """Whether a node turns out to be lost within the seconds that Ray takes to notice."""
     deadline = time.monotonic() + NOTICED
@@ -78,6 +103,22 @@ def soon_lacking(group: PlacementGroup) -> bool:
             return False
         time.sleep(0.2)
     return True
+
+
+def end(facts: Facts | None) -> None:
+    """Kill an agent's process if it is one of this host: a stopped one does not hear Ray's request."""
+    here = (socket.gethostname(), ray.util.get_node_ip_address())
+    if facts is not None and (facts.host, facts.node) == here and _is_actor(facts.pid):
+        with suppress(ProcessLookupError):  # it may have ended by itself meanwhile
+            os.kill(facts.pid, signal.SIGKILL)
+
+
+def _is_actor(pid: int) -> bool:
+    """Whether ``pid`` still is a Ray worker, and not some other process that got its number."""
+    try:
+        return b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _others(group: PlacementGroup) -> set[str]:

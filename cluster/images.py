@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agents.spec import Facts
 from cluster.display import is_terminal
 from cluster.errors import DataError
+from cluster.run_folder import RunFolder
 from trainers import datasets
 from trainers.config import DataConfig
 from trainers.datasets import Prepared
@@ -68,6 +70,32 @@ class _Bar:
         """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def agreed(facts: dict[str, Facts]) -> int:
+    """The run's length, on which all agents agree as they do on the data.
+
+    Raises:
+        DataError: they see different images.
+    """
+    if len({f.data_sha256 for f in facts.values()}) > 1:
+        seen = ", ".join(f"{a} on {f.host}: {f.data_sha256[:12]}" for a, f in facts.items())
+        raise DataError(f"the agents do not see the same training images ({seen}); give every node the same data")
+    return next(iter(facts.values())).total_steps
+
+
+def check_same(folder: RunFolder, t: int, sha256: str) -> None:
+    """Refuse to go on with other images than those until step ``t``.
+
+    Raises:
+        DataError: they differ.
+    """
+    before = folder.checkpoints.manifest(t)["origin"].get("data", sha256)
+    if before != sha256:
+        raise DataError(
+            f"{folder} was trained on other images until step {t} (sha256 {before[:12]}) than are found now ({sha256[:12]}). Bring "
+            "the same images back (--data.root), or start a new run"
+        )
 
 
 def missing(images: Prepared) -> list[str]:

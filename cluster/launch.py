@@ -13,11 +13,11 @@ from typing import Any
 from agents import networks
 from agents.checkpoint import CheckpointError
 from agents.lanes import Lanes
-from agents.spec import AgentSpec, Facts
+from agents.spec import AgentSpec
 from cluster import images, teachers
 from cluster.controller import Controller
 from cluster.environment import environment
-from cluster.errors import BrokenCheckpoint, DataError, UsageError
+from cluster.errors import BrokenCheckpoint, UsageError
 from cluster.monitors import Monitors
 from cluster.progress import Progress, facts_table
 from cluster.recipes import needs
@@ -155,7 +155,7 @@ def team_of(config: RunConfig, *, quiet: bool = True, folder: Path | None = None
     if config.device == "cpu":
         wanted = replace(wanted, gpus_per_agent=0.0)
         own = {role: replace(o, gpus=None) for role, o in own.items()}
-    if config.address is None and not session.is_connected():
+    if session.brings_its_own(config.address):
         bundles_on([placement.this_machine()])  # what cannot fit is said before Ray starts
     with session.connected(config.address) as runtime_env:
         bundles = bundles_on(placement.nodes_alive())
@@ -208,7 +208,9 @@ def _train(
     wrong: list[str],
     quiet: bool,
 ) -> None:
-    total, facts = _agree(team.describe()), next(iter(team.describe().values()))
+    total, facts = images.agreed(team.describe()), next(iter(team.describe().values()))
+    if first is not None:
+        images.check_same(folder, first, facts.data_sha256)
     folder.checkpoints.folder.mkdir(exist_ok=True)
     folder.checkpoints.drop_after(first)
     folder.rewind_metrics(first or 0)
@@ -243,11 +245,3 @@ def _train(
         progress.event(f"done: {folder}")
     finally:
         progress.close()
-
-
-def _agree(facts: dict[str, Facts]) -> int:
-    """The run's length, on which all agents agree as they do on the data."""
-    if len({f.data_sha256 for f in facts.values()}) > 1:
-        seen = ", ".join(f"{a} on {f.host}: {f.data_sha256[:12]}" for a, f in facts.items())
-        raise DataError(f"the agents do not see the same training images ({seen}); give every node the same data")
-    return next(iter(facts.values())).total_steps

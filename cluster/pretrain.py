@@ -118,7 +118,7 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
     (spec,) = launch.specs(config, quiet=quiet)
     role = spec.me
     wanted = replace(config.placement, gpus_per_agent=0.0) if config.device == "cpu" else config.placement
-    if config.address is None and not session.is_connected():
+    if session.brings_its_own(config.address):
         placement.plan([role], wanted, [placement.this_machine()], lanes=workers)
     with session.connected(config.address), _followed(folder.path / "log.txt", quiet=quiet):
         bundle = placement.plan([role], wanted, placement.nodes_alive(), lanes=workers)[0].resources

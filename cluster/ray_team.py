@@ -15,12 +15,8 @@ lets a call wait for a later one; so nothing can deadlock, however many steps ar
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,7 +176,7 @@ class RayTeam:
                 self._kill(role, lane)
         deadline = time.monotonic() + self._replacement
         while True:
-            self._await_bundles(deadline, say)
+            hosts.await_bundles(self._group, deadline, say)
             try:
                 self._prepare_nodes()
                 self._spawn(chosen)
@@ -195,18 +191,6 @@ class RayTeam:
                 self._kill(role, i)
             lane.clear()
         ray.util.remove_placement_group(self._group)
-
-    def _await_bundles(self, deadline: float, say: Callable[[str], None]) -> None:
-        """Wait until every bundle has a node; a group that was ready once is ready for Ray's own wait ever after."""
-        if lacking := hosts.lacking(self._group):
-            say(f"waiting for another node, at most {self._replacement:g} s: {lacking}")
-        while lacking := hosts.lacking(self._group):
-            if time.monotonic() > deadline:
-                raise Infrastructure(
-                    f"no node took over within {self._replacement:g} s: {lacking}. Nothing committed is lost; add a node and continue "
-                    "with: sparring resume RUN"
-                )
-            time.sleep(0.2)
 
     def _prepare_nodes(self) -> None:
         shared = next(iter(self._specs.values())).images
@@ -245,10 +229,7 @@ class RayTeam:
 
     def _kill(self, role: str, lane: int) -> None:
         ray.kill(self._lanes[lane][role].actor, no_restart=True)
-        facts = self._facts.get(f"{role}/{lane}" if lane else role)
-        if facts is not None and _is_here(facts) and _is_actor(facts.pid):
-            with suppress(ProcessLookupError):  # it may have ended by itself meanwhile
-                os.kill(facts.pid, signal.SIGKILL)  # a stopped process does not hear Ray's request
+        hosts.end(self._facts.get(f"{role}/{lane}" if lane else role))
 
     def _note(self, ref: Any) -> Any:
         self._refs.append(ref)
@@ -263,16 +244,3 @@ def _joined(kind: Kind, lanes: Sequence[Any]) -> Any:
     if kind == "save":
         return {name: sha for files in lanes for name, sha in files.items()}
     return replace(first, exchange_bytes=sum(m.exchange_bytes for m in lanes))
-
-
-def _is_here(facts: Facts) -> bool:
-    """Whether an agent's process is one of this host's, whose number means something here."""
-    return (facts.host, facts.node) == (socket.gethostname(), ray.util.get_node_ip_address())
-
-
-def _is_actor(pid: int) -> bool:
-    """Whether ``pid`` still is a Ray worker, and not some other process that got its number."""
-    try:
-        return b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False

@@ -66,14 +66,16 @@ class RunConfig(Settings):
         return hashlib.sha256(to_json(values)).hexdigest()
 
     def carried_out_as(self, other: RunConfig | None) -> RunConfig:
-        """The same computation, placed and watched over as ``other`` asks; without one, agents have no place of their own."""
+        """The same computation, placed and watched over as ``other`` asks; without one, neither agents nor images have a place."""
         theirs = other.agents if other else {}
         agents = {}
         for role in dict.fromkeys([*self.agents, *theirs]):
             where = theirs.get(role, Own())
             agents[role] = replace(self.agents.get(role, Own()), gpus=where.gpus, label=where.label)
         agents = {role: own for role, own in agents.items() if own != Own()}
-        return replace(self, agents=agents, **({k: getattr(other, k) for k in OPERATIONAL} if other else {}))
+        there = other.data if other else replace(self.data, root="", cache="", download=False)
+        data = replace(self.data, root=there.root, cache=there.cache, download=there.download)
+        return replace(self, agents=agents, data=data, **({k: getattr(other, k) for k in OPERATIONAL} if other else {}))
 
     @property
     def threats(self) -> tuple[Threat, ...]:

@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import RayError
 
 from cluster.errors import NoResources
+from cluster.run_folder import SUBMITTED
 from cluster.stop import terminate_held
 
 CLONE = Path(__file__).resolve().parent.parent
@@ -45,9 +46,9 @@ def start(**options: Any) -> str:
     return address
 
 
-def is_connected() -> bool:
-    """Whether this process has a Ray connection already."""
-    return bool(ray.is_initialized())
+def brings_its_own(address: str | None) -> bool:
+    """Whether a connection would start a Ray on this machine: none is given, none is there, and this is no submitted job."""
+    return address is None and not ray.is_initialized() and SUBMITTED not in os.environ
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def connected(address: str | None = None) -> Iterator[dict[str, Any]]:
     """A Ray connection for the time of the block; one that exists is used and kept.
 
     Args:
-        address: ``host:port`` of a running cluster; None starts one on this machine.
+        address: ``host:port`` of a running cluster; None is the cluster of a submitted job, else a Ray on this machine.
 
     Yields:
         The runtime environment that our actors need there.
@@ -68,16 +69,18 @@ def connected(address: str | None = None) -> Iterator[dict[str, Any]]:
         yield {} if known else {"env_vars": {"PYTHONPATH": str(CLONE)}}
         return
     try:
-        if address is None:
+        if brings_its_own(address):
             start()
+        elif address is None:
+            _join(os.environ["RAY_ADDRESS"], {})  # the job's own environment holds for its agents too
         else:
-            _join(address)
+            _join(address, {"working_dir": str(CLONE)})
         yield {}
     finally:
         ray.shutdown()
 
 
-def _join(address: str) -> None:
+def _join(address: str, runtime_env: dict[str, Any]) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -87,7 +90,7 @@ def _join(address: str) -> None:
         raise NoResources(f"no Ray cluster answers at {address}: {error}; expected host:port of its head") from error
     try:
         with terminate_held():
-            ray.init(address=address, runtime_env={"working_dir": str(CLONE)}, **OPTIONS)
+            ray.init(address=address, runtime_env=runtime_env, **OPTIONS)
     except (ConnectionError, RuntimeError, RayError) as error:
         raise NoResources(_refused(address, error)) from error
     _knows_the_clone.add(ray.get_runtime_context().gcs_address)

@@ -139,7 +139,7 @@ def test_too_few_cpus_on_this_machine_is_said_within_10_seconds(tmp_path: Path) 
         times.append(time.monotonic() - started)
     assert done.returncode == 6
     assert f"{cores + 1} agents need 1 CPU each" in done.stderr
-    assert f"node 0: {cores} CPU" in done.stderr
+    assert f"this machine: {cores} CPU" in done.stderr
     assert "--placement.cpus-per-agent 0." in done.stderr
     assert min(times) < 10
 
