@@ -64,7 +64,7 @@ class Pretrain:
 
 def train(argv: Sequence[str]) -> None:
     """Train one run: a RECIPE, a METHOD (on digits), or -c run.yaml; then any setting as a flag."""
-    command, config = _asked(
+    command, config = asked(
         argv,
         train,
         Train,
@@ -89,7 +89,7 @@ def train(argv: Sequence[str]) -> None:
 
 def pretrain(argv: Sequence[str]) -> None:
     """Train one network, data-parallel, by Ray Train, evaluate it and publish it with a card: a teacher for others."""
-    command, config = _asked(argv, pretrain, Pretrain, example="at --workers 2")
+    command, config = asked(argv, pretrain, Pretrain, example="at --workers 2")
     from cluster import card
     from cluster import pretrain as implementation
 
@@ -134,7 +134,7 @@ def _options(config: RunConfig) -> str:
     return f" Options of the method, at the end: {', '.join(names)}." if names else ""
 
 
-def _asked(argv: Sequence[str], ask: Any, kind: type[C], *, example: str, shortcut: str = "") -> tuple[C, RunConfig]:
+def asked(argv: Sequence[str], ask: Any, kind: type[C], *, example: str, shortcut: str = "") -> tuple[C, RunConfig]:
     """The command as asked for, and its run's configuration; says what differs from the recipe.
 
     Raises:
@@ -153,10 +153,10 @@ def _asked(argv: Sequence[str], ask: Any, kind: type[C], *, example: str, shortc
         raise UsageError(f"{verb} needs a recipe or a method first: sparring {verb} {example}. See: sparring recipes")
     from cluster import launch, teachers
 
-    asked: Any = command.config  # a RunConfig, since there is a recipe
-    if isinstance(command, Train) and not command.dry_run and teachers.wanted(asked, command.train_teachers):
-        asked = teachers.trained(asked, runs_dir=command.runs_dir, quiet=command.output.quiet)
-    config: RunConfig = asked.absolute()
+    chosen: Any = command.config  # a RunConfig, since there is a recipe
+    if isinstance(command, Train) and not command.dry_run and teachers.wanted(chosen, command.train_teachers):
+        chosen = teachers.trained(chosen, runs_dir=command.runs_dir, quiet=command.output.quiet)
+    config: RunConfig = chosen.absolute()
     launch.check(config)
     for line in launch.changes(recipe.absolute(), config) if not command.output.quiet else []:
         print(line, file=sys.stderr)
