@@ -64,6 +64,9 @@ def main() -> None:
             faults.append({"kind": kind, "method": method, "identical": identical, "recovery_s": recovery})
             if not args.json:
                 print(faults[-1], flush=True)
+    import ray
+
+    ray.shutdown()  # it prints about lost workers, and the record is to be the last line
     record = {**circumstances(seed=args.seed), "n": args.n, "steps": STEPS, "faults": faults}
     record |= {"identical": sum(f["identical"] for f in faults), "seconds": round(time.perf_counter() - started)}
     print(save("faults", record) if args.save else json.dumps(record))

@@ -82,7 +82,7 @@ def constants(record: dict[str, Any], args: argparse.Namespace) -> dict[str, Con
     """All numbers of a prediction."""
     here = f"measured: scaling.json, {record['device']}"
     per_actor = float(np.median([s["driver_ms"] / (s["agents"] * s["lanes"]) for s in record["samples"]]))
-    given = "given on the command line"
+    given = "assumed; a flag of the command"
     return {
         "driver_ms_per_actor": Constant(per_actor, here),
         "call_ms": Constant(record["call_ms"], here),

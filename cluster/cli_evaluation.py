@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from cluster.errors import UsageError
 from cluster.output import Out, Output, answer, say
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def evaluate(
     elsewhere: Annotated[Elsewhere, arg(name="")] = Elsewhere(),
     corruption_root: Annotated[Path | None, arg(name="data.corruption-root")] = None,
     workers: int = 0,
+    address: str | None = None,
     block: int = 64,
     masking: int = 256,
     output: Out = Output(),
@@ -62,6 +65,7 @@ def evaluate(
         elsewhere: Of a network from elsewhere.
         corruption_root: Folder of .npy files per corruption, as CIFAR-10-C; adds the accuracy under each.
         workers: Ray actors that attack at the same time; 0: this process. The numbers do not depend on it.
+        address: Ray cluster on which the workers run (host:port); default one of its own on this machine.
         block: Examples per block; part of what a number depends on.
         masking: Examples on which signs of masked gradients are looked for; 0: none.
         cross: Also every agent on the examples crafted on every other (PGD-20, first threat).
@@ -70,22 +74,37 @@ def evaluate(
     from cluster.evaluation import evaluate_target
 
     target = _target(run, agent, checkpoint, elsewhere)
-    report = evaluate_target(
-        target,
-        attacks=attacks.split(","),
-        threats=threat,
-        examples=examples,
-        name=name,
-        cross=cross,
-        corruption_root=corruption_root,
-        workers=workers,
-        block=block,
-        masking=masking,
-        progress=say(output),
-    )
+    with _cluster(address, workers):
+        report = evaluate_target(
+            target,
+            attacks=attacks.split(","),
+            threats=threat,
+            examples=examples,
+            name=name,
+            cross=cross,
+            corruption_root=corruption_root,
+            workers=workers,
+            block=block,
+            masking=masking,
+            progress=say(output),
+        )
     if (target.path / "card.json").is_file():
         card.update(target.path)
     answer(output, report, display.evaluation)
+
+
+@contextmanager
+def _cluster(address: str | None, workers: int) -> Iterator[None]:
+    """A connection that workers will use, where a cluster is named."""
+    if address is None:
+        yield
+        return
+    if workers == 0:
+        raise UsageError("--address needs --workers W: without workers this process attacks alone")
+    from cluster import session
+
+    with session.connected(address):
+        yield
 
 
 def _target(run: str, agents: Sequence[str], checkpoint: str, elsewhere: Elsewhere) -> Target:

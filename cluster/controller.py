@@ -18,6 +18,7 @@ from typing import Any
 from agents.checkpoint import CheckpointError
 from agents.state import NotFinite
 from cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, TrainingStopped
+from cluster.mirror import Mirror
 from cluster.monitors import Alarm, Monitors
 from cluster.progress import Progress
 from cluster.run_config import RunConfig
@@ -64,6 +65,7 @@ class Controller:
         self.folder, self.config, self.team, self.progress, self.stop = folder, config, team, progress, stop
         self.total, self.monitors, self.moved = total, monitors, moved
         self.checkpoints = folder.checkpoints
+        self.mirror = Mirror(config.mirror, folder.path.name) if config.mirror else None
         self._pending: deque[Pending] = deque()
         self._files: dict[str, dict[str, str]] = {}
         self._working: dict[int, Path] = {}
@@ -169,6 +171,8 @@ class Controller:
             working, metric = self._working.pop(oldest.t), self.config.method.METRIC
             self.checkpoints.commit(oldest.t, working, self._files, seen, origin, metric=metric)
             self.checkpoints.prune(self.config.checkpoint.keep)
+            if self.mirror is not None:
+                self.mirror.push(self.folder, oldest.t)
             self.progress.checkpoint(oldest.t, seen)
             self._heed(self.monitors.checkpoint(oldest.t, seen))
 

@@ -18,6 +18,7 @@ from cluster import images, teachers
 from cluster.controller import Controller
 from cluster.environment import environment
 from cluster.errors import BrokenCheckpoint, UsageError
+from cluster.mirror import Mirror
 from cluster.monitors import Monitors
 from cluster.progress import Progress, facts_table
 from cluster.recipes import needs
@@ -44,9 +45,14 @@ def train(
     """
     config = config.absolute()
     check(config)
+    if config.mirror is not None:
+        Mirror(config.mirror, "")  # a URI that means nothing is said now
     if resume_if_exists:
         if name is None:
             raise UsageError("--resume-if-exists needs --name: without it every run gets a new name")
+        if not (runs_dir / name).exists() and config.mirror is not None:
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            Mirror(config.mirror, name).pull(runs_dir / name)
         if (runs_dir / name / "config.yaml").exists():
             return resume(runs_dir / name, asked=config, quiet=quiet)
     return _execute(RunFolder.create(runs_dir, name, config), config, quiet=quiet)

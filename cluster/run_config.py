@@ -23,7 +23,14 @@ from trainers.config import Attack, DataConfig, Threat
 from trainers.datasets import Prepared
 from trainers.methods.base import Method
 
-OPERATIONAL = ("team", "address", "placement", "call_timeout", "max_failures")  # may differ when a run is continued
+OPERATIONAL = (
+    "team",
+    "address",
+    "placement",
+    "call_timeout",
+    "max_failures",
+    "mirror",
+)  # may differ when a run is continued
 
 
 @dataclass(frozen=True, kw_only=True)

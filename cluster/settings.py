@@ -135,6 +135,9 @@ class Settings:
     the learning rate, at most three times."""
     max_failures: int = 3
     """Recoveries from lost processes before giving up."""
+    mirror: str | None = None
+    """URI of a folder to which every checkpoint is copied (s3://bucket/runs, file:///mnt/runs); --resume-if-exists brings the
+    run back from there when this machine has none."""
     placement: Placement = field(default_factory=Placement)
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
 

@@ -6,6 +6,7 @@ python docs/tables.py --check   # fail when a page differs from the numbers
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 CLONE = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(CLONE / "benchmarks"))
+
+import scale_model  # noqa: E402
+
 RESULTS = CLONE / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -121,6 +126,61 @@ def scaling(result: dict[str, Any]) -> str:
     return rows([f"AutoAttack on {result['examples']} digits", "median"], body) + source(result) + note
 
 
+def faults(result: dict[str, Any]) -> str:
+    """What was done to runs, and how long they took to recover."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for fault in result["faults"]:
+        kinds.setdefault(fault["kind"], []).append(fault)
+    body = [
+        [
+            kind,
+            str(len(each)),
+            f"{sum(f['identical'] for f in each)} of {len(each)}",
+            ", ".join(f"{f['recovery_s']:.1f}" for f in each),
+        ]
+        for kind, each in kinds.items()
+    ]
+    note = f"MAT, MTARD and PeerAiD on digits in turn, {result['steps']} steps, a checkpoint every 10; {result['seconds']} s for all.\n"
+    return rows(["fault", "n", "identical bytes", "recovery [s]"], body) + source(result) + note
+
+
+def scale(result: dict[str, Any]) -> str:
+    """Measured steps, and the model's prediction of those that it has not seen."""
+    unseen = {(h["agents"], h["lanes"]): h for h in scale_model.check(result)}
+    body = []
+    for s in result["samples"]:
+        held = unseen.get((s["agents"], s["lanes"]))
+        body.append(
+            [
+                str(s["agents"]),
+                str(s["lanes"]),
+                f"{s['step_ms']:.0f}",
+                f"{s['driver_ms']:.1f}",
+                f"{s['exchange_bytes'] / 1e3:.0f}",
+                f"{held['predicted_ms']:.0f} ({100 * held['error']:+.0f} %)" if held else "",
+            ]
+        )
+    a, b, k, d = scale_model.fit(result)
+    note = f"Fitted to the points without a prediction, but the first: a = {a:.1f}, b = {b:.1f}, k = {k:.1f}, d = {d:.1f} ms.\n"
+    header = ["agents", "lanes", "step [ms]", "of the driver's CPU [ms]", "exchanged [kB]", "predicted unseen [ms]"]
+    return rows(header, body) + source(result) + note
+
+
+def walls(result: dict[str, Any]) -> str:
+    """The parts of a step on GPUs, by the model."""
+    args = argparse.Namespace(gpu_step_ms=150.0, nic_gbps=100.0, gpus_per_host=8, payload_mb=1.58, parameters_mb=44.7)
+    known = scale_model.constants(result, args)
+    body = []
+    for agents, lanes in ((8, 1), (2, 4), (8, 8), (2, 32), (8, 64), (2, 256)):
+        ms = scale_model.predict(known, agents, lanes)
+        first = max((p for p in ms if p != "step"), key=lambda p: ms[p])
+        parts = [f"{ms[p]:.1f}" for p in ("gpu", "calls", "exchange", "averaging", "driver", "step")]
+        body.append([str(agents * lanes), f"{agents} x {lanes}", *parts, first])
+    header = ["GPUs", "agents x lanes", "gpu", "calls", "exchange", "averaging", "driver", "step [ms]", "first wall"]
+    origins = "".join(f"- `{name}` = {c.value:.3g}: {c.origin}\n" for name, c in known.items())
+    return rows(header, body) + source(result) + "Constants:\n\n" + origins
+
+
 def masking(result: dict[str, Any]) -> str:
     """Flags of masked networks, false alarms of honest ones."""
     body = [[name, ", ".join(f["name"] for f in flags)] for name, flags in result["masked"].items()]
@@ -146,6 +206,9 @@ def union(result: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo,
     "evaluate_scaling": scaling,
+    "faults": faults,
+    "scaling": scale,
+    "walls": walls,
     "masking": masking,
     "methods": methods,
     "methods_on_digits": methods_on_digits,
@@ -157,12 +220,16 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
+SHARED = {"walls": "scaling"}  # tables from another one's file
+
+
 def render(page: str) -> str:
     """The page with every marked table made anew."""
 
     def table(match: re.Match[str]) -> str:
         name = match[2]
-        return match[1] + TABLES[name](json.loads((RESULTS / f"{name}.json").read_text())) + match[3]
+        file = RESULTS / f"{SHARED.get(name, name)}.json"
+        return match[1] + TABLES[name](json.loads(file.read_text())) + match[3]
 
     return MARKED.sub(table, page)
 

@@ -46,6 +46,34 @@ def test_the_committed_faults_all_ended_in_the_same_bytes() -> None:
     assert all(f["recovery_s"] <= (25 if f["kind"] == "driver killed" else 10) for f in faults)
 
 
+def test_scaling(tmp_path: Path) -> None:
+    result = run(
+        "scaling.py",
+        "--points=1x1,2x1,1x2",
+        "--steps=3",
+        "--rounds=1",
+        "--network=small_cnn:width=4",
+        "--batch-size=24",
+    )
+    steps = {(s["agents"], s["lanes"]): s for s in result["samples"]}
+    assert steps[2, 1]["exchange_bytes"] > steps[1, 1]["exchange_bytes"] > 0
+    assert all(s["step_ms"] > s["driver_ms"] > 0 for s in result["samples"])
+
+
+def test_the_model_predicts_what_it_has_not_seen() -> None:
+    """6, 7, 8 agents and 4 lanes within 25 %, and it is no fit to them."""
+    model = [sys.executable, str(CLONE / "benchmarks" / "scale_model.py")]
+    done = subprocess.run(model, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    held_out = json.loads(done.stdout)["held_out"]
+    assert [(h["agents"], h["lanes"]) for h in held_out] == [(6, 1), (7, 1), (8, 1), (2, 4)]
+    assert all(abs(h["predicted_ms"] / h["measured_ms"] - 1) <= 0.25 for h in held_out)
+    done = subprocess.run([*model, "--agents=8", "--lanes=64"], capture_output=True, text=True, check=False, timeout=60)
+    predicted = json.loads(done.stdout)
+    assert predicted["ms"]["step"] == predicted["ms"]["driver"] > predicted["ms"]["gpu"]
+    assert all(origin.startswith(("measured", "computed", "assumed")) for _, origin in predicted["constants"].values())
+
+
 def test_methods() -> None:
     result = run("methods.py", "--epochs=1", "--only", "mtard")
     assert set(result["methods"]) == {"at", "clean", "mtard"}

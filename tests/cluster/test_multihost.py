@@ -111,6 +111,30 @@ def test_a_lost_host_is_replaced(method: str, cluster: Hosts, folder: Path, teac
     assert bytes_of(run) == bytes_of(local.path)
 
 
+def test_an_evaluation_uses_the_cluster(cluster: Hosts, folder: Path, teacher: None) -> None:
+    """Workers on the hosts; the numbers are those of one process."""
+    base = [
+        *SPARRING,
+        "evaluate",
+        str(folder / "teacher"),
+        "--attacks=clean,fgsm",
+        "--examples=64",
+        "--masking=0",
+        "--json",
+    ]
+    there = cluster.run(*base, "--workers=2", f"--address={cluster.address}", "--name=there", "--block=32")
+    here = cluster.run(*base, "--name=here", "--block=32")
+    answers = []
+    for process in (there, here):
+        out, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        answers.append(json.loads(out))
+    assert answers[0]["threats"] == answers[1]["threats"]
+    alone = cluster.run(*base, f"--address={cluster.address}")
+    assert "--address needs --workers W" in alone.communicate(timeout=60)[1]
+    assert alone.returncode == 2
+
+
 IMPOSSIBLE = {
     "too-many": (["--peers=9"], "9 agents need 1 CPU, 1 GPU each", "Set --placement.gpus-per-agent 0.33"),
     "strict": (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import torch
 from agents.exchange import pack
 from agents.spec import Facts
 from cluster import launch
-from cluster.errors import DataError
+from cluster.errors import DataError, Interrupted, TrainingStopped
 from cluster.ray_team import RayTeam
 from cluster.run_config import RunConfig
 from cluster.team import LocalTeam, Team
@@ -169,20 +171,60 @@ def test_agents_that_see_other_images_do_not_start(
     assert not list(tmp_path.iterdir())
 
 
-def test_everything_is_given_back(ray_session: str, tmp_path: Path) -> None:
-    """No actor, no placement group and no resource stays behind."""
-    run = launch.train(small("mat", max_steps=2), runs_dir=tmp_path, quiet=True)
-    agents = json.loads((run.path / "env.json").read_text())["agents"].values()
+def ended(how: str, config: RunConfig, runs: Path) -> Path:
+    """A run that reaches its end, fails at a loss, or is stopped by a signal."""
+    done = threading.Event()
+
+    def stop() -> None:
+        while not done.is_set() and not (runs / "run" / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        if how == "stopped":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=stop)
+    watcher.start()
+    expected = {
+        "success": nullcontext(),
+        "failure": pytest.raises(TrainingStopped),
+        "stopped": pytest.raises(Interrupted),
+    }
+    with expected[how]:
+        launch.train(config, runs_dir=runs, name="run", quiet=True)
+    done.set()
+    watcher.join()
+    return runs / "run"
+
+
+@pytest.mark.parametrize("how", ["success", "failure", "stopped"])
+def test_everything_is_given_back(how: str, ray_session: str, tmp_path: Path) -> None:
+    """No actor, no placement group and no object stays behind, however a run ends."""
+    before = ray.available_resources()["object_store_memory"]
+    options = {"success": {"max_steps": 2}, "failure": {"optim__lr": 1e30}, "stopped": {"max_steps": 500}}[how]
+    run = ended(how, small("mat", **options), tmp_path)
+    agents = json.loads((run / "env.json").read_text())["agents"].values()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         alive = [a["pid"] for a in agents if Path(f"/proc/{a['pid']}").exists()]
         free, present = ray.available_resources(), ray.cluster_resources()
-        if not alive and free.get("CPU") == present["CPU"]:
+        held = before - free["object_store_memory"]
+        if not alive and free.get("CPU") == present["CPU"] and held < 2**20:
             break
         time.sleep(0.1)
     assert alive == []
     assert free["CPU"] == present["CPU"]
+    assert held < 2**20
     assert {g["state"] for g in ray.util.placement_group_table().values()} == {"REMOVED"}
+
+
+def test_objects_in_use_are_seen(ray_session: str) -> None:
+    """What the test above looks at does change while something is held."""
+    before = ray.available_resources()["object_store_memory"]
+    held = ray.put(np.zeros(8 * 2**20, np.uint8))
+    deadline = time.monotonic() + 20
+    while before - ray.available_resources()["object_store_memory"] < 2**20:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    del held
 
 
 def test_an_agent_that_cannot_be_made_is_the_users_error(ray_session: str, tmp_path: Path) -> None:
