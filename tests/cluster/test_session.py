@@ -25,8 +25,9 @@ def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch, ray_session: 
     assert "pip install -e . -c constraints.txt" in str(caught.value)
 
 
-@pytest.mark.parametrize("address", [f"127.0.0.1:{free_port()}", "nowhere", "127.0.0.1:port"])
+@pytest.mark.parametrize("address", ["127.0.0.1:free", "nowhere", "127.0.0.1:port"])
 def test_nobody_answers(address: str) -> None:
+    address = address.replace("free", str(free_port()))
     with pytest.raises(NoResources, match=r"no Ray cluster answers at .*expected host:port of its head"):
         session._join(address, {})
 
