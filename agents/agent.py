@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from agents.exchange import detach, nbytes
 from agents.lanes import Lanes
-from agents.learner import Learner
+from agents.learner import Learner, weighed
+from agents.memo import Memo
 from agents.meter import Meter
 from agents.robustness import accuracies
 from agents.state import AgentState, NotFinite, WrongStep
@@ -73,11 +75,13 @@ class Agent:
         helpers: nn.Module | None = None,
         beside: Mapping[str, nn.Module] | None = None,
         lanes: Lanes = Lanes(),
+        memo: Memo | None = None,
     ) -> None:
         self.me, self.index, self.method, self.model = me, index, method, model
         self.view = Model(model, helpers=helpers, beside=beside)  # what the method's hooks see
         self.batches, self.held_out, self.config, self.attacks = batches, held_out, config, attacks
         self.seed, self.total_steps, self.classes, self.lanes = seed, total_steps, classes, lanes
+        self.memo = memo
         self.learns = method.roles()[me].learns
         self.learner = Learner(self.view, config, epochs=total_steps / batches.steps_per_epoch) if self.learns else None
         self.method_state = method.start_state(me)
@@ -105,8 +109,10 @@ class Agent:
         with self._verb("answer", t), attacks.frozen(self.view, bn=mode), self._seeded(t, "answer"), torch.no_grad():
             if isinstance(on, Mapping):
                 return self._publish({k: self.method.reply(self.me, self.view, v.x) for k, v in on.items()})
-            x = self._batch(t).x if on is None else on.x
-            return self._publish(self.method.reply(self.me, self.view, x))
+            if on is not None or self.memo is None:
+                return self._publish(self.method.reply(self.me, self.view, self._batch(t).x if on is None else on.x))
+            reply = partial(self.method.reply, self.me, self.view)
+            return self._publish(self.memo.answer(t, lambda: reply(self._batch(t).x), device=self.batches.device))
 
     def predict(self, t: int, **seen: Any) -> Message:
         """Run the method's train-mode passes and keep their graph for this step's ``learn``."""
@@ -139,9 +145,7 @@ class Agent:
                 with self._seeded(t, "swa"):
                     self.learner.end_epoch(when.epoch, (self.batches.batch(s).x for s in steps))
             self.method_state, self.t = state, t + 1
-            values |= {
-                k: v for k, v in state.items() if isinstance(v, float)
-            }  # weights and temperatures of the next step
+            values |= {k: v for k, v in state.items() if isinstance(v, float)}  # weights, temperatures of the next step
             values |= {"total": whole, "lr": self.config.lr * when.lr_scale}
         return self._metrics(values)
 
@@ -253,8 +257,3 @@ class Agent:
             if not isfinite(value):
                 raise NotFinite(self.me, f"loss term {name!r}", t, value)
         return values
-
-
-def weighed(loss: Loss, weights: Mapping[str, float]) -> torch.Tensor:
-    """The sum of a loss's terms, each times its weight (1 where none is given)."""
-    return torch.stack([weights.get(k, 1.0) * v for k, v in loss.terms.items()]).sum()

@@ -55,6 +55,12 @@ class Endpoint:
             return checkpoint.save_buffers(self.agent.model, self.agent.lanes.index, Path(folder))
         return checkpoint.save(self.agent.state(t), self.agent.model.config, Path(folder))  # type: ignore[arg-type]
 
+    def change(self, t: int, spec: AgentSpec) -> None:
+        """Go on as another specification of the same role says, in the state that step ``t - 1`` left behind."""
+        state, lanes = self.agent.state(t if self.agent.learns else self.agent.t), self.agent.lanes
+        self.agent = spec.build(lanes)
+        self.agent.load_state(state)
+
     def load(self, folder: str, lr_factor: float = 1.0) -> int:
         """Continue from a saved state; a learning-rate factor is multiplied onto the saved one."""
         state = checkpoint.load(Path(folder))

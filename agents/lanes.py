@@ -6,6 +6,7 @@ what one process would, except that batch statistics are each lane's own, and th
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+MEETING = 60.0  # seconds in which all lanes must have come; processes start at different times, names resolve slowly
 
 
 class LaneBroken(RuntimeError):
@@ -103,6 +106,12 @@ class Meeting:
         return Place(self._host, self._store.port, self._attempt, self._timeout)
 
 
+def _address(place: Place) -> str:
+    """This host's address on the way to the driver; its own name may stand for the loopback."""
+    with socket.create_connection((place.host, place.port), timeout=place.timeout) as connection:
+        return str(connection.getsockname()[0])
+
+
 def join(place: Place, agent: str, index: int, count: int, *, device: torch.device) -> Lanes:
     """Lane ``index`` of an agent, once all of its lanes have come: gloo on CPUs, NCCL on GPUs.
 
@@ -111,12 +120,16 @@ def join(place: Place, agent: str, index: int, count: int, *, device: torch.devi
     """
     timeout = timedelta(seconds=place.timeout)
     try:
-        store = distributed.TCPStore(place.host, place.port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
+        patient = timedelta(seconds=max(place.timeout, MEETING))
+        store = distributed.TCPStore(place.host, place.port, is_master=False, timeout=patient)  # type: ignore[attr-defined]
         own = distributed.PrefixStore(f"{agent}-{place.attempt}", store)  # type: ignore[attr-defined]
         if device.type == "cuda":
             options = distributed.ProcessGroupNCCL.Options()
             options._timeout = timeout
             return Lanes(index, count, distributed.ProcessGroupNCCL(own, index, count, options))
-        return Lanes(index, count, distributed.ProcessGroupGloo(own, index, count, timeout))
-    except RuntimeError as error:
+        options = distributed.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+        options._timeout = timeout
+        options._devices = [distributed.ProcessGroupGloo.create_device(hostname=_address(place))]
+        return Lanes(index, count, distributed.ProcessGroupGloo(own, index, count, options))
+    except (RuntimeError, OSError) as error:
         raise LaneBroken(f"lane {index} of {count} of {agent} met nobody: {error}") from error

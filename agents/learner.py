@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from trainers.averaging import Average, recompute_batch_norm
 from trainers.config import OptimConfig
 from trainers.methods.base import Model
 from trainers.perturbation import perturbed
-from trainers.types import When
+from trainers.types import Loss, When
 
 
 class Learner:
@@ -95,3 +95,8 @@ class Learner:
 
 def _copy(module: torch.nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
+
+
+def weighed(loss: Loss, weights: Mapping[str, float]) -> torch.Tensor:
+    """The sum of a loss's terms, each times its weight (1 where none is given)."""
+    return torch.stack([weights.get(k, 1.0) * v for k, v in loss.terms.items()]).sum()

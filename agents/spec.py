@@ -13,6 +13,7 @@ import torch
 from agents import checkpoint, networks
 from agents.agent import Agent
 from agents.lanes import Lanes
+from agents.memo import Memo
 from agents.robustness import check_classifier
 from trainers import methods, user
 from trainers.config import Attack, DataConfig, OptimConfig, require
@@ -58,6 +59,7 @@ class AgentSpec:
     seed: int
     threads: int
     device: Literal["auto", "cpu"] = "auto"
+    memo: str | None = None  # folder of answers that runs share
 
     def make_method(self) -> Method:
         """The method with its options."""
@@ -98,7 +100,25 @@ class AgentSpec:
             helpers=helpers.to(device) if helpers else None,
             beside={name: self._beside(name, dataset).to(device) for name in role.beside},
             lanes=lanes,
+            memo=self._memo(method, network, batches, lanes) if not role.learns else None,
         )
+
+    def _memo(self, method: Method, network: networks.Network, batches: Batches, lanes: Lanes) -> Memo | None:
+        """Where the answers of a frozen network to clean batches are kept, if no hook of the method changes either."""
+        own = type(method)
+        if (
+            self.memo is None
+            or lanes.count > 1
+            or (own.reply, own.inputs, own.answer_mode)
+            != (
+                Method.reply,
+                Method.inputs,
+                Method.answer_mode,
+            )
+        ):
+            return None
+        seen = (batches.sha256, self.batch_size, self.seed, str(self.data), str(batches.device))
+        return Memo(Path(self.memo), network, repr(seen))
 
     def _beside(self, name: str, dataset: Dataset) -> networks.Network:
         network, init = self.others[name]

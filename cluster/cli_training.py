@@ -152,13 +152,14 @@ def asked(argv: Sequence[str], ask: Any, kind: type[C], *, example: str, shortcu
     if base is None or recipe is None:
         raise UsageError(f"{verb} needs a recipe or a method first: sparring {verb} {example}. See: sparring recipes")
     from cluster import launch, teachers
+    from cluster.values import differences
 
     chosen: Any = command.config  # a RunConfig, since there is a recipe
     if isinstance(command, Train) and not command.dry_run and teachers.wanted(chosen, command.train_teachers):
         chosen = teachers.trained(chosen, runs_dir=command.runs_dir, quiet=command.output.quiet)
     config: RunConfig = chosen.absolute()
     launch.check(config)
-    for line in launch.changes(recipe.absolute(), config) if not command.output.quiet else []:
+    for line in differences(recipe.absolute().to_dict(), config.to_dict()) if not command.output.quiet else []:
         print(line, file=sys.stderr)
     return command, config
 

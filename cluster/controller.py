@@ -17,6 +17,7 @@ from typing import Any
 
 from agents.checkpoint import CheckpointError
 from agents.state import NotFinite
+from cluster import images
 from cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, TrainingStopped
 from cluster.mirror import Mirror
 from cluster.monitors import Alarm, Monitors
@@ -48,6 +49,7 @@ class Controller:
         total: steps of the run.
         monitors: look at every result.
         moved: called when agents run elsewhere than before.
+        reported: told the accuracies of every checkpoint, once it is committed.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class Controller:
         total: int,
         monitors: Monitors,
         moved: Callable[[], None],
+        reported: Callable[[int, dict[str, Any]], None] = lambda t, seen: None,
     ) -> None:
         self.folder, self.config, self.team, self.progress, self.stop = folder, config, team, progress, stop
-        self.total, self.monitors, self.moved = total, monitors, moved
+        self.total, self.monitors, self.moved, self.reported = total, monitors, moved, reported
         self.checkpoints = folder.checkpoints
         self.mirror = Mirror(config.mirror, folder.path.name) if config.mirror else None
         self._pending: deque[Pending] = deque()
@@ -111,12 +114,16 @@ class Controller:
 
     def _train(self, t: int) -> None:
         self._pending.clear()
+        self._now = self.config.at(t)
         saved = self.checkpoints.committed()[-1:] == [t]
         if not saved and t == 0:
             self._checkpoint(0, compare=False)
             saved = True
+        begun = t  # where a restored team has the settings of that step already
         while t < self.total and not self.stop.requested:
-            self._pending.append(self.team.submit(self.config.method, t))
+            if t in self.config.changes and t != begun:
+                self._change(t)
+            self._pending.append(self.team.submit(self._now.method, t))
             t += 1
             saved = t % self.config.checkpoint.every == 0 or t == self.total
             if saved:
@@ -146,10 +153,11 @@ class Controller:
         if time.monotonic() - self._looked < LOOK:
             return False
         self._looked = time.monotonic()
-        new = set(self.team.leaving()) - self._leaving
-        self._leaving |= new
+        leaving = self.team.leaving()
+        new = [address for node, address in sorted(leaving.items()) if node not in self._leaving]
+        self._leaving |= set(leaving)
         if new:
-            self.progress.event(f"node {', '.join(sorted(new))} is being drained: saving now")
+            self.progress.event(f"node {', '.join(new)} is being drained: saving now")
         return bool(new)
 
     def _collect(self) -> None:
@@ -171,9 +179,10 @@ class Controller:
             working, metric = self._working.pop(oldest.t), self.config.method.METRIC
             self.checkpoints.commit(oldest.t, working, self._files, seen, origin, metric=metric)
             self.checkpoints.prune(self.config.checkpoint.keep)
-            if self.mirror is not None:
-                self.mirror.push(self.folder, oldest.t)
             self.progress.checkpoint(oldest.t, seen)
+            if self.mirror is not None:
+                self.mirror.push(self.folder, self.progress.event)
+            self.reported(oldest.t, seen)
             self._heed(self.monitors.checkpoint(oldest.t, seen))
 
     def _heed(self, alarms: list[Alarm]) -> None:
@@ -239,4 +248,12 @@ class Controller:
     def _restore(self, t: int, *, lr_factor: float = 1.0) -> None:
         folder = self.checkpoints.path(t) / "agents"
         self.team.restore(folder, timeout=self.config.call_timeout, lr_factor=lr_factor)
+        if self.config.changes:
+            self._change(t)
         self.checkpoints.publish(t)
+
+    def _change(self, t: int) -> None:
+        """Every agent goes on with the settings that hold from step ``t``."""
+        self._now = self.config.at(t)
+        specs = self._now.specs(images.prepare(self.config.data, quiet=True))
+        self.team.change(t, specs, timeout=self.config.call_timeout)

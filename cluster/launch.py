@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from agents import networks
 from agents.checkpoint import CheckpointError
 from agents.lanes import Lanes
 from agents.spec import AgentSpec
-from cluster import images, teachers
+from cluster import images, mirror, teachers
 from cluster.controller import Controller
 from cluster.environment import environment
 from cluster.errors import BrokenCheckpoint, UsageError
-from cluster.mirror import Mirror
+from cluster.fitting import Bundle, Node
 from cluster.monitors import Monitors
 from cluster.progress import Progress, facts_table
 from cluster.recipes import needs
@@ -27,7 +27,16 @@ from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
 from cluster.stop import StopSignal
 from cluster.team import LocalTeam, Team
+from cluster.values import differences, flat
 from trainers import datasets
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a run is part of: told every checkpoint's accuracies; with a placement group, agents take its bundles but the first."""
+
+    reported: Callable[[int, dict[str, Any]], None] = lambda t, seen: None
+    group: Any = None
 
 
 def train(
@@ -37,6 +46,7 @@ def train(
     name: str | None = None,
     resume_if_exists: bool = False,
     quiet: bool = False,
+    inside: Inside = Inside(),
 ) -> Run:
     """Train a new run.
 
@@ -46,16 +56,20 @@ def train(
     config = config.absolute()
     check(config)
     if config.mirror is not None:
-        Mirror(config.mirror, "")  # a URI that means nothing is said now
+        mirror.Mirror(config.mirror, "")  # a URI that means nothing is said now
     if resume_if_exists:
         if name is None:
             raise UsageError("--resume-if-exists needs --name: without it every run gets a new name")
         if not (runs_dir / name).exists() and config.mirror is not None:
             runs_dir.mkdir(parents=True, exist_ok=True)
-            Mirror(config.mirror, name).pull(runs_dir / name)
+            mirror.Mirror(config.mirror, name).pull(runs_dir / name)
         if (runs_dir / name / "config.yaml").exists():
-            return resume(runs_dir / name, asked=config, quiet=quiet)
-    return _execute(RunFolder.create(runs_dir, name, config), config, quiet=quiet)
+            if config.mirror is not None:
+                mirror.Mirror(config.mirror, name).refuse_another(RunFolder.open(runs_dir / name))
+            return resume(runs_dir / name, asked=config, quiet=quiet, inside=inside)
+    folder = RunFolder.create(runs_dir, name, config)
+    mirror.begin(config.mirror, folder)
+    return _execute(folder, config, inside, quiet=quiet)
 
 
 def check(config: RunConfig) -> None:
@@ -78,7 +92,12 @@ def check(config: RunConfig) -> None:
 
 
 def resume(
-    path: Path, *, asked: RunConfig | None = None, overrides: Mapping[str, Any] | None = None, quiet: bool = False
+    path: Path,
+    *,
+    asked: RunConfig | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+    inside: Inside = Inside(),
 ) -> Run:
     """Continue a run to the same result that it would have had without the interruption.
 
@@ -91,26 +110,13 @@ def resume(
     config = folder.config
     if asked is not None:
         config = config.carried_out_as(asked)
-        differing = changes(config, asked)
+        differing = differences(config.to_dict(), asked.to_dict())
         if differing:
             raise UsageError(
                 f"run {path} exists with other settings ({'; '.join(differing)}). Continue it as it is with: "
                 f"sparring resume {path}, or choose another --name"
             )
-    return _execute(folder, config.replace(overrides or {}), quiet=quiet)
-
-
-def changes(base: RunConfig, config: RunConfig) -> list[str]:
-    """``setting: value in base -> value`` for all that differ."""
-    before, after = _flat(base.to_dict()), _flat(config.to_dict())
-    return [f"{k}: {before.get(k)} -> {v}" for k, v in after.items() if before.get(k) != v]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for k, v in values.items():
-        flat |= _flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v}
-    return flat
+    return _execute(folder, config.replace(overrides or {}), inside, quiet=quiet)
 
 
 def specs(config: RunConfig, *, quiet: bool) -> list[AgentSpec]:
@@ -135,11 +141,12 @@ def specs(config: RunConfig, *, quiet: bool) -> list[AgentSpec]:
 
 
 @contextmanager
-def team_of(config: RunConfig, *, quiet: bool = True, folder: Path | None = None) -> Iterator[Team]:
+def team_of(config: RunConfig, *, quiet: bool = True, folder: Path | None = None, group: Any = None) -> Iterator[Team]:
     """The run's agents, ready; on Ray in a placement group that is removed at the end.
 
     Args:
         folder: the run's, which every node must see.
+        group: a placement group of somebody else's, whose bundles after the first are for the agents.
     """
     if config.lanes > 1 and config.team == "local":
         raise UsageError(f"lanes = {config.lanes} needs one process per lane and agent: --team ray, or --lanes 1")
@@ -154,21 +161,19 @@ def team_of(config: RunConfig, *, quiet: bool = True, folder: Path | None = None
     from cluster import placement, session  # late: a local team needs no ray
     from cluster.ray_team import RayTeam
 
-    def bundles_on(nodes: list[placement.Node]) -> list[placement.Bundle]:
+    def bundles_on(nodes: list[Node]) -> list[Bundle]:
         return placement.plan([s.me for s in made], wanted, nodes, lanes=config.lanes, own=own)
 
-    wanted, own = config.placement, config.agents
-    if config.device == "cpu":
-        wanted = replace(wanted, gpus_per_agent=0.0)
-        own = {role: replace(o, gpus=None) for role, o in own.items()}
+    wanted, own = placement.on_device(config.device, config.placement, config.agents)
     if session.brings_its_own(config.address):
         bundles_on([placement.this_machine()])  # what cannot fit is said before Ray starts
     with session.connected(config.address) as runtime_env:
-        bundles = bundles_on(placement.nodes_alive())
+        bundles = bundles_on(placement.nodes_alive())  # in a group of somebody else's it fits already
         remote = RayTeam(
             made,
-            placement.reserve(bundles, wanted),
+            group or placement.reserve(bundles, wanted),
             bundles,
+            borrowed=group is not None,
             runtime_env=runtime_env,
             lanes=config.lanes,
             call_timeout=config.call_timeout,
@@ -181,7 +186,7 @@ def team_of(config: RunConfig, *, quiet: bool = True, folder: Path | None = None
             remote.close()
 
 
-def _execute(folder: RunFolder, config: RunConfig, *, quiet: bool) -> Run:
+def _execute(folder: RunFolder, config: RunConfig, inside: Inside, *, quiet: bool) -> Run:
     with folder.locked():
         first, wrong = folder.checkpoints.newest_whole()
         if wrong and first is None:
@@ -194,8 +199,8 @@ def _execute(folder: RunFolder, config: RunConfig, *, quiet: bool) -> Run:
             known = teachers.facts(specs(config, quiet=quiet), folder)
             for line in teachers.warnings(known) if not quiet else []:
                 print(line, file=sys.stderr)
-            with StopSignal() as stop, team_of(config, quiet=quiet, folder=folder.path) as team:
-                _train(folder, config, team, stop, known, first=first, wrong=wrong, quiet=quiet)
+            with StopSignal() as stop, team_of(config, quiet=quiet, folder=folder.path, group=inside.group) as team:
+                _train(folder, config, team, stop, known, inside, first=first, wrong=wrong, quiet=quiet)
         except Exception:
             if not folder.checkpoints.folder.exists():  # nothing has begun: the name is free again
                 shutil.rmtree(folder.path)
@@ -209,6 +214,7 @@ def _train(
     team: Team,
     stop: StopSignal,
     known: dict[str, dict[str, Any]],
+    inside: Inside,
     *,
     first: int | None,
     wrong: list[str],
@@ -243,11 +249,10 @@ def _train(
         note_environment()
         if first is not None:
             progress.event(f"{folder} continues at step {first} of {total}")
-        Controller(folder, config, team, progress, stop, total=total, monitors=monitors, moved=note_environment).fit(
-            first
-        )
+        heard: Any = {"monitors": monitors, "moved": note_environment, "reported": inside.reported}
+        Controller(folder, config, team, progress, stop, total=total, **heard).fit(first)
         results = {f"{a}/{k}": v for a, accuracies in Run(folder.path).agents.items() for k, v in accuracies.items()}
-        progress.hparams(_flat(config.to_dict()), results)
+        progress.hparams(flat(config.to_dict()), results)
         progress.event(f"done: {folder}")
     finally:
         progress.close()

@@ -8,15 +8,33 @@ Tried with local folders only; other file systems are pyarrow's.
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import yaml
 from pyarrow import ArrowInvalid, fs
 
-from cluster.errors import BrokenCheckpoint, UsageError
+from cluster import run_config
+from cluster.errors import BrokenCheckpoint, Exists, UsageError
 from cluster.run_folder import RunFolder
 
 RECORDS = ("config.yaml", "env.json", "metrics.jsonl", "validation.jsonl", "alarms.jsonl", "log.txt")
 COMMITTED = "COMMITTED"
+
+
+def begin(uri: str | None, folder: RunFolder) -> None:
+    """Refuse to copy a new run over another one's copy; the new run's empty folder goes.
+
+    Raises:
+        Exists: there is one of this name.
+    """
+    if uri is not None:
+        try:
+            Mirror(uri, folder.path.name).refuse_another(None)
+        except Exists:
+            shutil.rmtree(folder.path)
+            raise
 
 
 class Mirror:
@@ -39,18 +57,56 @@ class Mirror:
             ) from error
         self._base, self._here = f"{base.rstrip('/')}/{name}", fs.LocalFileSystem()
 
-    def push(self, folder: RunFolder, t: int) -> None:
-        """Copy the committed checkpoint of step ``t`` and the records until then; older steps that the run dropped go."""
-        step = folder.checkpoints.path(t)
-        files = sorted(p for p in step.rglob("*") if p.is_file() and p.name != COMMITTED)
-        for path in [*files, *(folder.path / name for name in RECORDS), step / COMMITTED]:
-            if path.exists():
-                to = f"{self._base}/{path.relative_to(folder.path)}"
-                self._there.create_dir(to.rpartition("/")[0])
-                self._copy(str(path), self._here, f"{to}.part", self._there)
-                self._there.move(f"{to}.part", to)
-        kept = {folder.checkpoints.path(s).name for s in folder.checkpoints.committed()}
-        for old in self._steps():
+    def refuse_another(self, folder: RunFolder | None) -> None:
+        """Never overwrite a copy that is not this run's, or that is ahead of it.
+
+        Args:
+            folder: the run that will be copied; None for a new one.
+
+        Raises:
+            Exists: says how to go on from the copy.
+        """
+        steps = self._steps()
+        if not steps:
+            return
+        again = "choose another --name, or go on from it: repeat the command with --resume-if-exists"
+        if folder is None:
+            raise Exists(f"the mirror {self._base} holds a run already, until {steps[-1]}; {again}")
+        here = folder.checkpoints.committed()
+        with self._there.open_input_stream(f"{self._base}/config.yaml") as file:
+            copied = yaml.safe_load(file.read())
+        if run_config.RunConfig.from_dict(copied).sha256 != folder.config.sha256:
+            raise Exists(f"the mirror {self._base} holds a run with other settings; choose another --name or --mirror")
+        if not here or folder.checkpoints.path(here[-1]).name < steps[-1]:
+            raise Exists(
+                f"the mirror {self._base} is ahead of {folder}: it has {steps[-1]}. Move {folder} away, and repeat the command "
+                "with --resume-if-exists to go on from the mirror"
+            )
+
+    def push(self, folder: RunFolder, say: Callable[[str], None]) -> None:
+        """Copy the records and every committed checkpoint that is not there yet; steps that the run dropped go.
+
+        Args:
+            say: told when the place cannot be written: training goes on, and the next checkpoint tries again.
+        """
+        try:
+            self._push(folder)
+        except OSError as error:
+            say(f"the mirror {self._base} could not be written ({error}); once more at the next checkpoint")
+
+    def _push(self, folder: RunFolder) -> None:
+        there = set(self._steps())
+        steps = [folder.checkpoints.path(t) for t in folder.checkpoints.committed()]
+        for step in [s for s in steps if s.name not in there]:
+            files = sorted(p for p in step.rglob("*") if p.is_file() and p.name != COMMITTED)
+            for path in [*files, *(folder.path / name for name in RECORDS), step / COMMITTED]:
+                if path.exists():
+                    to = f"{self._base}/{path.relative_to(folder.path)}"
+                    self._there.create_dir(to.rpartition("/")[0])
+                    self._copy(str(path), self._here, f"{to}.part", self._there)
+                    self._there.move(f"{to}.part", to)
+        kept = {step.name for step in steps}
+        for old in there:
             if old not in kept:
                 self._there.delete_file(f"{self._base}/checkpoints/{old}/{COMMITTED}")
                 self._there.delete_dir(f"{self._base}/checkpoints/{old}")

@@ -8,52 +8,22 @@ skips that for clusters that grow.
 
 from __future__ import annotations
 
-import math
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
+from cluster import stop
 from cluster.errors import NoResources, UsageError
+from cluster.fitting import Bundle, Node, fits, words
 from cluster.settings import Own, Placement
-
-Resources = Mapping[str, float]
 
 SHARES = (1.0, 0.75, 0.66, 0.5, 0.4, 0.33, 0.25, 0.2, 0.16, 0.12, 0.1, 0.05, 0.02, 0.01)  # of one resource, as advice
 WAIT = 8.0  # seconds for resources that are there but in use
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """What one agent, or one lane of it, gets: ``Bundle("peer0", cpus=1, gpus=0.5, label="zone=b")``."""
-
-    agent: str
-    cpus: float
-    gpus: float = 0.0
-    label: str | None = None
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """As Ray takes them: no zeros."""
-        return {k: v for k, v in (("CPU", self.cpus), ("GPU", self.gpus)) if v > 0}
-
-    @property
-    def selector(self) -> dict[str, str]:
-        """The node labels it needs."""
-        key, _, value = (self.label or "").partition("=")
-        return {key: value} if key else {}
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A node alive: ``Node("10.0.0.1", {"CPU": 8.0, "GPU": 2.0}, {"zone": "b"})``."""
-
-    name: str
-    resources: Resources
-    labels: Mapping[str, str]
 
 
 def plan(
@@ -78,7 +48,7 @@ def plan(
         UsageError: an agent asks for nothing.
     """
     bundles = _bundles(roles, placement, nodes, lanes, own or {})
-    if not _fits(bundles, nodes, placement.strategy) and not placement.wait:
+    if not fits(bundles, nodes, placement.strategy) and not placement.wait:
         raise NoResources(_explain(roles, bundles, placement, nodes, lanes, own or {}))
     return bundles
 
@@ -89,11 +59,19 @@ def _bundles(
     default = placement.gpus_per_agent
     if default is None:
         default = float(any(node.resources.get("GPU", 0) > 0 for node in nodes))
+        if placement.wait and not default:
+            raise UsageError(
+                "--wait needs --placement.gpus-per-agent as long as no node has a GPU: 1 to wait for nodes with GPUs, 0 to compute on CPUs"
+            )
     made = []
     for role in roles:
         theirs = own.get(role, Own())
         gpus = default if theirs.gpus is None else theirs.gpus
         made += [Bundle(role, placement.cpus_per_agent, gpus, theirs.label or placement.label)] * lanes
+    if lanes > 1 and any(0 < b.gpus < 1 for b in made):
+        raise UsageError(
+            f"lanes = {lanes} need a whole GPU each, or none: NCCL does not share one; set --placement.gpus-per-agent 1"
+        )
     if not all(b.resources for b in made):
         raise UsageError("an agent needs a share of something: set --placement.cpus-per-agent above 0")
     return made
@@ -132,7 +110,7 @@ def reserve(bundles: Sequence[Bundle], placement: Placement, *, timeout: float =
         bundle_label_selector=selectors if any(selectors) else None,
     )
     try:
-        ready = group.wait(max(timeout, placement.wait))
+        ready = _ready(group, max(timeout, placement.wait))
     except BaseException:  # Ctrl-C while waiting: nothing may stay reserved
         remove_placement_group(group)
         raise
@@ -140,64 +118,38 @@ def reserve(bundles: Sequence[Bundle], placement: Placement, *, timeout: float =
         state = placement_group_table(group).get("state")
         remove_placement_group(group)
         present = nodes_alive()
-        if not _fits(bundles, present, placement.strategy):
+        if not fits(bundles, present, placement.strategy):
             raise NoResources(
                 f"no node came within {placement.wait:g} s that makes room: {_needs(bundles)} ({placement.strategy}); "
                 f"present: {_present(present)}. Give --wait more seconds, or see why the autoscaler adds none: ray status"
             )
         raise NoResources(
             f"the cluster has the resources but they are in use: {_needs(bundles)}, not free within {max(timeout, placement.wait):g} s "
-            f"(placement group {state}; free now: {_words(ray.available_resources())}). "
+            f"(placement group {state}; free now: {words(ray.available_resources())}). "
             "Wait for other runs to end (--wait SECONDS), or ask for less with --placement.cpus-per-agent 0.5"
         )
     return group
 
 
-def _fits(bundles: Sequence[Bundle], nodes: Sequence[Node], strategy: str) -> bool:
-    """Whether some assignment of bundles to nodes holds: whole numbers of equal bundles per node, solved exactly."""
-    kinds = list(Counter(replace(b, agent="") for b in bundles).items())
-    if strategy == "STRICT_PACK":
-        return any(_one_holds(kinds, node) for node in nodes)
-    if not nodes:
-        return False
-    import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
+def _ready(group: PlacementGroup, timeout: float) -> bool:
+    """Wait in short turns, so that a signal is heard.
 
-    most = [[min(count, _room(node, kind)) for node in nodes] for kind, count in kinds]
-    if strategy == "STRICT_SPREAD":
-        most = [[min(1, m) for m in row] for row in most]
-    k, n = len(kinds), len(nodes)
-    rules = [LinearConstraint(np.kron(np.eye(k), np.ones((1, n))), [c for _, c in kinds], [c for _, c in kinds])]
-    for resource in ("CPU", "GPU"):
-        need = np.array([[_share(kind).get(resource, 0.0) for kind, _ in kinds]])
-        rules.append(
-            LinearConstraint(
-                np.kron(need, np.eye(n)), -np.inf, [node.resources.get(resource, 0) + 1e-6 for node in nodes]
-            )
-        )
-    if strategy == "STRICT_SPREAD":
-        rules.append(LinearConstraint(np.kron(np.ones((1, k)), np.eye(n)), -np.inf, 1))
-    found = milp(np.zeros(k * n), integrality=np.ones(k * n), bounds=Bounds(0, np.ravel(most)), constraints=rules)
-    return bool(found.success)
+    Raises:
+        Interrupted: it was one.
+    """
+    deadline = time.monotonic() + timeout
+    while not group.wait(1):
+        stop.heed("while it waited for resources")
+        if time.monotonic() > deadline:
+            return False
+    return True
 
 
-def _one_holds(kinds: Sequence[tuple[Bundle, int]], node: Node) -> bool:
-    total = {r: sum(_share(b).get(r, 0.0) * count for b, count in kinds) for r in ("CPU", "GPU")}
-    enough = all(need <= node.resources.get(r, 0) + 1e-6 for r, need in total.items())
-    return enough and all(_room(node, b) for b, _ in kinds)
-
-
-def _share(bundle: Bundle) -> dict[str, float]:
-    """What a bundle uses up: a fraction of a GPU lies on one GPU, so 0.4 leaves room for one more, not one and a half."""
-    gpus = 1 / math.floor(1 / bundle.gpus + 1e-9) if 0 < bundle.gpus < 1 else bundle.gpus
-    return replace(bundle, gpus=gpus).resources
-
-
-def _room(node: Node, bundle: Bundle) -> int:
-    """How many such bundles a node holds."""
-    if any(node.labels.get(k) != v for k, v in bundle.selector.items()):
-        return 0
-    return min(math.floor(node.resources.get(k, 0) / v + 1e-6) for k, v in _share(bundle).items())
+def on_device(device: str, placement: Placement, own: Mapping[str, Own]) -> tuple[Placement, dict[str, Own]]:
+    """The same without GPUs where a run is to compute on the CPU."""
+    if device != "cpu":
+        return placement, dict(own)
+    return replace(placement, gpus_per_agent=0.0), {role: replace(o, gpus=None) for role, o in own.items()}
 
 
 def _explain(
@@ -212,20 +164,22 @@ def _explain(
     for bundle in bundles:
         if not any(node.labels.get(k) == v for node in nodes for k, v in bundle.selector.items()) and bundle.label:
             known = sorted({f"{k}={v}" for n in nodes for k, v in n.labels.items() if not k.startswith("ray.io/")})
-            flag = f"--agents.{bundle.agent.replace('_', '-')}.label" if bundle.agent in own else "--placement.label"
+            theirs = own.get(bundle.agent, Own()).label is not None
+            flag = f"--agents.{bundle.agent.replace('_', '-')}.label" if theirs else "--placement.label"
             return (
                 f"{need}. No node has the label {bundle.label}; labels here: {', '.join(known) or 'none'}. Change {flag}, or start "
                 f"a node with: ray start --address HEAD:6379 --labels {bundle.label}"
             )
     fixes = []
     relaxed = placement.strategy.removeprefix("STRICT_")
-    if relaxed != placement.strategy and _fits(bundles, nodes, relaxed):
+    if relaxed != placement.strategy and fits(bundles, nodes, relaxed):
         fixes.append(f"set --placement.strategy {relaxed}")
     shares = [s for s in (*SHARES, 0.0) if s or placement.cpus_per_agent]
-    fewer_gpus = [("gpus", s, replace(placement, gpus_per_agent=s)) for s in shares if any(b.gpus for b in bundles)]
+    gpus = [s for s in shares if any(b.gpus for b in bundles) and (lanes == 1 or s in (0, 1))]
+    fewer_gpus = [("gpus", s, replace(placement, gpus_per_agent=s)) for s in gpus]
     fewer_cpus = [("cpus", s, replace(placement, cpus_per_agent=s)) for s in shares if s]
     for name, share, less in [*fewer_gpus, *fewer_cpus]:
-        if _fits(_bundles(roles, less, nodes, lanes, own), nodes, placement.strategy):
+        if fits(_bundles(roles, less, nodes, lanes, own), nodes, placement.strategy):
             fixes.append(f"set --placement.{name}-per-agent {share:g}")
             break
     if lanes > 1:
@@ -240,13 +194,9 @@ def _needs(bundles: Sequence[Bundle]) -> str:
     for kind, count in Counter(replace(b, agent="") for b in bundles).items():
         label = f" on a node with {kind.label}" if kind.label else ""
         (who,) = {b.agent for b in bundles if replace(b, agent="") == kind} if count == 1 else (f"{count} agents",)
-        parts.append(f"{who} need{'s' if count == 1 else ''} {_words(kind.resources)}{' each' * (count > 1)}{label}")
+        parts.append(f"{who} need{'s' if count == 1 else ''} {words(kind.resources)}{' each' * (count > 1)}{label}")
     return " and ".join(parts)
 
 
 def _present(nodes: Sequence[Node]) -> str:
-    return "; ".join(f"{node.name}: {_words(node.resources)}" for node in nodes) or "no node"
-
-
-def _words(resources: Resources) -> str:
-    return ", ".join(f"{v:g} {k}" for k, v in sorted(resources.items()) if k in ("CPU", "GPU")) or "nothing"
+    return "; ".join(f"{node.name}: {words(node.resources)}" for node in nodes) or "no node"

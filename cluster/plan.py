@@ -23,7 +23,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         NoResources: with Ray, when this machine or the cluster cannot hold the agents.
     """
     bundles = {b.agent: b.resources for b in _bundles(config)}
-    here = config.replace({"data.download": False, "team": "local"})
+    here = config.replace({"data.download": False, "team": "local", "lanes": 1})
     probe = here.replace({"batch_size": min(PROBE_BATCH, config.batch_size), "max_steps": 2})
     metrics, facts, seconds = _measure(probe)
     if seconds * config.batch_size / probe.batch_size < CHEAP:  # then the real batch is worth its time
@@ -65,7 +65,8 @@ def _bundles(config: RunConfig) -> list[Any]:
 
     with session.connected(config.address):
         roles, nodes = list(config.method.roles()), placement.nodes_alive()
-        return list(placement.plan(roles, config.placement, nodes, lanes=config.lanes, own=config.agents))
+        wanted, own = placement.on_device(config.device, config.placement, config.agents)
+        return list(placement.plan(roles, wanted, nodes, lanes=config.lanes, own=own))
 
 
 def _text(config: RunConfig, plan: dict[str, Any]) -> str:

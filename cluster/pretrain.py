@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import model_folder
-from cluster import card, images, launch, placement, session
+from cluster import card, hosts, images, launch, placement, session
 from cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, TrainingStopped, UsageError
 from cluster.evaluation import evaluate_run
 from cluster.models import chosen_agents, subject
@@ -26,6 +26,7 @@ from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
 from cluster.stop import asked_to_stop
 from cluster.train_worker import Job, stopped, work
+from cluster.values import differences
 from trainers import user
 
 EVALUATED = 1000  # test images of the card's first evaluation, at most
@@ -62,6 +63,8 @@ def pretrain(
             f"pretrain trains one network alone; {config.recipe} has {', '.join(config.networks())}: sparring train"
         )
     (role,) = roles
+    if config.mirror is not None:
+        raise UsageError("pretrain has no --mirror; its workers save into --runs-dir, which every node must see")
     if resume_if_exists and name is None:
         raise UsageError("--resume-if-exists needs --name: without it every run gets a new name")
     folder = _folder(config, runs_dir, name, resume_if_exists=resume_if_exists)
@@ -93,7 +96,7 @@ def _folder(config: RunConfig, runs_dir: Path, name: str | None, *, resume_if_ex
     if not (resume_if_exists and name and (runs_dir / name / "config.yaml").exists()):
         return RunFolder.create(runs_dir, name, config)
     folder = RunFolder.open(runs_dir / name)
-    differing = [] if folder.config.sha256 == config.sha256 else launch.changes(folder.config, config)
+    differing = [] if folder.config.sha256 == config.sha256 else differences(folder.config.to_dict(), config.to_dict())
     if differing:
         raise UsageError(f"run {folder} exists with other settings ({'; '.join(differing)}); choose another --name")
     return folder
@@ -117,17 +120,26 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
 
     (spec,) = launch.specs(config, quiet=quiet)
     role = spec.me
-    wanted = replace(config.placement, gpus_per_agent=0.0) if config.device == "cpu" else config.placement
+    wanted, own = placement.on_device(config.device, config.placement, config.agents)
     if session.brings_its_own(config.address):
-        placement.plan([role], wanted, [placement.this_machine()], lanes=workers)
-    with session.connected(config.address), _followed(folder.path / "log.txt", quiet=quiet):
-        bundle = placement.plan([role], wanted, placement.nodes_alive(), lanes=workers)[0].resources
+        placement.plan([role], wanted, [placement.this_machine()], lanes=workers, own=own)
+    with session.connected(config.address) as runtime_env, _followed(folder.path / "log.txt", quiet=quiet):
+        planned = placement.plan([role], wanted, placement.nodes_alive(), lanes=workers, own=own)[0]
+        bundle = planned.resources
+        files = [i for i in (spec.init,) if i is not None]
+        hosts.prepare(hosts.alive(), spec.images, folder=folder.path, files=files, runtime_env=runtime_env)
         storage = folder.path / "ray_train"
         trainer = TorchTrainer(
             work,
             train_loop_config={"job": Job(str(folder.path), config, spec, sys.argv)},
             torch_config=TorchConfig(backend=_backend(bundle), timeout_s=int(config.call_timeout)),
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu="GPU" in bundle, resources_per_worker=bundle),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu="GPU" in bundle,
+                resources_per_worker=bundle,
+                placement_strategy=wanted.strategy,
+                label_selector=planned.selector or None,
+            ),
             run_config=TrainRunConfig(
                 name="train", storage_path=str(storage), failure_config=FailureConfig(max_failures=config.max_failures)
             ),

@@ -28,11 +28,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from agents.actors import AgentActor
 from agents.exchange import flatten
-from agents.lanes import Meeting
+from agents.lanes import LaneBroken, Meeting
 from agents.spec import AgentSpec, Facts
 from cluster import failures, hosts
 from cluster.errors import Infrastructure
-from cluster.placement import Bundle
+from cluster.fitting import Bundle
 from cluster.team import Failure, Kind, Pending, asked
 from trainers import user
 from trainers.config import Attack
@@ -67,7 +67,11 @@ class _Lane(dict[str, RayHandle]):
 
 
 class RayTeam:
-    """Actors in the bundles of one placement group: lane r of the agent of index i, of R lanes, in bundle i * R + r."""
+    """Actors in the bundles of one placement group: lane r of the agent of index i, of R lanes, in bundle i * R + r.
+
+    Args:
+        borrowed: the group is somebody else's, who keeps its first bundle and removes it.
+    """
 
     def __init__(
         self,
@@ -80,13 +84,14 @@ class RayTeam:
         call_timeout: float = 600.0,
         replacement: float = 600.0,
         folder: Path | None = None,
+        borrowed: bool = False,
     ) -> None:
         # an agent without a GPU of its own computes on the CPU, although Ray lets it see the node's GPUs
         self._specs = {
             s.me: s if b.gpus else replace(s, device="cpu") for s, b in zip(specs, bundles[::lanes], strict=True)
         }
         self._group, self._bundles, self._runtime_env = group, bundles, runtime_env
-        self._replacement, self._folder = replacement, folder
+        self._replacement, self._folder, self._borrowed = replacement, folder, borrowed
         self._learners = {role for role, r in specs[0].make_method().roles().items() if r.learns}
         self._refs: list[Any] = []
         self._lanes = [_Lane() for _ in range(lanes)]
@@ -100,8 +105,8 @@ class RayTeam:
         except RayError as error:
             self.close()
             cause = failures.unwrap(error)
-            if cause is error:
-                raise Infrastructure(f"the agents could not be started: {error}") from error
+            if cause is error or isinstance(cause, LaneBroken):
+                raise Infrastructure(f"the agents could not be started: {cause}") from error
             raise cause from error
         except BaseException:
             self.close()
@@ -147,6 +152,10 @@ class RayTeam:
         values = dict(zip(refs, ray.get(refs, timeout=timeout), strict=True))
         return {role: _joined(pending.kind, [values[ref] for ref in lanes]) for role, lanes in pending.results.items()}
 
+    def change(self, t: int, specs: Sequence[AgentSpec], *, timeout: float) -> None:
+        made = {s.me: replace(s, device=self._specs[s.me].device) for s in specs}
+        ray.get([h.actor.change.remote(t, made[role]) for role, h in self._each()], timeout=timeout)
+
     def restore(self, folder: Path, *, timeout: float, lr_factor: float = 1.0) -> None:
         ray.get([h.actor.load.remote(str(folder / r), lr_factor) for r, h in self._each()], timeout=timeout)
 
@@ -158,7 +167,7 @@ class RayTeam:
     def unwrap(self, error: Exception) -> BaseException:
         return failures.unwrap(error)
 
-    def leaving(self) -> list[str]:
+    def leaving(self) -> dict[str, str]:
         return hosts.leaving(self._group)
 
     def revive(self, roles: frozenset[str] | None, say: Callable[[str], None]) -> list[str]:
@@ -171,9 +180,7 @@ class RayTeam:
             Infrastructure: none came in time.
         """
         chosen = [role for role in self._specs if roles is None or role in roles]
-        for role in chosen:
-            for lane in range(len(self._lanes)):
-                self._kill(role, lane)
+        self._kill(chosen, range(len(self._lanes)))
         deadline = time.monotonic() + self._replacement
         while True:
             hosts.await_bundles(self._group, deadline, say)
@@ -187,24 +194,27 @@ class RayTeam:
 
     def close(self) -> None:
         for i, lane in enumerate(self._lanes):
-            for role in lane:
-                self._kill(role, i)
+            self._kill(list(lane), [i])
             lane.clear()
-        ray.util.remove_placement_group(self._group)
+        if not self._borrowed:
+            ray.util.remove_placement_group(self._group)
 
     def _prepare_nodes(self) -> None:
         shared = next(iter(self._specs.values())).images
         files = {i for s in self._specs.values() for _, i in [(s.network, s.init), *s.others.values()] if i is not None}
         own = {n for s in self._specs.values() for n, _ in [(s.network, s.init), *s.others.values()] if n is not None}
         files |= {n.rpartition(":")[0] for n in own if user.is_function(n)}
-        hosts.prepare(self._group, shared, folder=self._folder, files=files, runtime_env=self._runtime_env)
+        hosts.prepare(
+            hosts.placed(self._group), shared, folder=self._folder, files=files, runtime_env=self._runtime_env
+        )
 
     def _spawn(self, roles: Sequence[str]) -> None:
         count = len(self._lanes)
         for role in roles:
             for i, lane in enumerate(self._lanes):
                 index = self._specs[role].index * count + i
-                strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
+                at = index + self._borrowed  # its owner has the first bundle of a borrowed group
+                strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=at)
                 bundle = self._bundles[index]
                 actor = AgentActor.options(
                     num_cpus=bundle.cpus,
@@ -227,9 +237,12 @@ class RayTeam:
             ]
             ray.get(joins, timeout=START_TIMEOUT)
 
-    def _kill(self, role: str, lane: int) -> None:
-        ray.kill(self._lanes[lane][role].actor, no_restart=True)
-        hosts.end(self._facts.get(f"{role}/{lane}" if lane else role))
+    def _kill(self, roles: Sequence[str], lanes: Sequence[int]) -> None:
+        for role in roles:
+            for lane in lanes:
+                ray.kill(self._lanes[lane][role].actor, no_restart=True)
+        names = [f"{role}/{lane}" if lane else role for role in roles for lane in lanes]
+        hosts.end([self._facts[n] for n in names if n in self._facts])
 
     def _note(self, ref: Any) -> Any:
         self._refs.append(ref)

@@ -23,7 +23,9 @@ from trainers.config import Attack, DataConfig, Threat
 from trainers.datasets import Prepared
 from trainers.methods.base import Method
 
+CHANGEABLE = ("method.", "attack.", "attacks.", "optim.")  # what can change while a run goes on
 OPERATIONAL = (
+    "memo",
     "team",
     "address",
     "placement",
@@ -51,6 +53,16 @@ class RunConfig(Settings):
         for name, attack in self.attacks.items():
             if attack.norm != name:
                 raise ValueError(f"attacks.{name}.norm = {attack.norm!r} is not allowed; expected {name!r}")
+        for t, changed in self.changes.items():
+            if t < 1 or t % self.checkpoint.every:
+                raise ValueError(
+                    f"changes: step {t} is not one of a checkpoint; checkpoint.every = {self.checkpoint.every}"
+                )
+            for path in changed:
+                if not path.startswith(CHANGEABLE) or path == "method.peers":
+                    raise ValueError(f"changes.{t}: {path} cannot change during a run; {', '.join(CHANGEABLE)}* can")
+        if self.changes:
+            self.at(max(self.changes))  # refuses unknown paths and values
         for role in self.agents:
             if role not in self.networks():
                 raise ValueError(f"agents.{role}: the method has no such role; it has {', '.join(self.networks())}")
@@ -92,7 +104,20 @@ class RunConfig(Settings):
     @property
     def evaluation_attacks(self) -> tuple[Attack, ...]:
         """PGD under every threat model of the run, for comparing checkpoints on the held-out images: their union counts."""
-        return tuple(Attack(norm=t.norm, eps=t.eps, steps=self.checkpoint.attack_steps) for t in self.threats)
+        threats = (Threat.parse(self.checkpoint.threat),) if self.checkpoint.threat else self.threats
+        return tuple(Attack(norm=t.norm, eps=t.eps, steps=self.checkpoint.attack_steps) for t in threats)
+
+    def at(self, t: int) -> RunConfig:
+        """The configuration that holds from step ``t`` until the next change."""
+        so_far = {k: v for step in sorted(self.changes) if step <= t for k, v in self.changes[step].items()}
+        return replace(self, changes={}).replace({k: self._alike(k, v) for k, v in so_far.items()})
+
+    def _alike(self, path: str, value: float) -> float:
+        """The value as a whole number where the setting is one."""
+        now: Any = self
+        for name in path.split("."):
+            now = now.get(name) if isinstance(now, dict) else getattr(now, name, None)
+        return int(value) if isinstance(now, int) and value == int(value) else value
 
     def specs(self, images: Prepared) -> list[AgentSpec]:
         """One specification per role, in role order.
@@ -122,6 +147,7 @@ class RunConfig(Settings):
                 max_steps=self.max_steps,
                 seed=self.seed,
                 threads=self.threads_per_agent,
+                memo=self.memo,
                 device=self.device,
             )
             for index, role in enumerate(self.method.roles())

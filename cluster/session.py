@@ -74,7 +74,7 @@ def connected(address: str | None = None) -> Iterator[dict[str, Any]]:
         elif address is None:
             _join(os.environ["RAY_ADDRESS"], {})  # the job's own environment holds for its agents too
         else:
-            _join(address, {"working_dir": str(CLONE)})
+            _join(address, {} if SUBMITTED in os.environ else {"working_dir": str(CLONE)})
         yield {}
     finally:
         ray.shutdown()

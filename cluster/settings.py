@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from trainers.config import Attack, DataConfig, OptimConfig, require
+from trainers.config import Attack, DataConfig, OptimConfig, Threat, require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +42,16 @@ class Checkpointing:
     keep: int = 2
     """Newest checkpoints kept; the best of each agent is kept besides."""
     attack_steps: int = 10
-    """PGD steps of the robust accuracy on the held-out images (threat model of the run)."""
+    """PGD steps of the robust accuracy on the held-out images."""
+    threat: str | None = None
+    """Threat model of that accuracy, as linf:8/255; default the run's own."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"checkpoint.every = {self.every} must be >= 1")
         require(self.keep >= 1, f"checkpoint.keep = {self.keep} must be >= 1")
         require(self.attack_steps >= 0, f"checkpoint.attack_steps = {self.attack_steps} must be >= 0")
+        if self.threat is not None:
+            Threat.parse(self.threat)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +139,10 @@ class Settings:
     the learning rate, at most three times."""
     max_failures: int = 3
     """Recoveries from lost processes before giving up."""
+    changes: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Settings of method, attack or optimiser that change at a step, which must be one of a checkpoint: {300: {method.alpha: 0.2}}."""
+    memo: str | None = None
+    """Folder in which frozen agents keep what they say to clean batches, for runs that share it; changes no number."""
     mirror: str | None = None
     """URI of a folder to which every checkpoint is copied (s3://bucket/runs, file:///mnt/runs); --resume-if-exists brings the
     run back from there when this machine has none."""

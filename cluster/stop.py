@@ -12,7 +12,21 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+from cluster.errors import Interrupted
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # USR1: what Slurm sends before the time is up
+
+
+def heed(when: str) -> None:
+    """End a wait in which nothing is lost, if a signal asked for it.
+
+    Raises:
+        Interrupted: it did.
+    """
+    if any(s.requested for s in _listening):
+        raise Interrupted(
+            f"stopped {when}; nothing committed is lost. Continue with: sparring resume RUN, or the same command with --resume-if-exists"
+        )
 
 
 class StopSignal:
@@ -25,11 +39,13 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
             self._previous = {s: signal.signal(s, self._handle) for s in SIGNALS}
+        _listening.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _listening.remove(self)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -117,4 +133,5 @@ def _release_in_child() -> None:
 
 
 _holding = False
+_listening: list[StopSignal] = []
 os.register_at_fork(after_in_child=_release_in_child)

@@ -55,10 +55,11 @@ class Team(Protocol):
     def save(self, t: int, folder: Path) -> Pending: ...
     def evaluate(self, t: int, by: Sequence[Attack]) -> Pending: ...
     def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]: ...
+    def change(self, t: int, specs: Sequence[AgentSpec], *, timeout: float) -> None: ...
     def restore(self, folder: Path, *, timeout: float, lr_factor: float = 1.0) -> None: ...
     def diagnose(self, error: Exception, refs: Sequence[Any]) -> Failure | None: ...
     def unwrap(self, error: Exception) -> BaseException: ...
-    def leaving(self) -> list[str]: ...  # nodes that will soon be gone, with agents on them
+    def leaving(self) -> dict[str, str]: ...  # nodes with agents that will soon be gone: id -> address
     def revive(self, roles: frozenset[str] | None, say: Callable[[str], None]) -> list[str]: ...
     def close(self) -> None: ...
 
@@ -130,6 +131,10 @@ class LocalTeam:
         except Exception as error:
             return Pending(kind, t, {}, error=error)
 
+    def change(self, t: int, specs: Sequence[AgentSpec], *, timeout: float) -> None:
+        for spec in specs:
+            self._handles[spec.me].endpoint.change(t, spec)
+
     def restore(self, folder: Path, *, timeout: float, lr_factor: float = 1.0) -> None:
         for role, handle in self._handles.items():
             handle.endpoint.load(str(folder / role), lr_factor)
@@ -140,8 +145,8 @@ class LocalTeam:
     def unwrap(self, error: Exception) -> BaseException:
         return error
 
-    def leaving(self) -> list[str]:
-        return []
+    def leaving(self) -> dict[str, str]:
+        return {}
 
     def revive(self, roles: frozenset[str] | None, say: Callable[[str], None]) -> list[str]:
         return []

@@ -29,7 +29,7 @@ def parse(kind: Any, value: Any, path: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             _refuse(path, value, "a mapping")
-        return {k: parse(args[1], v, f"{path}.{k}") for k, v in value.items()}
+        return {parse_key(args[0], k, path): parse(args[1], v, f"{path}.{k}") for k, v in value.items()}
     if origin is tuple:
         items = value if isinstance(value, list | tuple) else _refuse(path, value, "a list")
         return tuple(parse(args[0], item, f"{path}[{i}]") for i, item in enumerate(items))
@@ -47,6 +47,13 @@ def parse(kind: Any, value: Any, path: str) -> Any:
             {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}[kind.__name__],
         )
     return value
+
+
+def parse_key(kind: Any, key: Any, path: str) -> Any:
+    """The key of a mapping: JSON has only texts."""
+    if kind is int and not isinstance(key, int):
+        return int(key) if str(key).isdigit() else _refuse(path, key, "a step")
+    return key
 
 
 def _parse_dataclass(kind: Any, value: Any, path: str) -> Any:
@@ -70,3 +77,17 @@ def unknown(path: str, key: str, known: Mapping[str, Any]) -> NoReturn:
 
 def _refuse(path: str, value: Any, allowed: str) -> NoReturn:
     raise ValueError(f"{path} = {value!r} is not allowed; expected {allowed}")
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """``setting: value before -> value after`` for all that differ."""
+    old = flat(before)
+    return [f"{k}: {old.get(k)} -> {v}" for k, v in flat(after).items() if old.get(k) != v]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}} -> {"a.b": 1}``."""
+    found: dict[str, Any] = {}
+    for k, v in values.items():
+        found |= flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v}
+    return found

@@ -78,7 +78,7 @@ def pooled(_actors: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
         team._facts = dict(zip(roles, ray.get(ready, timeout=60), strict=True))
 
     monkeypatch.setattr(RayTeam, "_spawn", spawn)
-    monkeypatch.setattr(RayTeam, "_kill", lambda team, role, lane: _actors.append(team[role].actor))
+    monkeypatch.setattr(RayTeam, "_kill", lambda team, roles, lanes: _actors.extend(team[r].actor for r in roles))
 
 
 @pytest.fixture(scope="session")

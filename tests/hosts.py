@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -119,6 +120,7 @@ class _Namespaces(_Drains):
             for pid in self._pids(address):
                 os.kill(pid, signal.SIGKILL)
             _ip("netns", "del", name)
+            shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
         for process in self._processes:
             process.wait(timeout=30)
         _ip("link", "del", self._bridge)
@@ -140,6 +142,10 @@ class _Namespaces(_Drains):
             ["route", "add", "default", "via", f"{self._net}.254"],
         ):
             _ip("-n", name, *command)
+        own = Path("/etc/netns") / name  # `ip netns exec` puts these files over those of /etc
+        own.mkdir(parents=True)
+        (own / "hosts").write_text(f"127.0.0.1 localhost\n{address} {socket.gethostname()}\n")
+        (own / "resolv.conf").write_text("options timeout:1 attempts:1\n")  # there is no name server
         folder = self._temp / str(number)
         folder.mkdir()
         token = folder / "token"

@@ -326,6 +326,17 @@ def test_own_network_and_own_data_from_files(sparring: Command, tmp_path: Path) 
     assert f"{tmp_path}/net.py:net" in (tmp_path / "runs/a/config.yaml").read_text()
 
 
+def test_dry_run_of_lanes_on_ray(ray_session: str, sparring: Command) -> None:
+    """One process measures the step; the bundles are those of the lanes."""
+    done = sparring(
+        "train", "mat", "--lanes=2", "--dry-run", "--json", "--placement.cpus-per-agent=0.5", "--device=cpu"
+    )
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["agents"]["peer1"]["bundle"] == {"CPU": 0.5}
+    assert plan["config"]["lanes"] == 2
+
+
 def test_dry_run(sparring: Command, tmp_path: Path) -> None:
     done = sparring("train", "mat", "--team=local", "--dry-run", "--json")
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ def commands(name: str) -> list[list[str]]:
     """Every ``python -m cluster train ...`` of a file, comments and continued lines included."""
     text = re.sub(r"\\\n#?", " ", (DEPLOY / name).read_text())
     text = re.sub(r"\n\s+(?=--)", " ", text)
-    return [c.split("&")[0].split() for c in re.findall(r"python -m cluster train ([^\n]+)", text)]
+    return [c.split("&")[0].split() for c in re.findall(r"python\s+-m cluster train ([^\n]+)", text)]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -56,10 +56,10 @@ def test_slurm_script_is_sound_shell() -> None:
 SLURM = {  # what the script calls of Slurm, on one host
     "scontrol": 'if [ "$1" = requeue ]; then echo "$2" > "$SHARED/requeued"; else echo localhost; fi',
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
-    "getent": 'echo "127.0.0.1 STREAM localhost"',
+    "getent": 'echo "127.0.1.1 STREAM n"; echo "10.0.0.7 STREAM n"',
     "ray": 'shift; while [ "$1" != -- ]; do shift; done; shift; exec "$@"',  # symmetric-run, less Ray
     "python": 'echo "$@" > "$SHARED/asked"; mkdir -p "$SHARED/runs/mat-cifar10"; cat "$RAY_AUTH_TOKEN_PATH" > "$SHARED/token"; '
-    'exec /bin/bash "$SHARED/driver"',
+    "exec driver",
     "driver": 'printf "{\\"host\\": \\"h\\", \\"pid\\": $$}" > "$SHARED/runs/mat-cifar10/run.lock"; trap "exit 130" USR1; '
     "while :; do sleep 0.1; done",
 }
@@ -67,11 +67,11 @@ SLURM = {  # what the script calls of Slurm, on one host
 
 def test_slurm_job_saves_and_queues_itself_again_when_its_time_is_up(tmp_path: Path) -> None:
     """Slurm's USR1 reaches the driver and nobody else; the job is put back and ends as the driver does; the token is gone."""
-    for name in ("bin", "shared", ".venv/bin"):
+    for name in ("bin", ".venv/bin"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").write_text("")
     for name, body in SLURM.items():
-        file = tmp_path / ("shared" if name == "driver" else "bin") / name
+        file = tmp_path / "bin" / name
         file.write_text(f"#!/bin/bash\n{body}\n")
         file.chmod(0o755)
     env = {
@@ -87,7 +87,9 @@ def test_slurm_job_saves_and_queues_itself_again_when_its_time_is_up(tmp_path: P
     job.send_signal(10)
     assert job.wait(timeout=20) == 130
     assert (tmp_path / "shared" / "requeued").read_text() == "7\n"
-    assert "--resume-if-exists" in (tmp_path / "shared" / "asked").read_text()
+    asked = (tmp_path / "shared" / "asked").read_text()
+    assert "--resume-if-exists" in asked
+    assert "--address 10.0.0.7:6379" in asked
     assert len((tmp_path / "shared" / "token").read_text()) == 64
     assert not (tmp_path / "shared" / "token-7").exists()
 
@@ -115,6 +117,7 @@ def test_rayjob() -> None:
         (container,) = group["template"]["spec"]["containers"]
         mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
         assert mounts["shared"] == "/shared"
+        assert "--placement.gpus-per-agent 1" in spec["entrypoint"]  # no node may be there when it starts
         assert set(mounts) == {v["name"] for v in group["template"]["spec"]["volumes"]}
     (gpus,) = [g["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] for g in groups[1:]]
     assert gpus == "1"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from tests.helpers import bytes_of, small, small_flags
 from tests.hosts import Hosts, can_make_namespaces, hosts, wait_for
 
 OPTIONS: dict[str, Any] = {"max_steps": 60, "checkpoint__every": 10, "batch_size": 64, "network": "small_cnn:width=8"}
+WAIT = ("--wait=60", "--placement.gpus-per-agent=1")  # workers may still be joining
 SPARRING = (sys.executable, "-m", "cluster")
 
 
@@ -58,7 +61,9 @@ def teacher(folder: Path) -> None:
 
 def train(cluster: Hosts, folder: Path, method: str, name: str, **options: Any) -> subprocess.Popen[str]:
     chosen = small_flags(**flags(folder, method), address=cluster.address, **options)
-    return cluster.run(*SPARRING, "train", method, f"--runs-dir={folder}", f"--name={name}", "--no-report", *chosen)
+    return cluster.run(
+        *SPARRING, "train", method, f"--runs-dir={folder}", f"--name={name}", "--no-report", *WAIT, *chosen
+    )
 
 
 def recorded(run: Path) -> int:
@@ -109,6 +114,37 @@ def test_a_lost_host_is_replaced(method: str, cluster: Hosts, folder: Path, teac
     (back,) = re.findall(r"every agent at step (\d+) again", text)
     assert (int(back) % 10 == 0) is (method == "mat")  # the early checkpoint is none of the regular ones
     assert bytes_of(run) == bytes_of(local.path)
+
+
+def test_a_hung_lane_on_another_host_is_ended(cluster: Hosts, folder: Path, ray_session: str) -> None:
+    """Two peers of two lanes over two hosts; SIGSTOP where the driver cannot send signals itself: its host's Ray does, and the bundle is free for another."""
+    options: dict[str, Any] = {"placement__strategy": "SPREAD", "call_timeout": 5, "lanes": 2}
+    here = small("mat", **{**flags(folder, "mat"), "placement__cpus_per_agent": 0.5, "lanes": 2})
+    undisturbed = launch.train(here, runs_dir=folder, name="undisturbed-hung", quiet=True)
+    run = folder / "hung"
+    driver = train(cluster, folder, "mat", "hung", **options)
+    wait_for(lambda: recorded(run) >= 24 or driver.poll() is not None, seconds=90)
+    assert driver.poll() is None, driver.communicate()[1]
+    agents = json.loads((run / "env.json").read_text())["agents"]
+    assert len({a["node"] for a in agents.values()}) == 2
+    stopped = agents["peer1/1"]
+    os.kill(stopped["pid"], signal.SIGSTOP)
+    _, said = driver.communicate(timeout=90)
+    assert driver.returncode == 0, said
+    assert "lost: " in (run / "log.txt").read_text()
+    assert not Path(f"/proc/{stopped['pid']}").exists()
+    assert bytes_of(run) == bytes_of(undisturbed.path)
+
+
+def test_pretraining_on_other_hosts(cluster: Hosts, folder: Path) -> None:
+    """Workers of Ray Train on two hosts, whose disks have no images yet."""
+    chosen = small_flags(**{**flags(folder, "at"), "max_steps": 6, "data__cache": str(folder / "cache" / "pretrain")})
+    where = [f"--address={cluster.address}", "--placement.strategy=STRICT_SPREAD", "--device=cpu"]
+    names = [f"--runs-dir={folder}", f"--models-dir={folder}/models", "--name=pretrained"]
+    driver = cluster.run(*SPARRING, "pretrain", "at", "--workers=2", *chosen, *where, *names)
+    _, said = driver.communicate(timeout=180)
+    assert driver.returncode == 0, said
+    assert (folder / "models" / "at-digits-small_cnn" / "1" / "card.json").is_file()
 
 
 def test_an_evaluation_uses_the_cluster(cluster: Hosts, folder: Path, teacher: None) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from cluster import placement
-from cluster.errors import NoResources, UsageError
-from cluster.placement import Bundle, Node
+from cluster.errors import Interrupted, NoResources, UsageError
+from cluster.fitting import Bundle, Node
 from cluster.settings import Own, Placement
+from cluster.stop import StopSignal
 
 GPU_NODES = [
     Node("10.0.0.1", {"CPU": 8.0, "GPU": 2.0}, {"zone": "a", "ray.io/market-type": "spot"}),
@@ -84,6 +85,16 @@ def test_different_bundles_are_fitted_exactly() -> None:
 
 def test_waiting_leaves_the_check_to_the_autoscaler() -> None:
     assert len(placement.plan(roles(9), Placement(wait=60), GPU_NODES)) == 9
+    with pytest.raises(UsageError, match=r"--wait needs --placement\.gpus-per-agent as long as no node has a GPU"):
+        placement.plan(roles(2), Placement(wait=60), cpus(0))
+    assert resources(placement.plan(roles(1), Placement(wait=60, gpus_per_agent=1), [])) == [{"CPU": 1.0, "GPU": 1.0}]
+
+
+def test_lanes_share_no_gpu() -> None:
+    with pytest.raises(UsageError, match=r"lanes = 2 need a whole GPU each"):
+        placement.plan(roles(1), Placement(gpus_per_agent=0.5), GPU_NODES, lanes=2)
+    with pytest.raises(NoResources, match=r"Set --placement\.gpus-per-agent 0, or take fewer --lanes"):
+        placement.plan(roles(1), Placement(), GPU_NODES, lanes=5)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +122,24 @@ def test_resources_in_use_are_said_in_time(ray_session: str) -> None:
     with pytest.raises(NoResources, match=r"in use: 2 agents need 1 CPU each, not free within 2 s.*free now: 1 CPU"):
         placement.reserve([Bundle("peer0", 1.0)] * 2, Placement(), timeout=2)
     with pytest.raises(NoResources, match=r"no node came within 1 s that makes room: 9 agents need 1 CPU each"):
-        placement.reserve([Bundle("peer0", 1.0)] * 9, Placement(wait=1), timeout=1)
+        placement.reserve([Bundle("peer0", 1.0)] * 9, Placement(wait=1, gpus_per_agent=0), timeout=1)
     assert time.monotonic() - started < 10
     ray.util.remove_placement_group(held)
+
+
+def test_a_signal_ends_a_wait(ray_session: str) -> None:
+    """Nothing is under way: the run stops at once instead of after its --wait, and nothing stays reserved."""
+    import os
+    import signal
+    import threading
+
+    import ray
+
+    timer = threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    with StopSignal():
+        timer.start()
+        started = time.monotonic()
+        with pytest.raises(Interrupted, match=r"stopped while it waited for resources; .*--resume-if-exists"):
+            placement.reserve([Bundle("peer0", 1.0)] * 9, Placement(wait=60, gpus_per_agent=0))
+        assert time.monotonic() - started < 10
+    assert {g["state"] for g in ray.util.placement_group_table().values()} == {"REMOVED"}
