@@ -44,6 +44,24 @@ def base_of(argv: Sequence[str], verb: str) -> tuple[RunConfig | None, RunConfig
     return recipe_itself, replace(base, agents=roles), args
 
 
+def searched(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """``--search.PATH SPACE`` and ``--search.PATH=SPACE`` taken out of the flags: spaces by path, and the rest."""
+    spaces: dict[str, str] = {}
+    rest: list[str] = []
+    args = iter(argv)
+    for a in args:
+        flag, equals, value = a.partition("=")
+        if not flag.startswith("--search."):
+            rest.append(a)
+            continue
+        value = value if equals else next(args, "")
+        if not value:
+            raise UsageError(f"{flag} needs a space, such as: {flag} 'uniform(1, 10)'")
+        path = flag.removeprefix("--search.").replace("-", "_")
+        spaces["attack.eps" if path == "eps" else path] = value
+    return spaces, rest
+
+
 def _whole(text: str) -> int:
     if not text.isdigit():
         raise UsageError(f"--peers {text!r} is not allowed; expected a whole number")

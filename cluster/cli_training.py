@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import Positional, arg
 
-from cluster.arguments import base_of
+from cluster.arguments import base_of, searched
 from cluster.errors import UsageError
 from cluster.output import Out, Output, answer, say
 from cluster.settings import Settings
@@ -19,7 +19,7 @@ from cluster.settings import Settings
 if TYPE_CHECKING:
     from cluster.run_config import RunConfig
 
-C = TypeVar("C", "Train", "Pretrain")
+C = TypeVar("C", "Train", "Pretrain", "Tune")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,71 @@ class Pretrain:
     resume_if_exists: bool = False
     """Continue the run when --name exists."""
     output: Out = field(default_factory=Output)
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Search settings of a recipe; --search.PATH 'loguniform(1, 10)' says what varies, else what the method names."""
+
+    config: Annotated[Settings, arg(name="")]
+    trials: int = 16
+    """Runs to make; a grid makes one per combination."""
+    scheduler: Literal["asha", "pbt", "fifo"] = "asha"
+    """asha stops bad trials early; pbt lets bad ones take over from good ones and changes values on the way; fifo does neither."""
+    sampler: Literal["random", "tpe", "grid"] = "random"
+    """How values are chosen; tpe is Optuna's."""
+    objective: str = "w-robust"
+    """Held-out robust, clean or w-robust (half and half), or AGENT/TERM; two with a comma are averaged and shown as a Pareto front."""
+    share_teachers: bool = True
+    """Trials share what frozen teachers say to clean batches."""
+    concurrent: int | None = None
+    """Trials at a time, at most; default as many as fit."""
+    time_budget: float | None = None
+    """Seconds after which no more is run; --resume goes on."""
+    resume: bool = False
+    """Go on with the search --name: no trial that ended runs again."""
+    name: str | None = None
+    """Name of the search's folder."""
+    runs_dir: Path = Path("runs")
+    """Folder of all runs."""
+    output: Out = field(default_factory=Output)
+
+
+def tune(argv: Sequence[str]) -> None:
+    """Search temperatures, balance weights and any other setting of a recipe with Ray Tune."""
+    wanted, rest = searched(argv)
+    help_only = not rest or {"-h", "--help"} & set(rest)
+    if not help_only and not any(a.startswith("--team") for a in rest) and not _has_gpus():
+        rest = [*rest, "--team=local"]  # a trial without GPUs is cheapest as one process
+    command, config = asked(rest, tune, Tune, example="mtard --trials 8 --search.method.temperature 'uniform(1, 10)'")
+    from cluster import search as implementation
+    from cluster import search_report
+    from trainers import search as spaces
+
+    found = implementation.Search(
+        config=config,
+        spaces={**type(config.method).SEARCH, **{k: spaces.parse(v) for k, v in wanted.items()}},
+        **{
+            k: getattr(command, k)
+            for k in ("trials", "scheduler", "sampler", "objective", "share_teachers", "concurrent")
+        },
+    )
+    folder = implementation.tune(
+        found,
+        runs_dir=command.runs_dir,
+        name=command.name,
+        resume=command.resume,
+        time_budget=command.time_budget,
+        say=say(command.output),
+    )
+    answer(command.output, search_report.summary(folder, implementation.results_of(folder)), search_report.show_summary)
+
+
+def _has_gpus() -> bool:
+    """Whether a trial's agents could have GPUs of their own here."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def train(argv: Sequence[str]) -> None:

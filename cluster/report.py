@@ -54,12 +54,17 @@ def page(folders: Sequence[RunFolder]) -> str:
     title = "Sparring report: " + ", ".join(f.path.name for f in folders)
     sections = "".join(f'<section class="run">{_run(folder)}</section>' for folder in folders)
     joint = _joint(folders) if len(folders) > 1 else ""
+    return document(title, f'{joint}<div class="runs">{sections}</div>')
+
+
+def document(title: str, content: str) -> str:
+    """A page that loads nothing from elsewhere."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
         f'<title>{escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE.read_text()}</style></head>'
-        f'<body><main><h1>{escape(title)}</h1>{joint}<div class="runs">{sections}</div></main></body></html>'
+        f"<body><main><h1>{escape(title)}</h1>{content}</main></body></html>"
     )
 
 

@@ -1,0 +1,231 @@
+"""``sparring tune``: many runs of one recipe that differ in a few settings, driven by Ray Tune.
+
+    spaces --sampler--> settings of trial i --Tune starts it, one placement group each--> an ordinary run in trials/00i
+    every checkpoint of a trial --objective--> scheduler (ASHA, PBT) --> goes on, is stopped, or takes over from a better one
+
+A trial is a run folder, so it continues after any interruption from its own last checkpoint; one that ended has a
+``result.json`` and is never run again: a resumed search hears its reports anew.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from agents.checkpoint import to_json, write
+from cluster import launch, placement, run_config, samplers, session, trial
+from cluster.errors import Exists, Infrastructure, Interrupted, UsageError
+from cluster.fitting import Node
+from cluster.run_config import RunConfig
+from cluster.run_folder import NAME, RunFolder, relative
+from cluster.settings import Placement
+from cluster.trial import Plan
+from trainers.search import Space, Uniform
+
+Scheduler = Literal["asha", "pbt", "fifo"]
+HEAD = {
+    "CPU": 0.01
+}  # a trial's own process on Ray, which only waits; a share of nothing would shift the agents' bundles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What is searched, and how."""
+
+    config: RunConfig  # of every trial, but for the searched settings
+    spaces: Mapping[str, Space]
+    trials: int = 16
+    scheduler: Scheduler = "asha"
+    sampler: Literal["random", "tpe", "grid"] = "random"
+    objective: str = "w-robust"
+    share_teachers: bool = True
+    concurrent: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What makes a search this one: plain values."""
+        values = {k: getattr(self, k) for k in ("trials", "scheduler", "sampler", "objective")}
+        config = json.loads(to_json(self.config.carried_out_as(None).to_dict()))
+        for name in run_config.OPERATIONAL:
+            config.pop(name)
+        return {**values, "spaces": {k: str(v) for k, v in sorted(self.spaces.items())}, "config": config}
+
+
+def tune(
+    search: Search,
+    *,
+    runs_dir: Path = Path("runs"),
+    name: str | None = None,
+    resume: bool = False,
+    time_budget: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Run a search, or go on with one; its folder, with ``best/``, ``best.yaml`` and ``search.parquet``.
+
+    Raises:
+        UsageError: settings that cannot be searched, or a search of this name with others.
+        Exists: a folder of this name, and ``resume`` was not asked for.
+        NoResources: not enough for one trial.
+        Interrupted: stopped; every finished trial is kept.
+    """
+    search = replace(search, config=search.config.absolute())
+    check(search)
+    folder = _folder(search, runs_dir, name, resume=resume)
+    drawn = samplers.draw(search, folder)
+    wanted = _resources(search.config)
+    if session.brings_its_own(search.config.address):
+        _feasible(search.config, [placement.this_machine()])
+    with RunFolder(folder).locked(), session.connected(search.config.address):
+        _feasible(search.config, placement.nodes_alive())
+        from cluster.tuning import fit
+
+        finished = fit(search, folder, drawn, wanted, time_budget=time_budget, say=say)
+    results = conclude(folder, search)
+    if not finished:
+        raise Interrupted(
+            f"stopped with {sum(r['status'] != 'open' for r in results)} of {len(results)} trials ended; continue with the same "
+            f"command and --name {folder.name} --resume"
+        )
+    return folder
+
+
+def check(search: Search) -> None:
+    """Refuse what can be seen to be wrong before a folder or a process is made.
+
+    Raises:
+        UsageError: nothing to search, or a combination that does not work.
+        ValueError: an unknown setting, or a value in a space that is not allowed.
+    """
+    if not search.spaces:
+        raise UsageError("nothing to search: give at least one --search.PATH 'uniform(1, 10)'")
+    for path, space in search.spaces.items():
+        if path.startswith(("network", "data", "agents", "placement")) or path in (
+            "seed",
+            "batch_size",
+            "method.peers",
+            "lanes",
+        ):
+            raise UsageError(
+                f"--search.{path}: trials share data, networks and seed; method.*, attack.* and optim.* can be searched"
+            )
+        for value in samplers.ends(space):
+            search.config.replace({path: value})
+        if search.scheduler == "pbt" and not (isinstance(space, Uniform) and path.startswith(run_config.CHANGEABLE)):
+            raise UsageError(
+                f"--search.{path}: pbt changes values while a run goes on: a uniform or loguniform range of method.*, attack.* or optim.*"
+            )
+    if search.scheduler == "pbt" and search.sampler != "random":
+        raise UsageError("pbt draws its first values at random: --sampler random")
+    if search.trials < 1 or (search.scheduler == "pbt" and search.trials < 4):
+        raise UsageError(f"trials = {search.trials} is too few; at least {4 if search.scheduler == 'pbt' else 1}")
+    trial.check_objective(search.objective, search.config)
+    launch.check(search.config)
+
+
+def _folder(search: Search, runs_dir: Path, name: str | None, *, resume: bool) -> Path:
+    label = f"{search.config.label}-search"
+    if name is None:
+        if resume:
+            raise UsageError("--resume needs --name: which search is to go on?")
+        numbers = [
+            int(p.name.removeprefix(f"{label}-"))
+            for p in runs_dir.glob(f"{label}-*")
+            if p.name.removeprefix(f"{label}-").isdigit()
+        ]
+        name = f"{label}-{max(numbers, default=0) + 1}"
+    if not NAME.fullmatch(name):
+        raise UsageError(f"--name {name!r} is not allowed; use letters, digits, '.', '_' and '-'")
+    folder = (runs_dir / name).resolve()
+    file, asked = folder / "search.json", json.loads(to_json(search.to_dict()))
+    if folder.exists():
+        if not resume:
+            raise Exists(
+                f"{relative(folder)} exists and is never overwritten; choose another --name, or add --resume to go on with it"
+            )
+        if not file.is_file():
+            raise UsageError(f"{relative(folder)} is not a search (it has no search.json); choose another --name")
+        known = json.loads(file.read_text())
+        from cluster.values import differences
+
+        differing = differences(known, asked)
+        if differing:
+            raise UsageError(f"{relative(folder)} is another search ({'; '.join(differing)}); choose another --name")
+        return folder
+    (folder / "trials").mkdir(parents=True)
+    write(file, to_json(asked))
+    return folder
+
+
+def _resources(config: RunConfig) -> list[dict[str, float]]:
+    """Bundles of one trial; on Ray the first one is its own process's."""
+    if config.team == "local":
+        gpus = config.placement.gpus_per_agent or 0.0
+        return [{k: v for k, v in (("CPU", config.placement.cpus_per_agent), ("GPU", gpus)) if v}]
+    return [
+        HEAD,
+        *(
+            b.resources
+            for b in placement.plan(_roles(config), replace(config.placement, wait=1.0), [], own=config.agents)
+        ),
+    ]
+
+
+def _roles(config: RunConfig) -> list[str]:
+    return list(config.method.roles()) if config.team == "ray" else ["a trial"]
+
+
+def _feasible(config: RunConfig, nodes: list[Node]) -> None:
+    """Refuse a search of which not one trial would fit: Tune waits for ever."""
+    wanted: Placement = replace(config.placement, wait=0.0)
+    if config.team == "local" and wanted.gpus_per_agent is None:
+        wanted = replace(wanted, gpus_per_agent=0.0)
+    placement.plan(_roles(config), wanted, nodes, own=config.agents if config.team == "ray" else None)
+
+
+def conclude(folder: Path, search: Search) -> list[dict[str, Any]]:
+    """Write what the trials have shown so far: search.parquet, best/, best.yaml, search.html; every trial's result.
+
+    Raises:
+        SparringError: every trial failed; the first one's cause.
+    """
+    results = results_of(folder)
+    failed = [r for r in results if r["status"] == "failed"]
+    if failed and len(failed) == len(results):
+        kind = UsageError if failed[0]["code"] == 2 else Infrastructure
+        raise kind(f"every trial failed; the first one, {failed[0]['trial']}: {failed[0]['cause']}")
+    from cluster import search_report
+
+    best = search_report.best_of(results)
+    if best is not None:
+        source, target = folder / "trials" / best["trial"], folder / "best"
+        working = folder / "best.tmp"
+        shutil.rmtree(working, ignore_errors=True)
+        shutil.copytree(source, working, ignore=shutil.ignore_patterns("*.tmp", "run.lock"))
+        shutil.rmtree(target, ignore_errors=True)
+        working.rename(target)
+        config = replace(
+            RunFolder(target).config.carried_out_as(None), data=search.config.data, team=search.config.team
+        )
+        write(folder / "best.yaml", run_config.dump(config).encode())
+    search_report.write_all(folder, search, results, best)
+    return results
+
+
+def plan_of(search: Search, folder: Path) -> Plan:
+    """What every trial is told."""
+    keep = 10**6 if search.scheduler == "pbt" else search.config.checkpoint.keep  # any step may be taken over
+    config = replace(search.config, checkpoint=replace(search.config.checkpoint, keep=keep))
+    if any(path.startswith("attack") for path in search.spaces) and config.checkpoint.threat is None:
+        config = replace(config, checkpoint=replace(config.checkpoint, threat=str(config.threats[0])))
+    if search.share_teachers:
+        config = replace(config, memo=str(folder / "teachers"))
+    return Plan(str(folder), config, search.objective, sys.argv, pbt=search.scheduler == "pbt")
+
+
+def results_of(folder: Path) -> list[dict[str, Any]]:
+    """Every trial that has begun, in order."""
+    return [trial.result(path) for path in sorted((folder / "trials").iterdir()) if (path / "params.json").exists()]

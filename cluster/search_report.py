@@ -1,0 +1,134 @@
+"""What a search has shown: search.parquet with every report, and search.html drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agents.checkpoint import write
+from cluster import charts, report
+from cluster.run_folder import relative
+
+if TYPE_CHECKING:
+    from cluster.search import Search
+
+Results = Sequence[Mapping[str, Any]]
+
+
+def write_all(folder: Path, search: Search, results: Results, best: Mapping[str, Any] | None) -> None:
+    """Both files, each whole or absent."""
+    rows = [
+        {"trial": r["trial"], "status": r["status"], **made, **r["params"]} for r in results for made in r["reports"]
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    write(folder / "search.parquet", sink.getvalue().to_pybytes())
+    write(folder / "search.html", page(folder.name, search, results, best).encode())
+
+
+def front(results: Results, first: str, second: str) -> list[Mapping[str, Any]]:
+    """Trials that no other beats in both objectives at their last report (Pareto front), best in the first one first."""
+    ended = [r for r in results if r["reports"]]
+    last = {id(r): (r["reports"][-1][first], r["reports"][-1][second]) for r in ended}
+
+    def beaten(r: Mapping[str, Any]) -> bool:
+        a, b = last[id(r)]
+        return any(x >= a and y >= b and (x, y) != (a, b) for x, y in last.values())
+
+    return sorted((r for r in ended if not beaten(r)), key=lambda r: -last[id(r)][0])
+
+
+def ranking(results: Results) -> list[Mapping[str, Any]]:
+    """Trials by how far they came, then by their objective."""
+    ended = [r for r in results if r["reports"]]
+    return sorted(ended, key=lambda r: (-r["reports"][-1]["step"], -r["reports"][-1]["objective"]))
+
+
+def page(name: str, search: Search, results: Results, best: Mapping[str, Any] | None) -> str:
+    """Objective over steps, one chart per setting, a table of all trials, and the Pareto front of two objectives."""
+    paths = sorted(search.spaces)
+    lines = [(r["trial"], [(x["step"], x["objective"]) for x in r["reports"]]) for r in ranking(results)]
+    drawn = [charts.line_chart(f"{search.objective} while trials train", lines, x_label="step")]
+    for path in paths:
+        points = [(r["params"][path], r["reports"][-1]["objective"]) for r in results if r["reports"]]
+        if all(isinstance(x, int | float) for x, _ in points):
+            each = [(r["trial"], [(float(r["params"][path]), r["reports"][-1]["objective"])]) for r in ranking(results)]
+            drawn.append(charts.line_chart(f"{search.objective} by {path}", each, x_label=path))
+    header = ["trial", "status", "steps", search.objective, *paths]
+    body = [[*cells(r), *(show(r["params"][p]) for p in paths)] for r in ranking(results)]
+    parts = [f"<h1>Search {escape(name)}</h1>", _best(best, search), *drawn, report.table("All trials", header, body)]
+    objectives = search.objective.split(",")
+    if len(objectives) == 2:
+        a, b = objectives
+        pareto = [
+            [r["trial"], show(r["reports"][-1][a]), show(r["reports"][-1][b]), *(show(r["params"][p]) for p in paths)]
+            for r in front(results, a, b)
+        ]
+        parts.append(report.table("Not beaten in both (Pareto front)", ["trial", a, b, *paths], pareto))
+    return report.document(f"Sparring search: {name}", f'<section class="run">{"".join(parts)}</section>')
+
+
+def cells(result: Mapping[str, Any]) -> list[str]:
+    last = result["reports"][-1]
+    return [result["trial"], result["status"], str(last["step"]), show(last["objective"])]
+
+
+def show(value: Any) -> str:
+    """A value in a table."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _best(best: Mapping[str, Any] | None, search: Search) -> str:
+    if best is None:
+        return "<p>No trial has reported yet.</p>"
+    values = ", ".join(f"{k} = {show(v)}" for k, v in sorted(best["params"].items()))
+    return (
+        f"<p>Best: trial {best['trial']}, {escape(search.objective)} {show(best['reports'][-1]['objective'])}, with {escape(values)}. "
+        "Its run is in <code>best/</code>; <code>sparring train -c best.yaml</code> repeats it.</p>"
+    )
+
+
+def best_of(results: Results) -> Mapping[str, Any] | None:
+    """The trial with the highest objective at its last report, among those that came furthest."""
+    reported = [r for r in results if r["reports"]]
+    if not reported:
+        return None
+    furthest = max(r["reports"][-1]["step"] for r in reported)
+    return max(
+        (r for r in reported if r["reports"][-1]["step"] == furthest), key=lambda r: r["reports"][-1]["objective"]
+    )
+
+
+def summary(folder: Path, results: Results) -> dict[str, Any]:
+    """What the command answers: the best trial, all others, where things are."""
+    best = best_of(results)
+    assert best is not None
+    found = [{k: r[k] for k in ("trial", "status", "params")} | {"last": (r["reports"] or [None])[-1]} for r in results]
+    return {
+        "search": relative(folder),
+        "best": {"trial": best["trial"], "params": best["params"], **best["reports"][-1]},
+        "trials": found,
+        "run": relative(folder / "best"),
+        "config": relative(folder / "best.yaml"),
+        "report": relative(folder / "search.html"),
+    }
+
+
+def show_summary(answer: dict[str, Any]) -> None:
+    """The same for a person."""
+    for r in sorted(answer["trials"], key=lambda r: -(r["last"] or {"objective": -1})["objective"]):
+        values = "  ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in sorted(r["params"].items())
+        )
+        last = r["last"]
+        reported = f"step {last['step']:>5}  objective {last['objective']:.4f}" if last else "nothing reported"
+        print(f"{r['trial']}  {r['status']:8}  {reported}  {values}")
+    print(
+        f"\nbest: trial {answer['best']['trial']}, objective {answer['best']['objective']:.4f}; its run: {answer['run']}"
+    )
+    print(f"report: {answer['report']}\nrepeat it: sparring train -c {answer['config']}")

@@ -1,0 +1,194 @@
+"""A search's trials under Ray Tune: who starts when, who is stopped, who takes over from whom."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import Searcher
+
+from agents.checkpoint import to_json, write
+from cluster import samplers, search, trial
+from cluster.samplers import Params
+from cluster.search import Search
+from trainers.search import Uniform
+
+STEP, GOAL = "step", "objective"
+REDUCTION = 3  # of trials that meet at a rung, the best third goes on
+
+
+def fit(
+    searched: Search,
+    folder: Path,
+    drawn: Sequence[Params] | None,
+    wanted: Sequence[dict[str, float]],
+    *,
+    time_budget: float | None,
+    say: Callable[[str], None],
+) -> bool:
+    """Run every trial that has not ended; whether all have now.
+
+    Args:
+        drawn: settings per trial; None asks Optuna.
+        wanted: bundles of one trial.
+    """
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    plan, count = search.plan_of(searched, folder), searched.trials if drawn is None else len(drawn)
+    pbt = searched.scheduler == "pbt"
+
+    def one(config: dict[str, Any]) -> None:
+        if pbt:  # taking over from another trial copies its configuration, so only Tune knows which one this is
+            index, params = (
+                int(str(tune.get_context().get_trial_id()).rpartition("_")[2]),
+                {k: config[k] for k in searched.spaces},
+            )
+        else:
+            index, params = config["index"], config["params"] if drawn is None else drawn[config["index"]]
+        trial.run(plan, index, params)
+
+    space: dict[str, Any] = {} if drawn is None else {"index": tune.grid_search(list(range(count)))}
+    if pbt and drawn is not None:
+        first = [samplers.known(folder, i) or drawn[i] for i in range(count)]
+        space |= {k: tune.sample_from(lambda spec, k=k: first[spec.config.index][k]) for k in searched.spaces}
+    tuner = tune.Tuner(
+        tune.with_resources(one, tune.PlacementGroupFactory(list(wanted))),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric=GOAL,
+            mode="max",
+            scheduler=_scheduler(searched, folder),
+            search_alg=Asked(searched, folder) if drawn is None else None,
+            num_samples=count if drawn is None else 1,
+            max_concurrent_trials=searched.concurrent,
+            time_budget_s=time_budget,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder / ".tune"),
+            failure_config=tune.FailureConfig(max_failures=searched.config.max_failures),
+            callbacks=[Lines(say)],
+            verbose=0,
+        ),
+    )
+    with _seeded(searched.config.seed):
+        tuner.fit()
+    return all((folder / "trials" / f"{i:03d}" / "result.json").exists() for i in range(count))
+
+
+def _scheduler(searched: Search, folder: Path) -> TrialScheduler:
+    every = searched.config.checkpoint.every
+    if searched.scheduler == "asha":
+        return Halving(folder, grace_period=every)
+    if searched.scheduler == "pbt":
+        spaces = {k: s for k, s in searched.spaces.items() if isinstance(s, Uniform)}
+
+        def inside(config: dict[str, Any]) -> dict[str, Any]:
+            return {**config, **{k: min(max(config[k], s.low), s.high) for k, s in spaces.items()}}
+
+        return PopulationBasedTraining(
+            time_attr=STEP,
+            perturbation_interval=every,
+            hyperparam_mutations=samplers.domains(spaces),
+            custom_explore_fn=inside,
+            synch=True,
+            log_config=False,
+        )
+    return FIFOScheduler()
+
+
+class Halving(ASHAScheduler):  # type: ignore[misc]
+    """Asynchronous successive halving that leaves a record in the folder of a trial that it stops."""
+
+    def __init__(self, folder: Path, *, grace_period: int) -> None:
+        self._folder = folder
+        # a trial's last report must not stop it: it has to end by itself
+        super().__init__(
+            time_attr=STEP, grace_period=grace_period, max_t=10**9, reduction_factor=REDUCTION, stop_last_trials=False
+        )
+
+    def on_trial_result(self, controller: Any, one: Any, result: dict[str, Any]) -> str:
+        decision = str(super().on_trial_result(controller, one, result))
+        path = self._folder / "trials" / f"{_index(one):03d}" / "result.json"
+        if decision == TrialScheduler.STOP and not path.exists():
+            write(path, to_json({"status": "stopped", STEP: result[STEP]}))
+        return decision
+
+
+class Asked(Searcher):  # type: ignore[misc]
+    """Optuna's TPE; trials that an earlier part of the search has made keep their settings, and Optuna hears of them too."""
+
+    def __init__(self, searched: Search, folder: Path) -> None:
+        from ray.tune.search.optuna import OptunaSearch
+
+        super().__init__(metric=GOAL, mode="max")
+        self._count, self._folder, self._next = searched.trials, folder, 0
+        self._optuna = OptunaSearch(
+            samplers.domains(searched.spaces), metric=GOAL, mode="max", seed=searched.config.seed
+        )
+        self._made: dict[str, Params] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self._next >= self._count:
+            return Searcher.FINISHED  # type: ignore[no-any-return]
+        index, self._next = self._next, self._next + 1
+        params = samplers.known(self._folder, index)
+        if params is None:
+            params = self._optuna.suggest(trial_id)
+        else:
+            self._made[trial_id] = params
+        return {"index": index, "params": params}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        params = self._made.pop(trial_id, None)
+        if params is None:
+            self._optuna.on_trial_complete(trial_id, result, error)
+        elif result is not None and GOAL in result:
+            self._optuna.add_evaluated_point(params, result[GOAL])
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what was asked and answered is in the trials' folders."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing either."""
+
+
+class Lines(tune.Callback):  # type: ignore[misc]
+    """One line per report."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        running = sum(t.status == "RUNNING" for t in trials)
+        self._say(
+            f"trial {_index(trial):03d}  step {result[STEP]}  objective {result[GOAL]:.4f}  ({running} of {len(trials)} running)"
+        )
+
+
+def _index(one: Any) -> int:
+    """Which trial it is: Tune numbers those that it draws itself; pbt copies configurations, so theirs does not tell."""
+    _, numbered, last = str(one.trial_id).rpartition("_")
+    return int(last) if numbered else int(one.config["index"])
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Tune's schedulers draw from Python's and numpy's global generators; the caller's states return."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
