@@ -81,8 +81,8 @@ class Tune:
     """Trials at a time, at most; default as many as fit."""
     time_budget: float | None = None
     """Seconds after which no more is run; --resume goes on."""
-    resume: bool = False
-    """Go on with the search --name: no trial that ended runs again."""
+    resume_if_exists: Annotated[bool, arg(aliases=["--resume"])] = False
+    """Go on with the search --name if there is one: no trial that ended runs again."""
     name: str | None = None
     """Name of the search's folder."""
     runs_dir: Path = Path("runs")
@@ -113,7 +113,7 @@ def tune(argv: Sequence[str]) -> None:
         found,
         runs_dir=command.runs_dir,
         name=command.name,
-        resume=command.resume,
+        resume=command.resume_if_exists,
         time_budget=command.time_budget,
         say=say(command.output),
     )

@@ -61,7 +61,11 @@ def page(name: str, search: Search, results: Results, best: Mapping[str, Any] | 
             drawn.append(charts.line_chart(f"{search.objective} by {path}", each, x_label=path))
     header = ["trial", "status", "steps", search.objective, *paths]
     body = [[*cells(r), *(show(r["params"][p]) for p in paths)] for r in ranking(results)]
-    parts = [f"<h1>Search {escape(name)}</h1>", _best(best, search), *drawn, report.table("All trials", header, body)]
+    parts = [
+        _best(best, search),
+        f'<div class="charts">{"".join(drawn)}</div>',
+        report.table("All trials", header, body),
+    ]
     objectives = search.objective.split(",")
     if len(objectives) == 2:
         a, b = objectives

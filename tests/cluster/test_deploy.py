@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.cli_training import Train, asked, train
+from cluster.cli_training import Train, Tune, asked, train, tune
 from tests.helpers import CLONE
 
 DEPLOY = CLONE / "cluster" / "deploy"
@@ -23,7 +23,7 @@ def commands(name: str) -> list[list[str]]:
     """Every ``python -m cluster train ...`` of a file, comments and continued lines included."""
     text = re.sub(r"\\\n#?", " ", (DEPLOY / name).read_text())
     text = re.sub(r"\n\s+(?=--)", " ", text)
-    return [c.split("&")[0].split() for c in re.findall(r"python\s+-m cluster train ([^\n]+)", text)]
+    return [c.split("&")[0].split() for c in re.findall(r"python\s+-m cluster (?:train|tune) ([^\n]+)", text)]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -31,7 +31,8 @@ def test_commands_are_ones_that_sparring_takes(name: str, monkeypatch: pytest.Mo
     found = commands(name)
     for words in found:
         values = [w.strip('"').replace("$SHARED", "/shared").replace("$address", "10.0.0.1:6379") for w in words]
-        command, config = asked(values, train, Train, example="")
+        ask, kind = (tune, Tune) if "tune" in name else (train, Train)
+        command, config = asked(values, ask, kind, example="")  # type: ignore[type-var]
         assert command.resume_if_exists
         assert command.name
         assert command.runs_dir.is_absolute()
@@ -100,9 +101,10 @@ def test_launcher_file_is_valid() -> None:
     validate_config(prepare_config(yaml.safe_load((DEPLOY / "cluster.yaml").read_text())))
 
 
-def test_rayjob() -> None:
+@pytest.mark.parametrize("name", ["rayjob-train.yaml", "rayjob-tune.yaml"])
+def test_rayjob(name: str) -> None:
     """What KubeRay's reference asks of a RayJob; pods share the volume on which runs live."""
-    job: dict[str, Any] = yaml.safe_load((DEPLOY / "rayjob-train.yaml").read_text())
+    job: dict[str, Any] = yaml.safe_load((DEPLOY / name).read_text())
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     spec, cluster = job["spec"], job["spec"]["rayClusterSpec"]
     assert spec["shutdownAfterJobFinishes"] is True

@@ -13,6 +13,7 @@ from cluster.errors import Interrupted, NoResources, UsageError
 from cluster.fitting import Bundle, Node
 from cluster.settings import Own, Placement
 from cluster.stop import StopSignal
+from tests.hosts import wait_for
 
 GPU_NODES = [
     Node("10.0.0.1", {"CPU": 8.0, "GPU": 2.0}, {"zone": "a", "ray.io/market-type": "spot"}),
@@ -114,20 +115,34 @@ def test_bad_values(make: Any, words: str) -> None:
         make()
 
 
-def test_resources_in_use_are_said_in_time(ray_session: str) -> None:
+@pytest.fixture
+def free_session(ray_session: str) -> None:
+    """The session's CPUs, all free: a run that has just ended gives them back within seconds."""
+    import ray
+
+    wait_for(
+        lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], seconds=60, what="free CPUs"
+    )
+
+
+def test_resources_in_use_are_said_in_time(free_session: None) -> None:
     import ray
 
     held = placement.reserve([Bundle("peer0", 1.0)] * 7, Placement())
     started = time.monotonic()
-    with pytest.raises(NoResources, match=r"in use: 2 agents need 1 CPU each, not free within 2 s.*free now: 1 CPU"):
-        placement.reserve([Bundle("peer0", 1.0)] * 2, Placement(), timeout=2)
-    with pytest.raises(NoResources, match=r"no node came within 1 s that makes room: 9 agents need 1 CPU each"):
-        placement.reserve([Bundle("peer0", 1.0)] * 9, Placement(wait=1, gpus_per_agent=0), timeout=1)
-    assert time.monotonic() - started < 10
-    ray.util.remove_placement_group(held)
+    try:
+        with pytest.raises(
+            NoResources, match=r"in use: 2 agents need 1 CPU each, not free within 2 s.*free now: 1 CPU"
+        ):
+            placement.reserve([Bundle("peer0", 1.0)] * 2, Placement(), timeout=2)
+        with pytest.raises(NoResources, match=r"no node came within 1 s that makes room: 9 agents need 1 CPU each"):
+            placement.reserve([Bundle("peer0", 1.0)] * 9, Placement(wait=1, gpus_per_agent=0), timeout=1)
+        assert time.monotonic() - started < 10
+    finally:
+        ray.util.remove_placement_group(held)
 
 
-def test_a_signal_ends_a_wait(ray_session: str) -> None:
+def test_a_signal_ends_a_wait(free_session: None) -> None:
     """Nothing is under way: the run stops at once instead of after its --wait, and nothing stays reserved."""
     import os
     import signal
