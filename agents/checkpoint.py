@@ -21,9 +21,13 @@ class CheckpointError(Exception):
     """A checkpoint is missing, incomplete, altered or of another format."""
 
 
-def write(path: Path, content: bytes) -> str:
-    """Write a file so that it is whole or absent even when power fails (temporary name, fsync, rename); its sha256."""
-    temporary = path.with_name(path.name + ".tmp")
+def write(path: Path, content: bytes, *, writer: str = "") -> str:
+    """Write a file so that it is whole or absent even when power fails (temporary name, fsync, rename); its sha256.
+
+    Args:
+        writer: tells processes apart that may write the same file at once.
+    """
+    temporary = path.with_name(f"{path.name}{writer}.tmp")
     with open(temporary, "wb") as f:
         f.write(content)
         f.flush()

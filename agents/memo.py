@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from torch import nn
@@ -38,5 +39,6 @@ class Memo:
             return Answer(load(path.read_bytes())["logits"].to(device))
         except FileNotFoundError:
             made = compute()
-            write(path, save({"logits": made.logits.detach().cpu().contiguous()}))
+            content = save({"logits": made.logits.detach().cpu().contiguous()})
+            write(path, content, writer=f".{uuid4().hex}")  # another run may be at the same step
             return made

@@ -17,7 +17,7 @@ from agents.memo import Memo
 from agents.robustness import check_classifier
 from trainers import methods, user
 from trainers.config import Attack, DataConfig, OptimConfig, require
-from trainers.data import Batches, Dataset
+from trainers.data import Batches, Dataset, Split
 from trainers.datasets import Prepared
 from trainers.methods.base import Method
 from trainers.rng import seeded
@@ -73,10 +73,7 @@ class AgentSpec:
         """
         device = torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
         dataset = self.images.load()
-        train, held_out = dataset.held_out(self.data.validation, seed=self.seed, fraction=self.data.fraction)
-        batches = Batches(
-            train, self.data, batch_size=self.batch_size, seed=self.seed, extra=self.images.load_extra(), device=device
-        )
+        batches, held_out = self._batches(dataset, device)
         method = self.make_method()
         role = method.roles()[self.me]
         network = self._network(dataset, any_classes=not role.same_classes)
@@ -164,6 +161,18 @@ class AgentSpec:
                 f"{self.me}: the weights in {self.init} are of {saved.spec} for {found[0]} channels and {found[1]} classes; "
                 f"the run wants {self.network or 'any network'} for {wanted[0]} channels and {wanted[1]} classes"
             )
+
+    def _batches(self, dataset: Dataset, device: torch.device) -> tuple[Batches, Split]:
+        train, held_out = dataset.held_out(self.data.validation, seed=self.seed, fraction=self.data.fraction)
+        extra = self.images.load_extra()
+        return Batches(
+            train, self.data, batch_size=self.batch_size, seed=self.seed, extra=extra, device=device
+        ), held_out
+
+    def length(self) -> int:
+        """Steps of the run, before any agent is built."""
+        batches, _ = self._batches(self.images.load(), torch.device("cpu"))
+        return self.total_steps(batches.steps_per_epoch)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Length of the run."""

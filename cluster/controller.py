@@ -223,7 +223,7 @@ class Controller:
             ) from error
         if isinstance(cause, CheckpointError):
             raise BrokenCheckpoint(str(cause)) from error
-        raise error if cause is error else cause from error
+        raise cause from None if cause is error else error  # from itself would be a chain without an end
 
     def _recover(self, failure: Failure) -> int | None:
         """Replace what was lost and put every agent back to the newest whole checkpoint; its step, None for fresh agents."""

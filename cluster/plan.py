@@ -9,7 +9,6 @@ from agents.spec import Facts
 from cluster import launch, run_config
 from cluster.progress import duration
 from cluster.run_config import RunConfig
-from trainers import datasets
 from trainers.types import Metrics
 
 CHEAP = 5.0  # seconds
@@ -30,10 +29,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         probe = probe.replace({"batch_size": config.batch_size})
         metrics, facts, seconds = _measure(probe)
     scale = config.batch_size / probe.batch_size
-    train, _ = datasets.load(here.data).held_out(
-        config.data.validation, seed=config.seed, fraction=config.data.fraction
-    )
-    steps = config.max_steps or config.epochs * -(-len(train) // config.batch_size)
+    steps = launch.specs(here, quiet=True)[0].length()
     plan = {
         "agents": {name: {"parameters": f.parameters, "bundle": bundles.get(name, {})} for name, f in facts.items()},
         "steps": steps,

@@ -171,6 +171,9 @@ class RunConfig(Settings):
         path, network = teachers.found(role, own, data)
         return replace(own, network=network, init=str(path), mapping=None)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunConfig.from_dict, (self.to_dict(),)  # another process finds a user's method by its file
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the method's name stands beside its options."""
         values = asdict(self)

@@ -76,14 +76,14 @@ def tune(
     check(search)
     folder = _folder(search, runs_dir, name, resume=resume)
     drawn = samplers.draw(search, folder)
-    wanted = _resources(search.config)
+    wanted, length = _resources(search.config), launch.specs(search.config, quiet=False)[0].length()
     if session.brings_its_own(search.config.address):
         _feasible(search.config, [placement.this_machine()])
     with RunFolder(folder).locked(), session.connected(search.config.address):
         _feasible(search.config, placement.nodes_alive())
         from cluster.tuning import fit
 
-        finished = fit(search, folder, drawn, wanted, time_budget=time_budget, say=say)
+        finished = fit(search, folder, drawn, wanted, length=length, time_budget=time_budget, say=say)
     results = conclude(folder, search)
     if not finished:
         raise Interrupted(

@@ -22,6 +22,7 @@ from trainers.search import Uniform
 
 STEP, GOAL = "step", "objective"
 REDUCTION = 3  # of trials that meet at a rung, the best third goes on
+RUNGS = 2  # at a ninth and a third of the run: before the first, a slow start stops nobody
 
 
 def fit(
@@ -30,6 +31,7 @@ def fit(
     drawn: Sequence[Params] | None,
     wanted: Sequence[dict[str, float]],
     *,
+    length: int,
     time_budget: float | None,
     say: Callable[[str], None],
 ) -> bool:
@@ -38,6 +40,7 @@ def fit(
     Args:
         drawn: settings per trial; None asks Optuna.
         wanted: bundles of one trial.
+        length: steps of a whole trial.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     plan, count = search.plan_of(searched, folder), searched.trials if drawn is None else len(drawn)
@@ -63,7 +66,7 @@ def fit(
         tune_config=tune.TuneConfig(
             metric=GOAL,
             mode="max",
-            scheduler=_scheduler(searched, folder),
+            scheduler=_scheduler(searched, folder, length),
             search_alg=Asked(searched, folder) if drawn is None else None,
             num_samples=count if drawn is None else 1,
             max_concurrent_trials=searched.concurrent,
@@ -83,10 +86,10 @@ def fit(
     return all((folder / "trials" / f"{i:03d}" / "result.json").exists() for i in range(count))
 
 
-def _scheduler(searched: Search, folder: Path) -> TrialScheduler:
+def _scheduler(searched: Search, folder: Path, length: int) -> TrialScheduler:
     every = searched.config.checkpoint.every
     if searched.scheduler == "asha":
-        return Halving(folder, grace_period=every)
+        return Halving(folder, grace_period=max(every, length // REDUCTION**RUNGS))
     if searched.scheduler == "pbt":
         spaces = {k: s for k, s in searched.spaces.items() if isinstance(s, Uniform)}
 

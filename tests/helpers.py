@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from agents.agent import Agent
 from agents.lanes import Lanes
+from cluster import search, search_report
 from cluster.recipes import recipe
 from cluster.run_config import RunConfig
+from cluster.search import Search
+from tests.planted import final
 from trainers.config import Attack, DataConfig, OptimConfig
 from trainers.data import Batches, Split
 from trainers.methods.base import Method
@@ -52,6 +55,21 @@ def bytes_of(run: Path) -> dict[str, Any]:
     metrics = [(line["t"], line["agent"], line["values"], line["exchange_bytes"]) for line in lines]
     best, latest = ((run / "checkpoints" / f"{n}.json").read_text() for n in ("best", "last"))
     return {"manifest": manifest, "metrics": metrics, "best": best, "last": latest}
+
+
+def planted(*, steps: int, every: int, seed: int = 0, **options: Any) -> Search:
+    """A search on the method whose best settings are known; its trials take a tenth of a second."""
+    run: dict[str, Any] = {"max_steps": steps, "method__length": steps, "checkpoint__every": every, "batch_size": 4}
+    cheap: dict[str, Any] = {"team": "local", "network": "small_cnn:width=2", "checkpoint__attack_steps": 0}
+    config = small(str(CLONE / "tests" / "planted.py"), **run, **cheap, data__validation=0.02, seed=seed)
+    return Search(config=config, spaces=config.method.SEARCH, objective="model/quality", **options)
+
+
+def chosen(folder: Path) -> float:
+    """What the settings that such a search chose come to."""
+    found = search_report.best_of(search.results_of(folder))
+    assert found is not None
+    return final(found["params"]["method.a"], found["params"]["method.b"])
 
 
 class TinyNet(nn.Module):

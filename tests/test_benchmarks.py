@@ -159,3 +159,12 @@ def test_the_committed_methods_are_robust() -> None:
     assert sum(peers) / len(peers) >= rows["at"]["agents"]["model"]["pgd20"] - 0.01
     student = "student"
     assert rows["mixacm: all"]["agents"][student]["pgd20"] - rows["mixup only"]["agents"][student]["pgd20"] >= 0.1
+
+
+def test_search() -> None:
+    """Searches in miniature; what they leave is repeated, shared teachers change no byte."""
+    flags = ["--trials=4", "--epochs=1", "--steps=4", "--rounds=1", "--teacher=small_cnn:width=8"]
+    result = run("search.py", "--only", "asha", "shared", *flags)
+    assert result["asha"]["repeated"]
+    assert len(result["asha"]["steps"]) == 4
+    assert result["shared"]["identical"]
