@@ -9,9 +9,9 @@ result = sparring.evaluate(model, "digits", attacks=["clean", "pgd-20"], threats
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 _CLONE = Path(__file__).resolve().parent
 if not (_CLONE / "cluster" / "main.py").is_file():
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from cluster.results import Result
-    from cluster.run import Run
+    from cluster.run import Run, Searched
     from cluster.run_config import RunConfig
     from trainers.config import NormName
 
 __version__ = "0.1.0"
-__all__ = ["attack", "evaluate", "load", "main", "recipe", "resume", "train"]
+__all__ = ["attack", "evaluate", "load", "main", "recipe", "resume", "train", "tune"]
 
 
 def recipe(name: str, **overrides: object) -> RunConfig:
@@ -68,6 +68,50 @@ def resume(path: str | Path, *, quiet: bool = False) -> Run:
     from cluster import launch
 
     return launch.resume(Path(path), quiet=quiet)
+
+
+def tune(
+    config: RunConfig,
+    spaces: Mapping[str, str] | None = None,
+    *,
+    trials: int = 16,
+    scheduler: Literal["asha", "pbt", "fifo"] = "asha",
+    sampler: Literal["random", "tpe", "grid"] = "random",
+    objective: str = "w-robust",
+    concurrent: int | None = None,
+    time_budget: float | None = None,
+    runs_dir: str | Path = "runs",
+    name: str | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Searched:
+    """Search settings of a run with Ray Tune, or go on with a search: ``path``, ``best`` (a run), ``trials``.
+
+    Args:
+        config: of every trial; ``team="local"`` makes each trial one process.
+        spaces: by path, as ``{"method.temperature": "loguniform(1, 10)"}``; default what the method names.
+        time_budget: seconds after which no more is run; ``resume`` goes on.
+
+    Raises:
+        ValueError: settings that cannot be searched.
+    """
+    from cluster import search
+    from cluster.run import Searched
+    from trainers.search import parse
+
+    chosen = {k: parse(v) for k, v in spaces.items()} if spaces is not None else config.method.SEARCH
+    asked = search.Search(
+        config=config,
+        spaces=chosen,
+        trials=trials,
+        scheduler=scheduler,
+        sampler=sampler,
+        objective=objective,
+        concurrent=concurrent,
+    )
+    say = (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr))
+    runs = Path(runs_dir)
+    return Searched(search.tune(asked, runs_dir=runs, name=name, resume=resume, time_budget=time_budget, say=say))
 
 
 def load(path: str | Path, *, agent: str | None = None, checkpoint: str = "best") -> nn.Module:

@@ -11,6 +11,25 @@ from cluster.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
+class Searched:
+    """A search on disk."""
+
+    path: Path
+
+    @property
+    def best(self) -> Run:
+        """The best trial's run; ``best.yaml`` beside it repeats it."""
+        return Run(self.path / "best")
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """Per trial: ``trial``, ``status`` (open, finished, stopped, failed), ``params``, and ``reports``, one per checkpoint."""
+        from cluster import search
+
+        return search.results_of(self.path)
+
+
+@dataclass(frozen=True)
 class Run:
     """A run on disk."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,6 @@ from cluster.errors import Exists, Infrastructure, Interrupted, UsageError
 from cluster.fitting import Node
 from cluster.run_config import RunConfig
 from cluster.run_folder import NAME, RunFolder, relative
-from cluster.settings import Placement
 from cluster.trial import Plan
 from trainers.search import Space, Uniform
 
@@ -76,20 +76,24 @@ def tune(
     check(search)
     folder = _folder(search, runs_dir, name, resume=resume)
     drawn = samplers.draw(search, folder)
-    wanted, length = _resources(search.config), launch.specs(search.config, quiet=False)[0].length()
+    length = launch.specs(search.config, quiet=False)[0].length()
     if session.brings_its_own(search.config.address):
-        _feasible(search.config, [placement.this_machine()])
+        _bundles(search.config, [placement.this_machine()])
     with RunFolder(folder).locked(), session.connected(search.config.address):
-        _feasible(search.config, placement.nodes_alive())
+        wanted = _bundles(search.config, placement.nodes_alive())
         from cluster.tuning import fit
 
+        begun = time.monotonic()
         finished = fit(search, folder, drawn, wanted, length=length, time_budget=time_budget, say=say)
     results = conclude(folder, search)
     if not finished:
-        raise Interrupted(
-            f"stopped with {sum(r['status'] != 'open' for r in results)} of {len(results)} trials ended; continue with the same "
-            f"command and --name {folder.name} --resume"
-        )
+        wanted_trials = search.trials if drawn is None else len(drawn)
+        ended = f"{sum(r['status'] != 'open' for r in results)} of {wanted_trials} trials ended"
+        more = f"continue with the same command and --name {folder.name} --resume"
+        in_time = time_budget is None or time.monotonic() - begun < time_budget
+        if in_time or not any(r["reports"] for r in results):
+            raise Interrupted(f"stopped with {ended}; {more}")
+        say(f"the time budget of {time_budget:g} s is used up with {ended}; {more}")
     return folder
 
 
@@ -160,30 +164,18 @@ def _folder(search: Search, runs_dir: Path, name: str | None, *, resume: bool) -
     return folder
 
 
-def _resources(config: RunConfig) -> list[dict[str, float]]:
-    """Bundles of one trial; on Ray the first one is its own process's."""
-    if config.team == "local":
-        gpus = config.placement.gpus_per_agent or 0.0
-        return [{k: v for k, v in (("CPU", config.placement.cpus_per_agent), ("GPU", gpus)) if v}]
-    return [
-        HEAD,
-        *(
-            b.resources
-            for b in placement.plan(_roles(config), replace(config.placement, wait=1.0), [], own=config.agents)
-        ),
-    ]
+def _bundles(config: RunConfig, nodes: list[Node]) -> list[dict[str, float]]:
+    """Bundles of one trial; on Ray the first one is its own process's.
 
-
-def _roles(config: RunConfig) -> list[str]:
-    return list(config.method.roles()) if config.team == "ray" else ["a trial"]
-
-
-def _feasible(config: RunConfig, nodes: list[Node]) -> None:
-    """Refuse a search of which not one trial would fit: Tune waits for ever."""
-    wanted: Placement = replace(config.placement, wait=0.0)
-    if config.team == "local" and wanted.gpus_per_agent is None:
-        wanted = replace(wanted, gpus_per_agent=0.0)
-    placement.plan(_roles(config), wanted, nodes, own=config.agents if config.team == "ray" else None)
+    Raises:
+        NoResources: not one trial would fit, for which Tune would wait for ever.
+    """
+    wanted, own = placement.on_device(config.device, replace(config.placement, wait=0.0), config.agents)
+    if config.team == "ray":
+        planned = placement.plan(list(config.method.roles()), wanted, nodes, own=own)
+        return [HEAD, *(b.resources for b in planned)]
+    alone = replace(wanted, gpus_per_agent=wanted.gpus_per_agent or 0.0)
+    return [b.resources for b in placement.plan(["a trial"], alone, nodes)]
 
 
 def conclude(folder: Path, search: Search) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""What a search has shown: search.parquet with every report, and search.html drawn from it."""
+"""What a search has shown: search.parquet with every report, search.html drawn from it, TensorBoard's HParams."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -21,14 +22,27 @@ Results = Sequence[Mapping[str, Any]]
 
 
 def write_all(folder: Path, search: Search, results: Results, best: Mapping[str, Any] | None) -> None:
-    """Both files, each whole or absent."""
+    """All of it; each file whole or absent."""
     rows = [
         {"trial": r["trial"], "status": r["status"], **made, **r["params"]} for r in results for made in r["reports"]
     ]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows), sink)
     write(folder / "search.parquet", sink.getvalue().to_pybytes())
+    hparams(folder / "tensorboard", search, results)
     write(folder / "search.html", page(folder.name, search, results, best).encode())
+
+
+def hparams(folder: Path, search: Search, results: Results) -> None:
+    """The trials as TensorBoard's HParams page compares them: searched settings, last report."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    shutil.rmtree(folder, ignore_errors=True)
+    for r in results:
+        if r["reports"]:
+            last = {k: v for k, v in r["reports"][-1].items() if k != "step"}
+            with SummaryWriter(str(folder)) as board:
+                board.add_hparams({k: r["params"][k] for k in search.spaces}, last, run_name=r["trial"])
 
 
 def front(results: Results, first: str, second: str) -> list[Mapping[str, Any]]:

@@ -76,6 +76,21 @@ def terminate_interrupts() -> Iterator[None]:
 
 
 @contextmanager
+def terminate_as(number: int) -> Iterator[None]:
+    """Inside the block SIGTERM is another signal, for which somebody else's code sets a handler; all return at its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.getsignal(s) for s in SIGNALS}
+    signal.signal(signal.SIGTERM, lambda _, frame: signal.raise_signal(number))
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+@contextmanager
 def asked_to_stop() -> Iterator[None]:
     """Inside the block SIGTERM and SIGUSR1 interrupt as Ctrl-C does, where somebody else's code waits."""
     if threading.current_thread() is not threading.main_thread():

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -105,11 +106,22 @@ def run(plan: Plan, index: int, params: Mapping[str, Any]) -> None:
     from ray import tune
 
     path = Path(plan.folder) / "trials" / f"{index:03d}"
-    if (path / "result.json").exists():  # a resumed search: tell the scheduler what it knew before
-        for report in result(path)["reports"]:
+
+    def tell(report: dict[str, float]) -> None:
+        if not plan.pbt:
             tune.report(dict(report))
-        return
+            return
+        with tempfile.TemporaryDirectory() as where:
+            (Path(where) / "at.json").write_text(json.dumps({"trial": path.name, "step": report["step"]}))
+            tune.report(dict(report), checkpoint=tune.Checkpoint.from_directory(where))
+
     checkpoint = tune.get_checkpoint() if plan.pbt else None
+    ended = (path / "result.json").exists()
+    if (path / "config.yaml").exists() and checkpoint is None and (ended or plan.pbt):
+        for report in result(path)["reports"][-1 if plan.pbt else None :]:
+            tell(report)  # a resumed search: what the scheduler knew before; pbt waits until every trial is as far
+    if ended:
+        return
     if checkpoint is not None:
         with checkpoint.as_directory() as where:
             known = json.loads((Path(where) / "at.json").read_text())
@@ -123,13 +135,7 @@ def run(plan: Plan, index: int, params: Mapping[str, Any]) -> None:
     def reported(t: int, seen: dict[str, Any]) -> None:
         if not seen:
             return
-        report = reports(RunFolder(path), plan.objective)[-1]
-        if not plan.pbt:
-            tune.report(dict(report))
-            return
-        with tempfile.TemporaryDirectory() as where:
-            (Path(where) / "at.json").write_text(json.dumps({"trial": path.name, "step": t}))
-            tune.report(dict(report), checkpoint=tune.Checkpoint.from_directory(where))
+        tell(reports(RunFolder(path), plan.objective)[-1])
 
     import ray
 
@@ -181,7 +187,10 @@ def result(path: Path) -> dict[str, Any]:
     """
     plan = json.loads((path.parent.parent / "search.json").read_text())
     known = json.loads((path / "result.json").read_text()) if (path / "result.json").exists() else {"status": "open"}
-    made = reports(RunFolder(path), plan["objective"]) if (path / "config.yaml").exists() else []
+    made: list[dict[str, float]] = []
+    if (path / "config.yaml").exists():
+        with suppress(UsageError):  # an objective that the run never reports: nothing was
+            made = reports(RunFolder(path), plan["objective"])
     if "step" in known:
         made = [r for r in made if r["step"] <= int(known["step"])]
     params = json.loads((path / "params.json").read_text())

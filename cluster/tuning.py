@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.search import Searcher
 
 from agents.checkpoint import to_json, write
-from cluster import samplers, search, trial
+from cluster import samplers, search, stop, trial
 from cluster.samplers import Params
 from cluster.search import Search
 from trainers.search import Uniform
@@ -81,7 +82,7 @@ def fit(
             verbose=0,
         ),
     )
-    with _seeded(searched.config.seed):
+    with _seeded(searched.config.seed), stop.terminate_as(signal.SIGINT):  # which Tune ends in good order
         tuner.fit()
     return all((folder / "trials" / f"{i:03d}" / "result.json").exists() for i in range(count))
 
@@ -99,12 +100,21 @@ def _scheduler(searched: Search, folder: Path, length: int) -> TrialScheduler:
         return PopulationBasedTraining(
             time_attr=STEP,
             perturbation_interval=every,
+            burn_in_period=_furthest(
+                folder
+            ),  # of a resumed search: Tune would wait for ever if all were past its next turn
             hyperparam_mutations=samplers.domains(spaces),
             custom_explore_fn=inside,
             synch=True,
             log_config=False,
         )
     return FIFOScheduler()
+
+
+def _furthest(folder: Path) -> int:
+    """The newest report of all trials that have not ended."""
+    going_on = [r for r in search.results_of(folder) if r["status"] == "open" and r["reports"]]
+    return max((r["reports"][-1][STEP] for r in going_on), default=0)
 
 
 class Halving(ASHAScheduler):  # type: ignore[misc]

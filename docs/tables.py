@@ -203,6 +203,44 @@ def union(result: dict[str, Any]) -> str:
     return rows(["network", "clean", *first["threats"], "union [95 %]"], body) + source(result) + note
 
 
+def searches(result: dict[str, Any]) -> str:
+    """The three searches of trials on digits."""
+    body = []
+    for part, what in (("asha", "MTARD, random draws, ASHA"), ("tpe", "MTARD, TPE, ASHA"), ("pbt", "MAT, PBT")):
+        r = result[part]
+        values = ", ".join(f"{k.removeprefix('method.')} {v:.3g}" for k, v in sorted(r["best"]["params"].items()))
+        repeated = "yes" if r["repeated"] else "NO"
+        best = f"{100 * r['best']['objective']:.1f} %"
+        body.append([what, f"{r['seconds']:.0f} s", f"{sum(r['steps'])}", best, values, repeated])
+    header = ["search", "time", "steps", "best w-robust", "with", "repeated to the last digit"]
+    return rows(header, body) + source(result)
+
+
+def planted(result: dict[str, Any]) -> str:
+    """Known optimum, and shared teachers."""
+    p, s = result["planted"], result["shared"]
+    share = [sum(a) / sum(b) for a, b in [(p["steps"]["asha"], p["steps"]["fifo"])]][0]
+    seeds = len(p["samples"]["tpe"])
+    ratios = ", ".join(f"{a / b:.2f}" for a, b in zip(s["seconds"]["shared"], s["seconds"]["unshared"], strict=True))
+    return rows(
+        ["question", "answer"],
+        [
+            [
+                f"TPE against random draws, 24 trials each, {seeds} seeds: share of the optimum reached",
+                f"{p['means']['tpe']:.3f} against {p['means']['random']:.3f} (Wilcoxon, paired, one-sided: p = {p['p']:.3f})",
+            ],
+            [
+                f"ASHA against whole runs, 12 trials, {seeds} seeds: steps, and what is reached",
+                f"{100 * share:.0f} % of the steps; {p['means']['asha']:.3f} against {p['means']['fifo']:.3f}",
+            ],
+            [
+                f"shared teachers ({s['clean_teacher']} beside {s['student']}): time against unshared, {result['n']} trials",
+                f"{s['ratio']:.2f} (pairs: {ratios}); {'every byte the same' if s['identical'] else 'BYTES DIFFER'}",
+            ],
+        ],
+    ) + source(result)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo,
     "evaluate_scaling": scaling,
@@ -214,13 +252,15 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "methods_on_digits": methods_on_digits,
     "mtard_autoattack": methods_on_digits,
     "union": union,
+    "search": searches,
+    "planted": planted,
     "peeraid_matrix": matrix,
     "team_vs_local": team_vs_local,
     "team_vs_local_resnet18": team_vs_local,
 }
 
 
-SHARED = {"walls": "scaling"}  # tables from another one's file
+SHARED = {"walls": "scaling", "planted": "search"}  # tables from another one's file
 
 
 def render(page: str) -> str:

@@ -66,6 +66,7 @@ def test_what_a_search_leaves(done: Path) -> None:
             r["params"][k] == json.loads((done / "trials" / r["trial"] / "params.json").read_text())[k] for k in SPACES
         )
     assert any(r["status"] == "finished" for r in every)
+    assert {p.name for p in (done / "tensorboard").iterdir() if p.is_dir()} == {"000", "001", "002", "003"}
 
 
 def test_a_search_of_the_same_name(done: Path) -> None:
@@ -110,6 +111,68 @@ def test_killed_in_the_middle(tmp_path: Path, ray_session: str) -> None:
         assert len(steps) == len(set(steps)) == 2 * 20
     common = [{k: r["params"][k] for k in SPACES} for r in results(whole)]
     assert [{k: r["params"][k] for k in SPACES} for r in results(tmp_path / "b" / "s")] == common
+
+
+def test_terminated_and_gone_on_with(tmp_path: Path) -> None:
+    """SIGTERM ends a search in good order with what it has shown; --resume goes on, here in the middle of pbt."""
+    flags = ["--scheduler=pbt", "--trials=4", "--name=s", f"--runs-dir={tmp_path}"]
+    flags += [*(f"--search.{k}={v}" for k, v in SPACES.items())]
+    file = tmp_path / "run.yaml"
+    file.write_text(run_config.dump(searched().config.replace({"max_steps": 40, "checkpoint.every": 10})))
+    command = [sys.executable, "-m", "cluster", "tune", "-c", str(file), *flags]
+    driver = subprocess.Popen(command, cwd=CLONE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    trials = tmp_path / "s" / "trials"
+    wait_for(lambda: len(list(trials.glob("*/checkpoints/step-*"))) > 6 or driver.poll() is not None, seconds=90)
+    driver.terminate()
+    said = driver.communicate(timeout=60)[1]
+    assert driver.returncode == 130, said
+    assert "stopped with 0 of 4 trials ended; continue with the same command and --name s --resume" in said
+    assert (tmp_path / "s" / "search.html").exists()
+    again = subprocess.run([*command, "--resume"], cwd=CLONE, capture_output=True, text=True, check=False, timeout=200)
+    assert again.returncode == 0, again.stderr
+    assert [r["status"] for r in results(tmp_path / "s")] == ["finished"] * 4
+    best = search_report.best_of(results(tmp_path / "s"))
+    assert best is not None
+    run = launch.train(run_config.load(tmp_path / "s" / "best.yaml"), runs_dir=tmp_path, name="again", quiet=True)
+    assert trial.reports(RunFolder(run.path), "w-robust")[-1] == best["reports"][-1]
+
+
+def test_out_of_time(tmp_path: Path, ray_session: str) -> None:
+    """A time budget ends a search with what it has shown; going on completes it."""
+    asked = searched(scheduler="fifo", concurrent=1, config=searched().config.replace({"max_steps": 200}))
+    said: list[str] = []
+    folder = search.tune(asked, runs_dir=tmp_path, name="s", time_budget=6, say=said.append)
+    assert re.match(r"the time budget of 6 s is used up with \d of 4 trials ended; continue", said[-1])
+    assert any(r["status"] == "open" for r in results(folder)) or len(results(folder)) < 4
+    assert (folder / "best.yaml").exists()
+
+
+def test_a_lost_trial_goes_on_from_its_checkpoint(tmp_path: Path, ray_session: str) -> None:
+    """kill -9 of a trial's process: it takes no committed step again, and ends as if nothing had been."""
+    asked = searched(scheduler="fifo", trials=1, config=searched().config.replace({"max_steps": 60}))
+    whole = search.tune(asked, runs_dir=tmp_path, name="whole")
+    killed: list[int] = []
+
+    def kill(line: str) -> None:
+        if not killed and "step 20 " in line:
+            killed.append(json.loads((tmp_path / "s" / "trials" / "000" / "run.lock").read_text())["pid"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    folder = search.tune(asked, runs_dir=tmp_path, name="s", say=kill)
+    assert killed
+    assert bytes_of(folder / "trials" / "000") == bytes_of(whole / "trials" / "000")
+    log = (folder / "trials" / "000" / "log.txt").read_text()
+    assert re.search(r"continues at step (20|25) of 60", log), log
+
+
+def test_trials_of_actors_are_those_of_one_process(tmp_path: Path, ray_session: str) -> None:
+    """With --team ray every agent of a trial has a bundle of the trial's placement group; the bytes are the same."""
+    made = {}
+    for team in ("ray", "local"):
+        asked = searched(trials=2, scheduler="fifo", config=searched().config.replace({"team": team}))
+        folder = search.tune(asked, runs_dir=tmp_path, name=team)
+        made[team] = [bytes_of(p) for p in sorted((folder / "trials").iterdir())]
+    assert made["ray"] == made["local"]
 
 
 def test_pbt_takes_over_whole_states_and_its_best_is_repeated(tmp_path: Path, ray_session: str) -> None:
@@ -221,6 +284,26 @@ def test_a_trial_too_large_is_refused(ray_session: str, tmp_path: Path) -> None:
     config = searched().config.replace({"placement.cpus_per_agent": 99})
     with pytest.raises(NoResources, match=r"a trial needs 99 CPU"):
         search.tune(searched(config=config), runs_dir=tmp_path, name="s")
+
+
+def test_a_metric_that_is_never_reported(ray_session: str, tmp_path: Path) -> None:
+    words = r"every trial failed; the first one, 000: objective 'peer0/hart' is never reported; peer0 reports clean, robust, hard"
+    with pytest.raises(UsageError, match=words):
+        search.tune(searched(objective="peer0/hart", trials=1), runs_dir=tmp_path, name="s")
+
+
+def test_from_python(ray_session: str, tmp_path: Path) -> None:
+    import sparring
+
+    spaces = {"method.temperature": "choice(1, 5)"}
+    options: dict[str, Any] = {"sampler": "grid", "scheduler": "fifo", "runs_dir": tmp_path, "quiet": True}
+    found = sparring.tune(searched().config, spaces, **options)
+    assert [t["params"] for t in found.trials] == [{"method.temperature": 1}, {"method.temperature": 5}]
+    assert found.path.name == "mat-digits-search-1"
+    assert found.best.agents.keys() == {"peer0", "peer1"}
+    assert sparring.load(found.best.path, agent="peer1")
+    with pytest.raises(ValueError, match="Did you mean uniform"):
+        sparring.tune(searched().config, {"optim.lr": "unifrom(1, 2)"})
 
 
 def test_when_all_fail_the_first_cause_is_said(ray_session: str, tmp_path: Path) -> None:
