@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 export RAY_USAGE_STATS_ENABLED := 0
 
-HAVE := $(shell [ -n "$$VIRTUAL_ENV" ] && python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("ray") and all(map(u.find_spec, "tyro safetensors sklearn pyarrow pytest hypothesis xdist pyautoattack ruff mypy playwright".split()))))' 2>/dev/null && echo yes)
+HAVE := $(shell [ -n "$$VIRTUAL_ENV" ] && python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("ray") and all(map(u.find_spec, "tyro safetensors sklearn pyarrow pytest hypothesis xdist pyautoattack ruff mypy playwright httpx schemathesis".split()))))' 2>/dev/null && echo yes)
 ifeq ($(HAVE),yes)
 PY := python
 READY :=

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from cluster.cli_evaluation import evaluate, export, report, verify
+from cluster.cli_serve import serve
 from cluster.cli_training import pretrain, resume, train, tune
 from cluster.output import Out, Output, answer
 
@@ -96,8 +97,8 @@ def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
 COMMANDS: dict[str, Callable[..., None]] = {
     f.__name__: f
     for f in (
-        *(demo, doctor, train, resume, pretrain, tune, evaluate, verify, publish),
+        *(demo, doctor, train, resume, pretrain, tune, evaluate, verify, publish, serve),
         *(report, runs, recipes, methods, fsck, export),
     )
 }
-RUNS = (train, pretrain, tune)  # begin with a recipe, whose settings are their flags
+RUNS = (train, pretrain, tune, serve)  # read their own flags: those of a recipe, or a dataclass's

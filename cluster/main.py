@@ -16,7 +16,7 @@ from cluster.cli import COMMANDS, RUNS
 from cluster.errors import SparringError, UsageError
 from cluster.stop import start_library_threads, terminate_interrupts
 
-STARTS_RAY = ("demo", "train", "resume", "pretrain", "tune", "evaluate")
+STARTS_RAY = ("demo", "train", "resume", "pretrain", "tune", "evaluate", "serve")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

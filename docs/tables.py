@@ -219,7 +219,7 @@ def searches(result: dict[str, Any]) -> str:
 def planted(result: dict[str, Any]) -> str:
     """Known optimum, and shared teachers."""
     p, s = result["planted"], result["shared"]
-    share = [sum(a) / sum(b) for a, b in [(p["steps"]["asha"], p["steps"]["fifo"])]][0]
+    share = sum(p["steps"]["asha"]) / sum(p["steps"]["fifo"])
     seeds = len(p["samples"]["tpe"])
     ratios = ", ".join(f"{a / b:.2f}" for a, b in zip(s["seconds"]["shared"], s["seconds"]["unshared"], strict=True))
     return rows(

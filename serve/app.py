@@ -1,0 +1,250 @@
+"""The Ray Serve application: ``serve.app:app``, whose arguments are ``serve.settings.Settings``.
+
+Deployments: **ingress** (limits, token, decoding; no torch in its process), **predictor** (models, batches), **attack**
+(only with ``demo``; one at a time, at low priority) and **ledger** (counts of all ingresses, for ``/metrics``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+from ray import serve as ray_serve
+from ray.exceptions import RayActorError
+from ray.serve import Application
+from ray.serve.config import BackpressureConfig
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from serve import background
+from serve.catalogue import NotFound
+from serve.ledger import Event, Ledger
+from serve.settings import Settings
+
+FLUSH = 0.25  # seconds between reports of an ingress to the ledger
+DRAIN = 20.0  # seconds that requests in flight have to end when a replica is stopped
+NICE = 19  # of the attack: predictions go first
+HEALTH = 2.0  # seconds between questions whether a replica is well
+ATTEMPTS = 2  # a predictor that dies with a question is replaced, and the question asked once more
+
+
+def app(settings: Settings) -> Application:
+    """The application; Serve makes the settings from the arguments that a YAML file or ``sparring serve`` gives."""
+    limits = settings.limits
+    predictor = _deployment(
+        Predictor,
+        "predictor",
+        ray_actor_options={"num_cpus": settings.threads, "num_gpus": settings.gpus},
+        max_ongoing_requests=4 * settings.batch,
+        max_queued_requests=limits.queue,
+        **_replicas(settings),
+    ).bind(settings)
+    attack = None
+    if settings.demo:
+        one_at_a_time = {"max_ongoing_requests": 1, "max_queued_requests": 4}
+        attack = _deployment(Attacker, "attack", ray_actor_options={"num_cpus": 0.25}, **one_at_a_time).bind(settings)
+    counts = _deployment(Counts, "ledger", ray_actor_options={"num_cpus": 0}).bind()
+    return _deployment(
+        ray_serve.ingress()(Ingress),
+        "ingress",
+        ray_actor_options={"num_cpus": 0.25},
+        num_replicas=settings.ingresses,
+        max_ongoing_requests=256,
+        max_queued_requests=4 * limits.queue,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=limits.retry_after),
+    ).bind(settings, predictor, attack, counts)
+
+
+def _deployment(kind: type, name: str, **options: Any) -> Any:
+    common = {"graceful_shutdown_timeout_s": DRAIN, "health_check_period_s": HEALTH}
+    return ray_serve.deployment(name=name, **common, **options)(kind)
+
+
+def _replicas(settings: Settings) -> dict[str, Any]:
+    if settings.max_predictors is None or settings.max_predictors == settings.predictors:
+        return {"num_replicas": settings.predictors}
+    bounds = {"min_replicas": settings.predictors, "max_replicas": settings.max_predictors}
+    return {"autoscaling_config": {**bounds, "target_ongoing_requests": 2 * settings.batch}}
+
+
+class Predictor:
+    """Models of one replica; ready once all that can be served were loaded and have answered."""
+
+    def __init__(self, settings: Settings) -> None:
+        import torch
+
+        from serve.models import Models
+
+        background.log_lines()
+        torch.set_num_threads(settings.threads)
+        self._models = Models(settings)
+        self._models.poll()
+        self._thread = ThreadPoolExecutor(1)  # torch's; the event loop stays free for health checks
+        self._batched.set_max_batch_size(settings.batch)
+        self._batched.set_batch_wait_timeout_s(settings.batch_wait)
+        background.every(settings.poll, self._models.poll)
+
+    async def predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
+        """One answer of ``Models.predict``; ``{"unknown": why}`` when the version is not served."""
+        from serve.models import Unknown
+
+        answer = await self._batched((name, version, x))
+        return {"unknown": str(answer)} if isinstance(answer, Unknown) else answer
+
+    @ray_serve.batch  # type: ignore[untyped-decorator]
+    async def _batched(self, asked: list[Any]) -> list[Any]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._models.predict, asked)
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Models.describe``."""
+        return self._models.describe()
+
+
+class Attacker:
+    """Attacks for the page, one at a time on one thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        import torch
+
+        from serve.models import Models
+
+        background.log_lines()
+        os.nice(NICE)
+        torch.set_num_threads(1)
+        self._models = Models(settings)
+        self._models.poll()
+        background.every(settings.poll, self._models.poll)
+
+    def attack(self, name: str, version: int | None, x: np.ndarray, **options: Any) -> dict[str, Any]:
+        """See ``serve.attack.attack``; ``{"unknown": why}`` when the version is not served."""
+        from serve.attack import attack
+        from serve.models import Unknown
+
+        try:
+            _, served = self._models.get(name, version)
+        except Unknown as error:
+            return {"unknown": str(error)}
+        return attack(served, x, **options)
+
+
+class Counts:
+    """One :class:`serve.ledger.Ledger` for all replicas of the ingress."""
+
+    def __init__(self) -> None:
+        self._ledger = Ledger()
+
+    def note(self, events: list[Event], newest: dict[str, int], **replica: Any) -> bool:
+        """See ``Ledger.note``."""
+        return self._ledger.note(events, newest, **replica)
+
+    def drain(self) -> bool:
+        """See ``Ledger.drain``."""
+        return self._ledger.drain()
+
+    def text(self) -> bytes:
+        """See ``Ledger.text``."""
+        return self._ledger.text()
+
+
+class Ingress:
+    """Takes requests; see ``serve.web``."""
+
+    def __init__(self, settings: Settings, predictor: Any, attack: Any, counts: Any) -> None:
+        background.log_lines()
+        self._settings, self._backend = settings, Remote(settings, predictor, attack, counts)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        from serve import web
+
+        return web.build(self._backend, self._settings)
+
+
+class Remote:
+    """The backend of ``serve.web`` by handles of deployments."""
+
+    def __init__(self, settings: Settings, predictor: Any, attack: Any, counts: Any) -> None:
+        self._settings, self._predictor, self._attack, self._counts = settings, predictor, attack, counts
+        self._models: dict[str, dict[str, Any]] = {}
+        self._events: list[Event] = []
+        self._open, self._stopping, self._me = 0, False, uuid.uuid4().hex
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        return self._models
+
+    async def predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
+        return await self._ask(self._predictor.predict, name, version, x)
+
+    async def attack(self, name: str, version: int | None, x: np.ndarray, **options: Any) -> dict[str, Any]:
+        return await self._ask(self._attack.attack, name, version, x, **options)
+
+    async def metrics(self) -> bytes:
+        await self._flush()
+        return bytes(await self._counts.text.remote())
+
+    def came(self) -> bool:
+        self._open += 1
+        return not self._stopping
+
+    def noted(self, method: str, route: str, status: int, seconds: float) -> None:
+        self._open -= 1
+        self._events.append((method, route, status, seconds))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        self._models = await self._predictor.describe.remote()
+        tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._report())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            with contextlib.suppress(Exception):  # the ledger may be gone already
+                await self._flush()
+
+    async def _ask(self, method: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        from serve.web import Busy
+
+        for attempt in range(ATTEMPTS):
+            try:
+                answer: dict[str, Any] = await method.remote(*args, **options)
+                break
+            except BackPressureError:
+                raise Busy("too many requests wait; come again later") from None
+            except (RayActorError, DeploymentUnavailableError) as error:
+                logging.getLogger("sparring.serve").warning("asked again: %s", type(error).__name__)
+                if attempt == ATTEMPTS - 1:
+                    raise Busy("who was to answer is gone; come again later") from None
+        if "unknown" in answer:
+            raise NotFound(answer["unknown"])
+        return answer
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.poll)
+            with contextlib.suppress(
+                RayActorError, BackPressureError, DeploymentUnavailableError
+            ):  # the next one answers
+                self._models = await self._predictor.describe.remote()
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH)
+            with contextlib.suppress(RayActorError, BackPressureError, DeploymentUnavailableError):
+                await self._flush()
+
+    async def _flush(self) -> None:
+        events, self._events = self._events, []
+        newest = {n: max(m["versions"]) for n, m in self._models.items() if m["versions"]}
+        try:
+            mine = {"replica": self._me, "open_now": self._open, "stopping": self._stopping}
+            self._stopping = await self._counts.note.remote(events, newest, **mine)
+        except BaseException:
+            self._events = events + self._events
+            raise

@@ -1,0 +1,56 @@
+"""What the ingress knows of the served models: their cards, by name and version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class NotFound(Exception):
+    """No such model or version."""
+
+
+def version_of(text: str | None) -> int | None:
+    """A version in a path; None stays None.
+
+    Raises:
+        NotFound: it is no number.
+    """
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise NotFound("versions are whole numbers")
+    return int(text)
+
+
+def card_of(models: Mapping[str, Mapping[str, Any]], name: str, version: int | None) -> tuple[int, dict[str, Any]]:
+    """Number and card of a version, the newest when None.
+
+    Raises:
+        NotFound: it is not served; says what is.
+    """
+    versions = models.get(name, {}).get("versions", {})
+    if not versions:
+        raise NotFound(
+            f"no such model; served: {', '.join(sorted(n for n in models if models[n]['versions'])) or 'none'}"
+        )
+    number = max(versions) if version is None else version
+    if number not in versions:
+        raise NotFound(f"no such version of {name}; served: {', '.join(map(str, sorted(versions)))}")
+    return number, dict(versions[number])
+
+
+def shape_of(card: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Channels, height, width of a model's images."""
+    size = card["input"]
+    return size["channels"], size["height"], size["width"]
+
+
+def robustness(card: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The measurement on the most images in a card; None: never measured."""
+    measured = [e for e in card["evaluations"] if e["robust_accuracy"] is not None]
+    best = max(measured, key=lambda e: e["n"], default=None)
+    if best is None:
+        return None
+    kept = ("clean_accuracy", "robust_accuracy", "ci95", "n", "attacks", "flags")
+    return {**{k: best[k] for k in kept}, "threats": list(best["threats"])}

@@ -1,0 +1,69 @@
+"""The paths of the Open Inference Protocol, version 2."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from serve import protocol, schemas
+from serve.catalogue import card_of, shape_of, version_of
+from serve.settings import Settings
+
+if TYPE_CHECKING:
+    from serve.web import Backend
+
+MODEL = "/v2/models/{name}"
+VERSIONED = f"{MODEL}/versions/{{version}}"
+
+
+def router(backend: Backend, settings: Settings) -> APIRouter:
+    """All paths below ``/v2``."""
+    paths = APIRouter(responses=schemas.ERRORS)
+
+    @paths.get("/v2", summary="Server metadata")
+    async def server() -> dict[str, Any]:
+        return {"name": "sparring", "version": "1", "extensions": []}
+
+    @paths.get("/v2/health/live", summary="Whether the server answers")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @paths.get("/v2/health/ready", summary="Whether every model that is to be served is")
+    async def ready() -> JSONResponse:
+        missing = [n for n in settings.models if not backend.models().get(n, {}).get("versions")]
+        if missing or not backend.models():
+            return JSONResponse({"error": f"not ready: {', '.join(missing) or 'no model'}"}, 503)
+        return JSONResponse({"ready": True})
+
+    @paths.get(MODEL, summary="A model's inputs and outputs")
+    @paths.get(VERSIONED, summary="The same of one version")
+    async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
+        number, _ = card_of(backend.models(), name, version_of(version))
+        return protocol.metadata(name, backend.models()[name]["versions"], number)
+
+    @paths.get(f"{MODEL}/ready", summary="Whether a model is ready")
+    @paths.get(f"{VERSIONED}/ready", summary="The same of one version")
+    async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
+        card_of(backend.models(), name, version_of(version))
+        return {"name": name, "ready": True}
+
+    @paths.post(f"{MODEL}/infer", summary="Logits and probabilities of images", openapi_extra=schemas.INFER)
+    @paths.post(f"{VERSIONED}/infer", summary="The same of one version", openapi_extra=schemas.INFER)
+    async def infer(name: str, request: Request, version: str | None = None) -> JSONResponse:
+        number, card = card_of(backend.models(), name, version_of(version))
+        body = await request.body()
+
+        def read() -> tuple[Any, list[str], str | None]:
+            asked = protocol.parse_json(body)
+            wanted = protocol.outputs(asked, protocol.output_names(card))
+            x = protocol.images(asked, shape_of(card), most=settings.limits.images)
+            return x, wanted, protocol.request_id(asked)
+
+        x, wanted, own_id = await asyncio.to_thread(read)
+        result = await backend.predict(name, number, x)
+        return JSONResponse(protocol.answer(name, result, wanted, id=own_id))
+
+    return paths

@@ -1,0 +1,131 @@
+"""The HTTP surface: which path does what. It knows neither torch nor Ray; a :class:`Backend` answers for the models."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from serve import manual, v1, v2
+from serve.catalogue import NotFound
+from serve.guard import Guard, TooLargeError, TooSlowError, Watcher, too_large
+from serve.images import Refused
+from serve.protocol import Invalid
+from serve.settings import Settings
+
+VERSION = "1"
+PAGE = Path(__file__).parent / "page"
+
+
+class Busy(Exception):
+    """More waits than may wait, or who was to answer is gone."""
+
+
+class Backend(Watcher, Protocol):
+    """Who answers for the models."""
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        """Per served name ``versions`` (number -> card) and ``refused`` (number -> why), as known now."""
+
+    async def predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
+        """See ``serve.models.Models.predict``, for one question.
+
+        Raises:
+            NotFound, Busy
+        """
+
+    async def attack(self, name: str, version: int | None, x: np.ndarray, **options: Any) -> dict[str, Any]:
+        """See ``serve.attack.attack``; ``options``: eps, steps, seconds, label.
+
+        Raises:
+            NotFound, Busy
+        """
+
+    async def metrics(self) -> bytes:
+        """Prometheus' text format, of all replicas."""
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """What goes on in the background while requests are answered."""
+
+
+def build(backend: Backend, settings: Settings) -> Guard:
+    """The whole application, as an ASGI callable."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with backend.running():
+            yield
+
+    app = FastAPI(
+        title="Sparring",
+        version=VERSION,
+        description="Robust image classifiers: the Open Inference Protocol v2, and simpler paths for images.",
+        docs_url=None,  # FastAPI's own page loads scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+        default_response_class=JSONResponse,
+    )
+    app.include_router(v2.router(backend, settings), tags=["Open Inference Protocol v2"])
+    app.include_router(v1.router(backend, settings), tags=["Images"])
+    _own(app, backend)
+    _errors(app, settings)
+    app.mount("/static", StaticFiles(directory=PAGE / "static"), name="static")
+    return Guard(app, settings, token=settings.token(), watcher=backend)
+
+
+def _own(app: FastAPI, backend: Backend) -> None:
+    page = (PAGE / "index.html").read_text()
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(await asyncio.to_thread(manual.page, app.openapi()))
+
+    @app.get("/metrics", tags=["Operation"], summary="Counts and latencies of all replicas, for Prometheus")
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(await backend.metrics(), media_type="text/plain; version=0.0.4")
+
+
+def _errors(app: FastAPI, settings: Settings) -> None:
+    """One shape for all of them, without a path or a stack."""
+
+    def answers(status: int, text: Callable[[Any], str]) -> Any:
+        async def handler(request: Request, error: Exception) -> JSONResponse:
+            later = {"retry-after": str(settings.limits.retry_after)} if status == 503 else None
+            return JSONResponse({"error": text(error)}, status, headers=later)
+
+        return handler
+
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        text = "no such path; see /docs" if error.status_code == 404 else str(error.detail)
+        return JSONResponse({"error": text}, error.status_code, headers=error.headers)
+
+    async def defect(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": f"internal error; request {request.state.request_id}"}, 500)
+
+    def invalid(error: RequestValidationError) -> str:
+        first = error.errors()[0]
+        return f"{'.'.join(str(p) for p in first['loc'])}: {first['msg']}"
+
+    slow = f"the body did not arrive within {settings.limits.body_seconds:g} s"
+    app.add_exception_handler(Exception, defect)
+    app.add_exception_handler(HTTPException, http)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, answers(422, invalid))
+    app.add_exception_handler(Invalid, answers(422, str))
+    app.add_exception_handler(Refused, answers(422, str))
+    app.add_exception_handler(NotFound, answers(404, str))
+    app.add_exception_handler(Busy, answers(503, str))
+    app.add_exception_handler(TooLargeError, answers(413, lambda error: too_large(settings.limits)))
+    app.add_exception_handler(TooSlowError, answers(408, lambda error: slow))

@@ -1,0 +1,129 @@
+"""Uploaded files: pixels to the last bit where the size fits, a sentence for everything that is no small still image."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve.images import Refused, decode, decode_base64, encode
+from tests.serve.made import pixels, png
+
+GREY, RGB = (1, 8, 8), (3, 16, 16)
+MANY = 2**20
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("shape", [GREY, RGB])
+def test_the_models_own_size_keeps_every_pixel(shape: tuple[int, int, int]) -> None:
+    x = pixels(shape=shape)[0]
+    assert np.array_equal(decode(png(x), shape, pixels=MANY), x)
+    assert decode(png(x), shape, pixels=MANY).dtype == np.float32
+    assert np.array_equal(decode(decode_base64(encode(x)), shape, pixels=MANY), x)
+
+
+def test_other_sizes_are_scaled_and_cut_to_the_middle() -> None:
+    wide = np.zeros((16, 48), np.uint8)
+    wide[:, 16:32] = 255
+    seen = decode(saved(Image.fromarray(wide)), GREY, pixels=MANY)
+    assert seen.shape == GREY
+    assert seen[:, :, 1:-1].min() > 0.9
+    assert decode(saved(Image.new("L", (2, 2), 51)), GREY, pixels=MANY) == pytest.approx(0.2)
+
+
+def test_colour_becomes_grey_and_grey_colour() -> None:
+    assert decode(saved(Image.new("RGB", (8, 8), (255, 255, 255))), GREY, pixels=MANY).min() == 1
+    assert decode(saved(Image.new("L", (16, 16), 51)), RGB, pixels=MANY) == pytest.approx(0.2)
+
+
+def test_transparency_lies_on_white_and_palettes_are_undone() -> None:
+    assert decode(saved(Image.new("RGBA", (16, 16), (0, 0, 0, 0))), RGB, pixels=MANY).min() == 1
+    assert decode(saved(Image.new("LA", (8, 8), (0, 0))), GREY, pixels=MANY).min() == 1
+    red = Image.new("RGB", (16, 16), (255, 0, 0)).convert("P", palette=Image.Palette.ADAPTIVE)
+    assert decode(saved(red), RGB, pixels=MANY)[:, 0, 0].tolist() == [1, 0, 0]
+    clear = Image.new("P", (8, 8), 0)
+    clear.putpalette([0, 0, 0] * 256)
+    assert decode(saved(clear, transparency=0), GREY, pixels=MANY).min() == 1
+
+
+def test_a_cameras_orientation_is_applied() -> None:
+    image = Image.new("RGB", (16, 16))
+    image.paste((255, 255, 255), (0, 0, 16, 8))  # the upper half
+    turned = Image.Exif()
+    turned[0x0112] = 3  # upside down
+    content = saved(image, "JPEG", exif=turned, quality=95)
+    seen = decode(content, RGB, pixels=MANY)
+    assert seen[:, :7].max() < 0.1
+    assert seen[:, 9:].min() > 0.9
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of some hundred bytes that claims to be huge."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def animated() -> bytes:
+    frames = [Image.new("L", (8, 8), i) for i in (0, 128)]
+    return saved(frames[0], save_all=True, append_images=frames[1:])
+
+
+HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "bomb": (lambda: bomb(50_000, 50_000), "image too large; at most 1048576 pixels"),
+    "large": (lambda: bomb(1025, 1024), "image of 1025 x 1024 pixels; at most 1048576 pixels are taken"),
+    "bomb beyond Pillow's own limit": (lambda: bomb(2**31 - 1, 2**31 - 1), "image"),
+    "animated": (animated, "animated image; send one still image"),
+    "CMYK": (lambda: saved(Image.new("CMYK", (8, 8)), "JPEG"), "image mode CMYK"),
+    "16 bit": (lambda: saved(Image.fromarray(np.zeros((8, 8), np.uint16))), "image mode I;16"),
+    "truncated PNG": (lambda: png(pixels(shape=RGB)[0])[:-40], "damaged image"),
+    "truncated JPEG": (lambda: png(pixels(shape=RGB)[0], "JPEG")[:200], "damaged image"),
+    "flipped bit": (
+        lambda: (lambda b: b[:60] + bytes([b[60] ^ 255]) + b[61:])(png(pixels(shape=RGB)[0])),
+        "damaged image",
+    ),
+    "GIF": (lambda: saved(Image.new("L", (8, 8)), "GIF"), "not a PNG or JPEG image"),
+    "TIFF": (lambda: saved(Image.new("L", (8, 8)), "TIFF"), "not a PNG or JPEG image"),
+    "SVG": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not a PNG or JPEG image"),
+    "text": (lambda: b"hello", "not a PNG or JPEG image"),
+    "nothing": (lambda: b"", "not a PNG or JPEG image"),
+    "only the signature": (lambda: b"\x89PNG\r\n\x1a\n", "image"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_files(kind: str) -> None:
+    content, words = HOSTILE[kind]
+    with pytest.raises(Refused, match=words):
+        decode(content(), GREY, pixels=MANY)
+
+
+def test_a_wrong_extension_does_not_count() -> None:
+    """A JPEG is one whatever it is called: only the bytes are looked at."""
+    x = np.full((1, 8, 8), 0.5, np.float32)
+    assert decode(png(x, "JPEG"), GREY, pixels=MANY) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("text", ["%%%", "abc", "data:image/png;base64,%%", "é"])
+def test_bad_base64(text: str) -> None:
+    with pytest.raises(Refused, match="not base64"):
+        decode_base64(text)
+
+
+def test_base64_and_data_urls() -> None:
+    plain = base64.b64encode(b"abc").decode()
+    assert decode_base64(plain) == decode_base64(f"data:image/png;base64,{plain}") == b"abc"

@@ -1,0 +1,294 @@
+"""The whole service over Ray Serve, as its user starts it: right answers, kills, versions, hostile requests, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from agents import model_folder
+from tests.helpers import CLONE
+from tests.serve.live import Service, clients, running
+from tests.serve.made import infer, pixels, png, published
+from tests.serve.test_images import HOSTILE as FILES
+from tests.serve.test_web import BAD
+
+MODELS = CLONE / "examples" / "models"
+KEYS = 16  # different images that clients ask about
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("service")
+    shutil.copytree(MODELS, made / "models", ignore=shutil.ignore_patterns("evaluation"))
+    published(made / "models" / "changing")
+    return made
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[Service]:
+    with running(folder, "--demo", "--ingresses=2") as started:
+        yield started
+
+
+def expected(version: Path, x: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        found: np.ndarray = model_folder.load(version)(torch.from_numpy(x)).numpy()
+    return found
+
+
+class Asker:
+    """Asks about one of some images, and knows what is right."""
+
+    def __init__(self, *versions: Path) -> None:
+        self.name = versions[0].parent.name
+        self.x = [pixels(seed=i) for i in range(KEYS)]
+        self.right = {v.name: [expected(v, x) for x in self.x] for v in versions}
+
+    def __call__(self, client: httpx.Client, i: int) -> bool:
+        answer = client.post(f"/v2/models/{self.name}/infer", json=infer(self.x[i % KEYS]))
+        answer.raise_for_status()
+        body = answer.json()
+        right = self.right[body["model_version"]][i % KEYS]
+        return bool(np.abs(np.asarray(body["outputs"][0]["data"]) - right.ravel()).max() < 1e-5)
+
+
+def test_answers_are_those_of_the_loaded_model(service: Service) -> None:
+    """To 1e-6 in the probabilities, alone, several in a request, and many requests at once."""
+    x = pixels(32)
+    model = model_folder.load(MODELS / "digits-robust" / "1")
+    with torch.inference_mode():
+        right = model(torch.from_numpy(x)).softmax(1).numpy()
+
+    def asked(images: np.ndarray) -> np.ndarray:
+        with service.http() as http:
+            answer = http.post(
+                "/v2/models/digits-robust/infer", json=infer(images, outputs=[{"name": "probabilities"}])
+            )
+            return np.reshape(answer.json()["outputs"][0]["data"], (-1, 10))
+
+    assert np.abs(asked(x) - right).max() < 1e-6
+    with ThreadPoolExecutor(16) as pool:
+        each = list(pool.map(asked, [x[i : i + 1] for i in range(32)]))
+    assert np.abs(np.concatenate(each) - right).max() < 1e-6
+
+
+def test_metrics_are_summed_over_replicas(service: Service) -> None:
+    """100 of 100 requests, answered by two ingresses; both have answered some."""
+    assert len(service.replicas("ingress")) == 2
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(lambda _: httpx.get(f"{service.url}/v2").status_code, range(100)))
+    assert codes == [200] * 100
+    pattern = r'sparring_requests_total\{method="GET",route="/v2",status="200"\} (\d+)'
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = re.search(pattern, httpx.get(f"{service.url}/metrics").text)
+        if found and float(found[1]) == 100:
+            return
+        time.sleep(0.2)
+    pytest.fail(f"counted {found and found[1]}")
+
+
+def test_the_ingress_has_no_torch(service: Service) -> None:
+    for pid in service.replicas("ingress"):
+        assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
+    assert "libtorch" in Path(f"/proc/{service.replicas('predictor')[0]}/maps").read_text()
+
+
+def wait_back(service: Service, deployment: str, count: int, killed: int) -> None:
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        alive = service.replicas(deployment)
+        if killed not in alive and len(alive) == count:
+            return
+        time.sleep(0.2)
+    pytest.fail(f"{deployment} was not back in 15 s")
+
+
+def test_a_killed_predictor_costs_no_answer(service: Service) -> None:
+    ask = Asker(MODELS / "digits-robust" / "1")
+    with clients(8, ask, service.url) as load:
+        time.sleep(1)
+        killed = service.kill("predictor")
+        wait_back(service, "predictor", 1, killed)
+        time.sleep(2)
+    assert not load.failed
+    assert not load.wrong
+    assert load.right > 100
+
+
+def test_a_killed_ingress_costs_eight_answers_at_most(service: Service) -> None:
+    ask = Asker(MODELS / "digits-robust" / "1")
+    with clients(8, ask, service.url) as load:
+        time.sleep(1)
+        killed = service.kill("ingress")
+        wait_back(service, "ingress", 2, killed)
+        time.sleep(1)
+    assert len(load.failed) <= 8, load.failed
+    assert not load.wrong
+    assert load.right > 100
+
+
+def test_a_new_version_under_load_loses_nothing(service: Service, folder: Path) -> None:
+    """Every answer is right for the version that it names; the new one takes over; a damaged one never answers."""
+    made = folder / "models" / "changing"
+    second = published(folder / "elsewhere" / "changing", seed=7)
+    (second.parent / "2").mkdir()
+    for path in second.iterdir():
+        shutil.copy(path, second.parent / "2")
+    ask = Asker(made / "1", second.parent / "2")
+    with clients(4, ask, service.url) as load:
+        time.sleep(1)
+        damaged = shutil.copytree(second, made / "3.tmp")
+        weights = bytearray((damaged / "model.safetensors").read_bytes())
+        weights[-1] ^= 1
+        (damaged / "model.safetensors").write_bytes(weights)
+        damaged.rename(made / "3")
+        shutil.copytree(second, made / "2.tmp")
+        (made / "2.tmp").rename(made / "2")
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and httpx.get(f"{service.url}/v2/models/changing").json()["versions"] != [
+            "1",
+            "2",
+        ]:
+            time.sleep(0.2)
+        time.sleep(1)
+    assert not load.failed
+    assert not load.wrong
+    listed = {m["name"]: m for m in httpx.get(f"{service.url}/v1/models").json()["models"]}
+    assert listed["changing"]["versions"] == [1, 2]
+    assert "is altered" in listed["changing"]["refused"]["3"]
+    answer = httpx.post(f"{service.url}/v2/models/changing/infer", json=infer(pixels())).json()
+    assert answer["model_version"] == "2"
+
+
+def slow_body(url: str, *, seconds: float) -> int:
+    """The status that a client gets which sends a byte now and then."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=seconds + 20) as s:
+        s.sendall(b"POST /v1/models/digits-robust:classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n")
+        started = time.monotonic()
+        s.setblocking(False)
+        while time.monotonic() - started < seconds + 15:
+            try:
+                return int(s.recv(100).split()[1])
+            except BlockingIOError:
+                pass
+            try:
+                s.send(b"x")
+            except OSError:
+                break
+            time.sleep(0.5)
+    return 0
+
+
+def test_hostile_requests(service: Service) -> None:
+    """200 of every kind: only 4xx and 503; afterwards the service answers, and has given its memory back."""
+    before = service.memory()
+    paths = [
+        "/v2/models/../../etc/passwd",
+        "/v1/models/%2e%2e%2f:classify",
+        "/static/%2e%2e/web.py",
+        "/v2/models/" + "a" * 5000,
+    ]
+    huge = json.dumps({"image": "A" * (9 * 2**20)}).encode()
+    asked: list[tuple[str, str, bytes, dict[str, str]]] = [("GET", p, b"", {}) for p in paths]
+    bodies = [body for kind, (body, _) in BAD.items() if kind != "too many"]  # of that test's own limit
+    bodies.append(json.dumps(infer(np.zeros((65, 1, 8, 8), np.float32))).encode())
+    asked += [("POST", "/v2/models/digits-robust/infer", body, {}) for body in bodies]
+    asked += [
+        ("POST", "/v1/models/digits-robust:classify", make(), {"content-type": "image/png"})
+        for make, _ in FILES.values()
+    ]
+    asked += [
+        ("POST", "/v1/models/digits-robust:attack", b'{"image": "x", "eps": 1e9}', {}),
+        ("POST", "/v2", b"x" * 2**20, {}),
+    ]
+    asked += [("POST", "/v1/models/digits-robust:classify", huge, {}), ("GET", "/v2", b"", {"host": "evil.example"})]
+    asked += [("PUT", "/v2/health/live", b"", {}), ("POST", "/v2/models/digits-robust/infer", b"[" * 2**20, {})]
+    asked = (asked * 4)[:200]
+
+    async def all_of_them() -> list[int]:
+        async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
+            gate = asyncio.Semaphore(16)
+
+            async def one(method: str, path: str, body: bytes, headers: dict[str, str]) -> int:
+                async with gate:
+                    return (await http.request(method, path, content=body, headers=headers)).status_code
+
+            return await asyncio.gather(*(one(*a) for a in asked))
+
+    slow = ThreadPoolExecutor(1).submit(slow_body, service.url, seconds=10)
+    codes = asyncio.run(all_of_them())
+    assert len(codes) == 200
+    assert all(400 <= c < 500 or c == 503 for c in codes), sorted(set(codes))
+    assert slow.result() == 408
+    deadline = time.monotonic() + 60
+    while service.memory() - before > 200 * 2**20 and time.monotonic() < deadline:
+        time.sleep(1)
+    assert service.memory() - before <= 200 * 2**20
+    assert Asker(MODELS / "digits-robust" / "1")(service.http(), 0)
+
+
+def test_too_many_attacks_are_asked_to_come_again(service: Service) -> None:
+    import base64
+
+    body = {"image": base64.b64encode(png(pixels()[0])).decode(), "eps": 0.1, "steps": 20}
+
+    def attack(_: int) -> httpx.Response:
+        return httpx.post(f"{service.url}/v1/models/digits-robust:attack", json=body, timeout=60)
+
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(attack, range(48)))
+    codes = {a.status_code for a in answers}
+    assert codes == {200, 503}
+    busy = next(a for a in answers if a.status_code == 503)
+    assert busy.headers["retry-after"] == "1"
+    assert busy.json() == {"error": "too many requests wait; come again later"}
+
+
+def test_sigterm_lets_requests_end(folder: Path) -> None:
+    """Requests that are on their way when SIGTERM comes are answered; then the process ends with 0."""
+    with running(folder, "digits=models/digits-robust") as service:
+        ask = Asker(MODELS / "digits-robust" / "1")
+        ask.name = "digits"
+        stopped = float("inf")
+        before: list[Any] = []
+        after: list[Any] = []
+
+        def one(i: int) -> None:
+            begun = time.monotonic()
+            try:
+                outcome: Any = ask(service.http(), i)
+            except httpx.HTTPStatusError as error:
+                outcome = error.response.status_code
+            except httpx.TransportError as error:
+                outcome = type(error).__name__
+            (before if begun < stopped - 0.05 else after).append(outcome)
+
+        with ThreadPoolExecutor(16) as pool:
+            sent = [pool.submit(one, i) for i in range(200)]
+            time.sleep(0.5)
+            stopped = time.monotonic()
+            service.process.send_signal(signal.SIGTERM)
+            for future in sent:
+                future.result()
+        assert service.process.wait(60) == 0, service.errors.read_text()
+        assert len(before) > 16
+        assert before.count(True) == len(before), before
+        assert False not in after
+        assert 503 in after
+        assert not service.replicas("predictor")
