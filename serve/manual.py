@@ -18,7 +18,7 @@ def page(description: Mapping[str, Any]) -> str:
     body = "".join(f"<h2>{escape(tag)}</h2>{''.join(made)}" for tag, made in sections.items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Sparring: HTTP interface</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="stylesheet" href="/static/style.css">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,"><link rel="stylesheet" href="/static/style.css">'
         f"</head><body><main><h1>HTTP interface</h1><p>{escape(description['info']['description'])} "
         'Machine-readable: <a href="/openapi.json">openapi.json</a>. <a href="/">The page</a>. '
         "Where the service has a token, send <code>Authorization: Bearer TOKEN</code>. "

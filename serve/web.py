@@ -93,7 +93,9 @@ def _own(app: FastAPI, backend: Backend) -> None:
     async def docs() -> HTMLResponse:
         return HTMLResponse(await asyncio.to_thread(manual.page, app.openapi()))
 
-    @app.get("/metrics", tags=["Operation"], summary="Counts and latencies of all replicas, for Prometheus")
+    summary = "Counts and latencies of all replicas, for Prometheus"
+
+    @app.get("/metrics", tags=["Operation"], summary=summary, response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(await backend.metrics(), media_type="text/plain; version=0.0.4")
 
