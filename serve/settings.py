@@ -49,8 +49,7 @@ class Settings(BaseModel):
     ingresses: int = Field(default=1, ge=1, description="Replicas of the ingress.")
     gpus: float = Field(default=0.0, ge=0, description="GPUs of a predictor.")
     threads: int = Field(default=1, ge=1, description="CPU threads of a predictor.")
-    batch: int = Field(default=8, ge=1, description="Requests that a predictor answers together.")
-    batch_wait: float = Field(default=0.0, ge=0, description="Seconds that it waits for more of them.")
+    batch: int = Field(default=16, ge=1, description="Requests that a predictor answers together, when so many wait.")
     poll: float = Field(default=2.0, gt=0, description="Seconds between looks for new versions.")
     limits: Limits = Limits()
 
