@@ -21,11 +21,11 @@ demo: $(READY)
 test: check browser
 	$(PY) -m pytest -n 2 --dist worksteal
 
-# Page tests drive Debian's Chromium; without it, and without the right to install it, they are skipped and say so.
+# Page tests drive Debian's Chromium, one test its nginx; without them, and without the right to install them, they are skipped and say so.
 browser:
-	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
-		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 || \
-		echo "Chromium could not be installed; page tests will be skipped"
+	@{ command -v chromium && { command -v nginx || [ -x /usr/sbin/nginx ]; }; } >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium nginx-light; } >/dev/null 2>&1 || \
+		echo "Chromium or nginx could not be installed; their tests will be skipped"
 
 check: $(READY)
 	$(PY) -m ruff check .

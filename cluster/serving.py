@@ -68,7 +68,9 @@ def settings(
         )
     if token_file is not None and (not token_file.is_file() or not token_file.read_text().strip()):
         raise UsageError(f"{token_file} must be a file with a token, for example: openssl rand -hex 32 > {token_file}")
-    made = {"models": named, "demo": demo, **{k: v for k, v in options.items() if v is not None}}
+    made: dict[str, Any] = {"demo": demo, **{k: v for k, v in options.items() if v is not None}}
+    if named:
+        made["models"] = named
     if models_dir is not None:
         made["models_dir"] = str(models_dir.resolve())
     if token_file is not None:
@@ -211,7 +213,9 @@ def _drain() -> None:
 
 def _names(args: dict[str, Any]) -> list[str]:
     folder = Path(args["models_dir"]) if "models_dir" in args else None
-    return sorted({*args["models"], *([p.name for p in folder.iterdir() if model_folder.resolve(p)] if folder else [])})
+    return sorted(
+        {*args.get("models", {}), *([p.name for p in folder.iterdir() if model_folder.resolve(p)] if folder else [])}
+    )
 
 
 def _any(folder: Path) -> bool:

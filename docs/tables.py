@@ -241,6 +241,28 @@ def planted(result: dict[str, Any]) -> str:
     ) + source(result)
 
 
+def serving(result: dict[str, Any]) -> str:
+    """Requests per second and latencies, and what an attack costs the others."""
+    body = [
+        [
+            p["model"],
+            str(p["clients"]),
+            p["server"],
+            f"{p['requests_s']:.0f}",
+            f"{p['p50_ms']:.0f} ms",
+            f"{p['p99_ms']:.0f} ms",
+        ]
+        for p in sorted(result["points"], key=lambda p: (p["model"], p["clients"]))
+    ]
+    a = result["attack"]
+    each = [", ".join(f"{v:.0f}" for v in a["p99_ms"][k]) for k in ("attacked", "alone")]
+    note = (
+        f"Servers: bare FastAPI and uvicorn; `sparring serve`; the same with `--batch 1`; with `--haproxy`. Clients live on the same two cores. Beside a "
+        f"client that attacks all the time, the 99th percentile of four clients is {a['ratio']:.1f} times what it is alone ({each[0]} against {each[1]} ms).\n"
+    )
+    return rows(["model", "clients", "server", "requests/s", "p50", "p99"], body) + source(result) + note
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo,
     "evaluate_scaling": scaling,
@@ -253,6 +275,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "mtard_autoattack": methods_on_digits,
     "union": union,
     "search": searches,
+    "serve_load": serving,
     "planted": planted,
     "peeraid_matrix": matrix,
     "team_vs_local": team_vs_local,

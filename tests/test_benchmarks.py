@@ -168,3 +168,10 @@ def test_search() -> None:
     assert result["asha"]["repeated"]
     assert len(result["asha"]["steps"]) == 2
     assert result["shared"]["identical"]
+
+
+def test_serve_load() -> None:
+    flags = ["--seconds=1", "--clients", "2", "--models", "small_cnn", "--servers", "bare", "serve", "--no-attack"]
+    result = run("serve_load.py", *flags)
+    assert [p["server"] for p in result["points"]] == ["bare", "serve"]
+    assert all(p["requests_s"] > 5 and p["p99_ms"] >= p["p50_ms"] > 0 for p in result["points"])

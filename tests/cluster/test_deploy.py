@@ -124,3 +124,30 @@ def test_rayjob(name: str) -> None:
     (gpus,) = [g["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] for g in groups[1:]]
     assert gpus == "1"
     assert "--runs-dir /shared/" in spec["entrypoint"]
+
+
+def test_rayservice_holds_what_sparring_writes(tmp_path: Path) -> None:
+    """Its application is one that Ray Serve's schema and ours take, and the one that ``--yaml`` makes."""
+    from ray.serve.schema import ServeDeploySchema
+
+    from cluster import serving
+    from serve.settings import Settings
+
+    manifest = yaml.safe_load((DEPLOY / "rayservice.yaml").read_text())
+    config = yaml.safe_load(manifest["spec"]["serveConfigV2"])
+    [application] = ServeDeploySchema.model_validate(config).applications
+    settings = Settings(**application.args)
+    assert (settings.models_dir, settings.token_file) == ("/shared/models", "/secrets/token")
+    shutil.copytree(CLONE / "examples" / "models", tmp_path / "models")
+    (tmp_path / "token").write_text("x")
+    made = serving.settings(
+        [], tmp_path / "models", demo=False, token_file=tmp_path / "token", predictors=1, max_predictors=4, gpus=1.0
+    )
+    written = yaml.safe_load(serving.to_yaml(made, serving.Where("0.0.0.0", 8000)))
+    assert written["applications"][0]["args"].keys() - {"demo"} == application.args.keys()
+    assert {k: v for k, v in written.items() if k != "applications"} == {
+        k: v for k, v in config.items() if k != "applications"
+    }
+    assert {k: written["applications"][0][k] for k in ("name", "import_path", "route_prefix")} == {
+        k: config["applications"][0][k] for k in ("name", "import_path", "route_prefix")
+    }
