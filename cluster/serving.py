@@ -80,7 +80,7 @@ def settings(
 
 def to_yaml(args: dict[str, Any], where: Where) -> str:
     """What ``serve deploy`` and a RayService take."""
-    check_token(args, where.host)
+    check_token(args, where.host, elsewhere=True)
     config = {
         "proxy_location": "EveryNode",
         "http_options": {"host": where.host, "port": where.port},
@@ -99,7 +99,7 @@ def serve(
         NoResources: too few CPUs or GPUs.
         Infrastructure: the application did not start.
     """
-    check_token(args, where.host)
+    check_token(args, where.host, elsewhere=where.address is not None)
     _check_port(where)
     if where.haproxy:
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
@@ -139,13 +139,16 @@ def show(result: dict[str, Any]) -> None:
     print(f"  try:       curl --data-binary @image.png {url}v1/models/{first}:classify\nCtrl-C stops it.", flush=True)
 
 
-def check_token(args: dict[str, Any], host: str) -> None:
+def check_token(args: dict[str, Any], host: str, *, elsewhere: bool) -> None:
     """Refuse to listen where others are without a token.
+
+    Args:
+        elsewhere: replicas run where this process's environment is not known; the token must be in a file there.
 
     Raises:
         UsageError: says how to give one.
     """
-    if "token_file" in args or os.environ.get(TOKEN) or _loopback(host):
+    if "token_file" in args or (os.environ.get(TOKEN, "").strip() and not elsewhere) or _loopback(host):
         return
     raise UsageError(
         f"--host {host} can be reached by others and needs a token: openssl rand -hex 32 > token; sparring serve "

@@ -28,6 +28,8 @@ from serve.catalogue import NotFound
 from serve.ledger import Event, Ledger
 from serve.settings import Settings
 
+log = logging.getLogger("sparring.serve")
+KEPT = 10_000  # counts that an ingress keeps while the ledger is away
 FLUSH = 0.25  # seconds between reports of an ingress to the ledger
 ONGOING = 128  # requests in a predictor at least: beyond that the router waits and asks again, which is slow
 DRAIN = 20.0  # seconds that requests in flight have to end when a replica is stopped
@@ -113,7 +115,7 @@ class Attacker:
         background.log_lines()
         os.nice(NICE)
         torch.set_num_threads(1)
-        self._models = Models(settings)
+        self._models = Models(settings.model_copy(update={"gpus": 0.0}))
         self._models.poll()
         background.every(settings.poll, self._models.poll)
 
@@ -123,10 +125,10 @@ class Attacker:
         from serve.models import Unknown
 
         try:
-            _, served = self._models.get(name, version)
+            number, served = self._models.get(name, version)
         except Unknown as error:
             return {"unknown": str(error)}
-        return attack(served, x, **options)
+        return {"version": number, **attack(served, x, **options)}
 
 
 class Counts:
@@ -180,8 +182,13 @@ class Remote:
         return await self._ask(self._attack.attack, name, version, x, **options)
 
     async def metrics(self) -> bytes:
-        await self._flush()
-        return bytes(await self._counts.text.remote())
+        from serve.web import Busy
+
+        try:
+            await self._flush()
+            return bytes(await self._counts.text.remote())
+        except (RayActorError, BackPressureError, DeploymentUnavailableError):
+            raise Busy("the counts are being started again; come again later") from None
 
     def came(self) -> bool:
         self._open += 1
@@ -213,7 +220,7 @@ class Remote:
             except BackPressureError:
                 raise Busy("too many requests wait; come again later") from None
             except (RayActorError, DeploymentUnavailableError) as error:
-                logging.getLogger("sparring.serve").warning("asked again: %s", type(error).__name__)
+                log.warning("asked again: %s", type(error).__name__)
                 if attempt == ATTEMPTS - 1:
                     raise Busy("who was to answer is gone; come again later") from None
         if "unknown" in answer:
@@ -223,16 +230,18 @@ class Remote:
     async def _refresh(self) -> None:
         while True:
             await asyncio.sleep(self._settings.poll)
-            with contextlib.suppress(
-                RayActorError, BackPressureError, DeploymentUnavailableError
-            ):  # the next one answers
+            try:
                 self._models = await self._predictor.describe.remote()
+            except Exception as error:  # whatever it was, the next look may succeed; what is known goes on
+                log.warning("looking for versions: %s", type(error).__name__)
 
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(FLUSH)
-            with contextlib.suppress(RayActorError, BackPressureError, DeploymentUnavailableError):
+            try:
                 await self._flush()
+            except Exception as error:
+                log.warning("reporting counts: %s", type(error).__name__)
 
     async def _flush(self) -> None:
         events, self._events = self._events, []
@@ -240,6 +249,6 @@ class Remote:
         try:
             mine = {"replica": self._me, "open_now": self._open, "stopping": self._stopping}
             self._stopping = await self._counts.note.remote(events, newest, **mine)
-        except BaseException:
-            self._events = events + self._events
+        except Exception:
+            self._events = (events + self._events)[-KEPT:]
             raise

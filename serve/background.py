@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import threading
@@ -22,10 +23,25 @@ def every(seconds: float, work: Callable[[], None]) -> None:
     threading.Thread(target=loop, daemon=True).start()
 
 
+class Line(logging.Formatter):
+    """Every record as one JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if text.startswith("{"):
+            return text
+        line = {"level": record.levelname.lower(), "message": text}
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
 def log_lines() -> None:
     """The service's own lines on standard error, as they are."""
     log = logging.getLogger("sparring.serve")
     if not log.handlers:
-        log.addHandler(logging.StreamHandler(sys.stderr))
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(Line())
+        log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import json
 import logging
 import re
@@ -11,6 +12,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 from serve.settings import Limits, Settings
 
@@ -32,6 +34,8 @@ class Watcher(Protocol):
 
 log = logging.getLogger("sparring.serve")
 LIVE = "/v2/health/live"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+OPEN_MOST = 224  # requests of one ingress: below the number at which Ray Serve's proxy refuses in its own words
 OPEN = ("/", "/docs", "/openapi.json", LIVE, "/v2/health/ready")  # need no token, nor do /static/ files
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -68,6 +72,7 @@ class Guard:
 
     def __init__(self, app: Any, settings: Settings, *, token: str | None, watcher: Watcher) -> None:
         self._app, self._limits, self._token, self._watcher = app, settings.limits, token, watcher
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -91,24 +96,32 @@ class Guard:
 
         try:
             refused = self._refused(scope, headers)
+            self._open += 1
             if not self._watcher.came() and scope["path"] != LIVE:
                 await error(sending, 503, "the service is stopping", self._limits.retry_after)
+            elif self._open > OPEN_MOST:
+                await error(sending, 503, "too many requests wait; come again later", self._limits.retry_after)
             elif refused is not None:
                 await error(sending, *refused)
             else:
                 body = _Body(receive, most=self._limits.body_bytes, seconds=self._limits.body_seconds)
                 async with asyncio.timeout(self._limits.seconds):
                     await self._app(scope, body, sending)
+        except asyncio.CancelledError:
+            status = 499  # who asked has gone
+            raise
         except TimeoutError:
             await _once(begun, sending, 503, f"no answer within {self._limits.seconds:g} s", self._limits.retry_after)
         except Exception:
             log.exception("request %s", request_id)
             await _once(begun, sending, 500, f"internal error; request {request_id}")
         finally:
+            self._open -= 1
             route = getattr(scope.get("route"), "path", "other")
             seconds = time.monotonic() - started
-            self._watcher.noted(scope["method"], route, status, seconds)
-            line = {"request": request_id, "method": scope["method"], "route": route, "status": status}
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._watcher.noted(method, route, status, seconds)
+            line = {"request": request_id, "method": method, "route": route, "status": status}
             log.info("%s", json.dumps({**line, "ms": round(1000 * seconds, 1)}))
 
     def _refused(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
@@ -118,12 +131,7 @@ class Guard:
         if length is not None and int(length) > self._limits.body_bytes:
             return 413, too_large(self._limits)
         if self._token is None:
-            host = headers.get(b"host", b"").decode("latin-1").rpartition(":")[0] or headers.get(b"host", b"").decode(
-                "latin-1"
-            )
-            if host not in ("127.0.0.1", "localhost", "[::1]", "::1"):
-                return 421, "this service answers only to this machine's own name; others need it to have a token"
-            return None
+            return self._foreign(scope, headers)
         path = scope["path"]
         if path in OPEN or path.startswith("/static/"):
             return None
@@ -131,6 +139,26 @@ class Guard:
         if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token.encode()):
             return 401, "a bearer token is needed: Authorization: Bearer TOKEN"
         return None
+
+    def _foreign(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+        """Without a token only this machine is answered, by its own name, and no page from elsewhere in its browser."""
+        client = scope.get("client")
+        named = urlsplit(f"//{headers.get(b'host', b'').decode('latin-1')}").hostname
+        if not _here(named) or (client is not None and not _here(client[0])):
+            return 421, "this service answers only to this machine's own name; others need it to have a token"
+        origin = headers.get(b"origin")
+        elsewhere = origin is not None and not _here(urlsplit(origin.decode("latin-1")).hostname)
+        if elsewhere or headers.get(b"sec-fetch-site") == b"cross-site":
+            return 403, "a page from elsewhere may not ask this service"
+        return None
+
+
+def _here(host: str | None) -> bool:
+    """Whether a name or address is this machine's own."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 def too_large(limits: Limits) -> str:

@@ -34,7 +34,7 @@ def decode(content: bytes, shape: tuple[int, int, int], *, pixels: int) -> np.nd
     channels, height, width = shape
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _check(image, pixels)
+            _check(image, content, pixels)
             image.load()
             seen = _flat(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
@@ -43,8 +43,8 @@ def decode(content: bytes, shape: tuple[int, int, int], *, pixels: int) -> np.nd
         raise
     except Image.DecompressionBombError:  # far beyond what is taken: Pillow's own limit
         raise Refused(f"image too large; at most {pixels} pixels are taken") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise Refused(f"damaged image: {error}") from None
+    except Exception:  # decoders raise almost anything on damaged bytes and metadata
+        raise Refused("damaged image") from None
     seen = seen.convert("L" if channels == 1 else "RGB")
     if seen.size != (width, height):
         seen = ImageOps.fit(seen, (width, height), Image.Resampling.BICUBIC)
@@ -73,19 +73,21 @@ def encode(x: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _check(image: Any, pixels: int) -> None:
+def _check(image: Any, content: bytes, pixels: int) -> None:
     width, height = image.size
     if width * height > pixels:
         raise Refused(f"image of {width} x {height} pixels; at most {pixels} pixels are taken")
-    if getattr(image, "n_frames", 1) > 1:
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a telephone's second picture stays unseen
         raise Refused("animated image; send one still image")
+    if image.format == "PNG" and content[24] > 8:  # Pillow drops the lower half of 16-bit colours
+        raise Refused(f"{content[24]} bits per channel; send 8")
     if image.mode not in MODES:
         raise Refused(f"image mode {image.mode}; send 8-bit grey, RGB or RGBA")
 
 
 def _flat(image: Any) -> Any:
     """Without palette and transparency."""
-    if image.mode == "P":
+    if image.mode == "P" or "transparency" in image.info:
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode in ("LA", "RGBA"):
         white = Image.new("RGBA", image.size, "white")

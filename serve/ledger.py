@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 Event = tuple[str, str, int, float]  # method, route, status, seconds
+GONE = 3.0  # seconds without a word after which a replica is no more
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -21,7 +23,9 @@ class Ledger:
         self._seconds = Histogram(
             "sparring_request_seconds", "Seconds until the answer.", ["route"], buckets=BUCKETS, registry=self._registry
         )
-        self._open: dict[str, tuple[int, bool]] = {}  # per replica: open requests; whether it takes no more
+        self._open: dict[
+            str, tuple[int, bool, float]
+        ] = {}  # per replica: open requests; whether it takes no more; when it said so
         self._draining = False
         self._models = Gauge("sparring_model_version", "Newest served version.", ["model"], registry=self._registry)
 
@@ -44,15 +48,18 @@ class Ledger:
         for method, route, status, seconds in events:
             self._requests.labels(method, route, str(status)).inc()
             self._seconds.labels(route).observe(seconds)
+        self._models.clear()  # of models that are gone
         for name, version in newest.items():
             self._models.labels(name).set(version)
-        self._open[replica] = (open_now, stopping)
+        self._open[replica] = (open_now, stopping, time.monotonic())
         return self._draining
 
     def drain(self) -> bool:
         """Tell every replica to take no more requests; whether all know, and have answered those that they had."""
         self._draining = True
-        return all(stopping and not count for count, stopping in self._open.values())
+        now = time.monotonic()
+        self._open = {r: o for r, o in self._open.items() if now - o[2] < GONE}
+        return all(stopping and not count for count, stopping, _ in self._open.values())
 
     def text(self) -> bytes:
         """Prometheus' text format."""

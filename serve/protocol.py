@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,8 @@ def outputs(request: Mapping[str, Any], available: list[str]) -> list[str]:
     for name in names:
         if name not in available:
             raise Invalid(f"output {_short(name)} is unknown; the model has {', '.join(available)}")
+    if len(set(names)) != len(names):
+        raise Invalid("an output is named twice")
     return [str(n) for n in names]
 
 
@@ -89,7 +92,8 @@ def request_id(request: Mapping[str, Any]) -> str | None:
         Invalid: it is not a short text.
     """
     given = request.get("id")
-    if given is not None and (not isinstance(given, str) or len(given) > 128):
+    whole = isinstance(given, str) and len(given) <= 128 and not any("\ud800" <= c <= "\udfff" for c in given)
+    if given is not None and not whole:
         raise Invalid(f"id {_short(given)}; expected a text of at most 128 characters")
     return given
 
@@ -128,20 +132,40 @@ def output_names(card: Mapping[str, Any]) -> list[str]:
 
 
 def _pixels(data: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Every value is looked at before an array is made: numpy would give each as much room as the longest text."""
     if not isinstance(data, list):
         raise Invalid(f"data of 'images' is {_kind(data)}; expected a list of numbers, flat or nested")
-    try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise Invalid(f"data of 'images' is ragged: {error}") from None
-    if values.dtype.kind not in "iuf":  # texts, true and null, and integers beyond 64 bits
+    expected = f"expected {list(shape)}, or {prod(shape)} numbers"
+    nested = bool(data) and isinstance(data[0], list)
+    flat = _flat(data, shape) if nested else data
+    if flat is None:
+        raise Invalid(f"data of 'images' is ragged or of another shape; {expected}")
+    if len(flat) != prod(shape):
+        raise Invalid(f"data of 'images' has {len(flat)} values; {expected}")
+    if not all(type(v) in (int, float) for v in flat):
         raise Invalid("data of 'images' holds values that are not numbers")
-    count = int(np.prod(shape))
-    if values.size != count or (values.ndim > 1 and values.shape != shape):
-        raise Invalid(f"data of 'images' has shape {list(values.shape)}; expected {list(shape)}, or {count} numbers")
+    try:
+        values = np.array(flat, dtype=np.float64)
+    except OverflowError:
+        raise Invalid("data of 'images' holds values that are not numbers of 64 bits") from None
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         raise Invalid("pixels must be finite and lie in [0, 1] (divide bytes by 255)")
-    return np.ascontiguousarray(values.astype(np.float32).reshape(shape))
+    return values.astype(np.float32).reshape(shape)
+
+
+def _flat(data: Any, shape: tuple[int, ...]) -> list[Any] | None:
+    """The values of lists nested as ``shape`` says; None where they are not."""
+    if not isinstance(data, list) or len(data) != shape[0]:
+        return None
+    if len(shape) == 1:
+        return data
+    found: list[Any] = []
+    for part in data:
+        values = _flat(part, shape[1:])
+        if values is None:
+            return None
+        found += values
+    return found
 
 
 def _refuse(constant: str) -> Any:

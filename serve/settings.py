@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+READERS = 2  # bodies that an ingress decodes at a time: each may take 20 bytes per pixel of the largest image
 TOKEN = "SPARRING_TOKEN"  # environment variable that holds the bearer token
 
 
@@ -70,9 +71,13 @@ class Settings(BaseModel):
         return self
 
     def folders(self) -> dict[str, Path]:
-        """Served name -> folder, as found now."""
+        """Served name -> folder, as found now.
+
+        Raises:
+            OSError: ``models_dir`` cannot be read now.
+        """
         found = {}
-        if self.models_dir is not None and Path(self.models_dir).is_dir():
+        if self.models_dir is not None:
             found = {p.name: p for p in sorted(Path(self.models_dir).iterdir()) if p.is_dir()}
         return found | {name: Path(p) for name, p in self.models.items()}
 
@@ -83,7 +88,7 @@ class Settings(BaseModel):
             ValueError: the file is empty.
         """
         if self.token_file is None:
-            return os.environ.get(TOKEN) or None
+            return os.environ.get(TOKEN, "").strip() or None
         token = Path(self.token_file).read_text().strip()
         if not token:
             raise ValueError(f"{self.token_file} is empty; it must hold the bearer token")

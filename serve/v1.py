@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 
 import numpy as np
@@ -13,7 +14,7 @@ from serve import images, schemas
 from serve.catalogue import card_of, robustness, shape_of, version_of
 from serve.images import Refused
 from serve.protocol import Invalid, parse_json
-from serve.settings import Settings
+from serve.settings import READERS, Settings
 
 if TYPE_CHECKING:
     from serve.web import Backend
@@ -26,6 +27,7 @@ Version = Annotated[str | None, Query(description="Default the newest.")]
 def router(backend: Backend, settings: Settings) -> APIRouter:
     """All paths below ``/v1``."""
     paths = APIRouter(responses=schemas.ERRORS)
+    reading = ThreadPoolExecutor(READERS)
 
     @paths.get("/v1/models", summary="Served models, their versions and how robust the newest was found to be")
     async def models() -> dict[str, Any]:
@@ -37,7 +39,8 @@ def router(backend: Backend, settings: Settings) -> APIRouter:
 
     @paths.post(f"{MODEL}:classify", summary="Classes of a PNG or JPEG image", openapi_extra=schemas.CLASSIFY)
     async def classify(name: str, request: Request, version: Version = None, top: Top = 5) -> dict[str, Any]:
-        number, card = card_of(backend.models(), name, version_of(version))
+        asked_version = version_of(version)
+        _, card = card_of(backend.models(), name, asked_version)
         body = await request.body()
 
         def read() -> np.ndarray:
@@ -46,22 +49,27 @@ def router(backend: Backend, settings: Settings) -> APIRouter:
                 content = images.decode_base64(_text(parse_json(body), "image"))
             return images.decode(content, shape_of(card), pixels=settings.limits.pixels)
 
-        x = await asyncio.to_thread(read)
-        result = await backend.predict(name, number, x[None])
-        answer = {"model": name, "version": number, "top": _top(result["probabilities"][0], card["classes"], top)}
+        x = await asyncio.get_running_loop().run_in_executor(reading, read)
+        result = await backend.predict(name, asked_version, x[None])  # without one: the newest that the predictor has
+        answer = {
+            "model": name,
+            "version": result["version"],
+            "top": _top(result["probabilities"][0], card["classes"], top),
+        }
         if "disagreement" in result:
             answer["disagreement"] = float(result["disagreement"][0])
         return answer
 
     if settings.demo:
-        _attack(paths, backend, settings)
+        _attack(paths, backend, settings, reading)
     return paths
 
 
-def _attack(paths: APIRouter, backend: Backend, settings: Settings) -> None:
+def _attack(paths: APIRouter, backend: Backend, settings: Settings, reading: ThreadPoolExecutor) -> None:
     @paths.post(f"{MODEL}:attack", summary="An image attacked on a model, for show", openapi_extra=schemas.ATTACK)
     async def attack(name: str, request: Request, version: Version = None, top: Top = 5) -> dict[str, Any]:
-        number, card = card_of(backend.models(), name, version_of(version))
+        asked_version = version_of(version)
+        _, card = card_of(backend.models(), name, asked_version)
         body = await request.body()
 
         def read() -> tuple[np.ndarray, dict[str, Any]]:
@@ -71,13 +79,13 @@ def _attack(paths: APIRouter, backend: Backend, settings: Settings) -> None:
                 asked, card, settings
             )
 
-        x, options = await asyncio.to_thread(read)
-        found = await backend.attack(name, number, x, **options, seconds=settings.limits.attack_seconds)
+        x, options = await asyncio.get_running_loop().run_in_executor(reading, read)
+        found = await backend.attack(name, asked_version, x, **options, seconds=settings.limits.attack_seconds)
         difference = found["adversarial"] - x
         scale = max(float(np.abs(difference).max()), 1e-9)
         return {
             "model": name,
-            "version": number,
+            "version": found["version"],
             "norm": found["norm"],
             "eps": options["eps"],
             "steps": found["steps"],

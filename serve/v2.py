@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -10,7 +11,7 @@ from fastapi.responses import JSONResponse
 
 from serve import protocol, schemas
 from serve.catalogue import card_of, shape_of, version_of
-from serve.settings import Settings
+from serve.settings import READERS, Settings
 
 if TYPE_CHECKING:
     from serve.web import Backend
@@ -22,6 +23,7 @@ VERSIONED = f"{MODEL}/versions/{{version}}"
 def router(backend: Backend, settings: Settings) -> APIRouter:
     """All paths below ``/v2``."""
     paths = APIRouter(responses=schemas.ERRORS)
+    reading = ThreadPoolExecutor(READERS)
 
     @paths.get("/v2", summary="Server metadata")
     async def server() -> dict[str, Any]:
@@ -34,8 +36,9 @@ def router(backend: Backend, settings: Settings) -> APIRouter:
     @paths.get("/v2/health/ready", summary="Whether every model that is to be served is")
     async def ready() -> JSONResponse:
         missing = [n for n in settings.models if not backend.models().get(n, {}).get("versions")]
-        if missing or not backend.models():
-            return JSONResponse({"error": f"not ready: {', '.join(missing) or 'no model'}"}, 503)
+        if missing or not any(m["versions"] for m in backend.models().values()):
+            later = {"retry-after": str(settings.limits.retry_after)}
+            return JSONResponse({"error": f"not ready: {', '.join(missing) or 'no model'}"}, 503, headers=later)
         return JSONResponse({"ready": True})
 
     @paths.get(MODEL, summary="A model's inputs and outputs")
@@ -53,7 +56,8 @@ def router(backend: Backend, settings: Settings) -> APIRouter:
     @paths.post(f"{MODEL}/infer", summary="Logits and probabilities of images", openapi_extra=schemas.INFER)
     @paths.post(f"{VERSIONED}/infer", summary="The same of one version", openapi_extra=schemas.INFER)
     async def infer(name: str, request: Request, version: str | None = None) -> JSONResponse:
-        number, card = card_of(backend.models(), name, version_of(version))
+        asked_version = version_of(version)
+        _, card = card_of(backend.models(), name, asked_version)
         body = await request.body()
 
         def read() -> tuple[Any, list[str], str | None]:
@@ -62,8 +66,8 @@ def router(backend: Backend, settings: Settings) -> APIRouter:
             x = protocol.images(asked, shape_of(card), most=settings.limits.images)
             return x, wanted, protocol.request_id(asked)
 
-        x, wanted, own_id = await asyncio.to_thread(read)
-        result = await backend.predict(name, number, x)
+        x, wanted, own_id = await asyncio.get_running_loop().run_in_executor(reading, read)
+        result = await backend.predict(name, asked_version, x)  # without one: the newest that the predictor has
         return JSONResponse(protocol.answer(name, result, wanted, id=own_id))
 
     return paths

@@ -72,6 +72,7 @@ def build(backend: Backend, settings: Settings) -> Guard:
         docs_url=None,  # FastAPI's own page loads scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
+        redirect_slashes=False,
         default_response_class=JSONResponse,
     )
     app.include_router(v2.router(backend, settings), tags=["Open Inference Protocol v2"])

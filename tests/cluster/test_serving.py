@@ -59,6 +59,17 @@ def test_a_taken_port(models: Path, sparring: Command) -> None:
     )
 
 
+def test_a_token_in_the_environment_does_not_travel(
+    models: Path, sparring: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What other nodes would not have is not enough for them."""
+    monkeypatch.setenv("SPARRING_TOKEN", "secret")
+    done = sparring("serve", "--host=0.0.0.0", "--yaml=serve.yaml")
+    assert done.returncode == 2
+    assert "needs a token" in done.stderr
+    assert not Path("serve.yaml").exists()
+
+
 def test_what_it_writes_for_serve_deploy(models: Path, sparring: Command) -> None:
     done = sparring("serve", "robust=models/digits-robust", "--threads=2", "--yaml=serve.yaml", "--json")
     assert done.returncode == 0, done.stderr

@@ -33,7 +33,8 @@ class Local:
         return answer
 
     async def attack(self, name: str, version: int | None, x: np.ndarray, **options: Any) -> dict[str, Any]:
-        return await asyncio.to_thread(attack, self.known.get(name, version)[1], x, **options)
+        number, served = self.known.get(name, version)
+        return {"version": number, **await asyncio.to_thread(attack, served, x, **options)}
 
     async def metrics(self) -> bytes:
         return self._ledger.text()

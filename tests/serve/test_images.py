@@ -55,6 +55,32 @@ def test_transparency_lies_on_white_and_palettes_are_undone() -> None:
     clear = Image.new("P", (8, 8), 0)
     clear.putpalette([0, 0, 0] * 256)
     assert decode(saved(clear, transparency=0), GREY, pixels=MANY).min() == 1
+    for mode, colour in (("L", 0), ("RGB", (0, 0, 0))):
+        assert decode(saved(Image.new(mode, (8, 8), colour), transparency=colour), GREY, pixels=MANY).min() == 1
+
+
+def test_a_telephones_second_picture_stays_unseen() -> None:
+    white, black = Image.new("RGB", (16, 16), "white"), Image.new("RGB", (16, 16))
+    content = saved(white, "MPO", save_all=True, append_images=[black])
+    assert decode(content, RGB, pixels=MANY).min() > 0.99
+
+
+def test_random_damage_is_refused_or_decoded() -> None:
+    """3000 files with a few bytes changed: an array of the right shape or a refusal, nothing else."""
+    rng = np.random.default_rng(0)
+    exif, red = Image.Exif(), Image.new("RGB", (16, 16), "red")
+    exif[0x0112], exif[0x010E], exif[0x011A] = 6, "text", 72.0  # orientation, and fields that decoders trust
+    originals = [png(pixels(shape=RGB)[0]), saved(red, "JPEG", exif=exif), saved(red, exif=exif)]
+    for i in range(3000):
+        content = bytearray(originals[i % 3])
+        for at in rng.integers(0, min(len(content), 160) if i % 3 else len(content), 3):  # metadata comes first
+            content[at] = rng.integers(0, 256)
+        try:
+            seen = decode(bytes(content), RGB, pixels=MANY)
+        except Refused:
+            continue
+        assert seen.shape == RGB
+        assert 0 <= seen.min() <= seen.max() <= 1
 
 
 def test_a_cameras_orientation_is_applied() -> None:
@@ -83,13 +109,21 @@ def animated() -> bytes:
     return saved(frames[0], save_all=True, append_images=frames[1:])
 
 
+def sixteen_bits() -> bytes:
+    """An RGB PNG with 16 bits per channel, which Pillow would open as one with 8."""
+    rows = b"".join(b"\0" + bytes(8 * 6) for _ in range(8))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "bomb": (lambda: bomb(50_000, 50_000), "image too large; at most 1048576 pixels"),
     "large": (lambda: bomb(1025, 1024), "image of 1025 x 1024 pixels; at most 1048576 pixels are taken"),
     "bomb beyond Pillow's own limit": (lambda: bomb(2**31 - 1, 2**31 - 1), "image"),
     "animated": (animated, "animated image; send one still image"),
     "CMYK": (lambda: saved(Image.new("CMYK", (8, 8)), "JPEG"), "image mode CMYK"),
-    "16 bit": (lambda: saved(Image.fromarray(np.zeros((8, 8), np.uint16))), "image mode I;16"),
+    "16 bit": (lambda: saved(Image.fromarray(np.zeros((8, 8), np.uint16))), "16 bits per channel; send 8"),
+    "16-bit colours": (sixteen_bits, "16 bits per channel; send 8"),
     "truncated PNG": (lambda: png(pixels(shape=RGB)[0])[:-40], "damaged image"),
     "truncated JPEG": (lambda: png(pixels(shape=RGB)[0], "JPEG")[:200], "damaged image"),
     "flipped bit": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,93 @@ def test_an_ensemble_says_how_much_its_members_disagree(tmp_path: Path) -> None:
     assert answer["probabilities"] == pytest.approx(each.mean(0).numpy(), abs=1e-6)
     mine = answer["logits"].argmax(1)
     assert answer["disagreement"] == pytest.approx((each.argmax(2).numpy() != mine).mean(0), abs=1e-6)
+
+
+def damage(version: Path) -> None:
+    weights = bytearray((version / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (version / "model.safetensors").write_bytes(weights)
+
+
+def test_whole_versions_behind_damaged_ones_are_served(tmp_path: Path) -> None:
+    """By a new replica as by one that had them before."""
+    published(tmp_path / "a")
+    old = models(tmp_path)
+    for i in range(KEPT + 1):
+        damage(published(tmp_path / "a", seed=i + 1))
+    old.poll()
+    for served in (old, models(tmp_path)):
+        assert served.get("a", None)[0] == 1
+        assert len(served.describe()["a"]["refused"]) == KEPT + 1
+
+
+def test_a_copy_that_was_not_complete_is_looked_at_again(tmp_path: Path) -> None:
+    version = published(tmp_path / "a")
+    whole = (version / "model.safetensors").read_bytes()
+    (version / "model.safetensors").write_bytes(whole[:100])
+    served = models(tmp_path)
+    refused = served.describe()["a"]["refused"]
+    assert refused == {1: "model.safetensors is altered"}  # no path of this machine
+    (version / "model.safetensors").write_bytes(whole)
+    served.poll()
+    assert served.get("a", None)[0] == 1
+    assert served.describe()["a"]["refused"] == {}
+
+
+def test_networks_that_diverged_are_refused(tmp_path: Path) -> None:
+    from agents.networks import Network
+
+    published(tmp_path / "a")
+    network = model_folder.load(tmp_path / "a" / "1")
+    assert isinstance(network, Network)
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    model_folder.create(tmp_path / "a", [network], model_folder.card(tmp_path / "a" / "1"))
+    served = models(tmp_path)
+    assert served.get("a", None)[0] == 1
+    assert served.describe()["a"]["refused"] == {2: "it answers numbers that are not finite"}
+
+
+@pytest.mark.parametrize("card", ["[1]", "{", '{"input": []}', "{}"])
+def test_one_bad_card_stops_nobody(card: str, tmp_path: Path) -> None:
+    published(tmp_path / "a")
+    published(tmp_path / "b")
+    (published(tmp_path / "a", seed=1) / "card.json").write_text(card)
+    (tmp_path / "b" / "\u00b2").mkdir()
+    (tmp_path / "b" / "\u00b2" / "MANIFEST.json").write_text("{}")
+    served = models(tmp_path)
+    assert served.get("a", None)[0] == served.get("b", None)[0] == 1
+    assert list(served.describe()["a"]["refused"]) == [2]
+
+
+def test_a_new_evaluation_shows_in_the_card(tmp_path: Path) -> None:
+    version = published(tmp_path / "a")
+    served = models(tmp_path)
+    card = model_folder.card(version)
+    measured = {
+        "clean_accuracy": 1.0,
+        "robust_accuracy": 0.5,
+        "ci95": [0, 1],
+        "n": 9,
+        "attacks": [],
+        "flags": [],
+        "threats": {},
+    }
+    (version / "card.json").write_text(json.dumps({**card, "evaluations": [measured]}))
+    served.poll()
+    assert served.describe()["a"]["versions"][1]["evaluations"] == [measured]
+
+
+def test_storage_that_is_away_takes_nothing_back(tmp_path: Path) -> None:
+    published(tmp_path / "m" / "a")
+    served = models(tmp_path / "m")
+    (tmp_path / "m").rename(tmp_path / "away")
+    served.poll()
+    assert served.get("a", None)[0] == 1
+
+
+def test_images_of_another_shape(tmp_path: Path) -> None:
+    published(tmp_path / "a")
+    answers = models(tmp_path).predict([("a", None, pixels(1, shape=(3, 16, 16))), ("a", None, pixels())])
+    assert str(answers[0]) == "model 'a' version 1 takes images of another shape"
+    assert one(answers[1])["version"] == 1

@@ -22,7 +22,9 @@ HEADERS = 5.0  # seconds that nginx.conf gives to headers
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     if NGINX is None or shutil.which("openssl") is None:
         pytest.skip("needs nginx and openssl (apt-get install nginx-light openssl)")
-    with running(tmp_path_factory.mktemp("proxy"), "--demo") as started:
+    folder = tmp_path_factory.mktemp("proxy")
+    (folder / "token").write_text("secret")
+    with running(folder, "--demo", "--token-file=token") as started:
         yield started
 
 
@@ -87,10 +89,17 @@ def seconds_until_closed(port: int, *, tls: bool, most: float) -> float:
 
 def test_through_the_proxy(nginx: int, service: Service) -> None:
     with connection(nginx, tls=True) as s:
-        s.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: any.example\r\nConnection: close\r\n\r\n")
+        s.sendall(
+            b"GET /v1/models HTTP/1.1\r\nHost: any.example\r\nAuthorization: Bearer secret\r\nConnection: close\r\n\r\n"
+        )
         answer = b"".join(iter(lambda: s.recv(10_000), b""))
     assert answer.startswith(b"HTTP/1.1 200")
-    assert answer.endswith(b'{"ready":true}')
+    assert b"digits-robust" in answer
+    with connection(nginx, tls=True) as s:
+        s.sendall(b"POST /v2 HTTP/1.1\r\nHost: any.example\r\nContent-Length: 99999999\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: s.recv(10_000), b""))
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert answer.endswith(b'{"error": "the body is too large"}')
 
 
 def test_slow_headers(nginx: int, service: Service) -> None:

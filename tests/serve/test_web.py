@@ -22,7 +22,7 @@ from tests.serve.made import infer, pixels, png, published
 
 def client(folder: Path, **options: Any) -> TestClient:
     settings = Settings(models_dir=str(folder), **options)
-    return TestClient(web.build(Local(settings), settings), base_url="http://127.0.0.1:8000")
+    return TestClient(web.build(Local(settings), settings), base_url="http://127.0.0.1:8000", client=("127.0.0.1", 1))
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +172,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     "huge integer": (changed(data=[10**400] * 128), "not numbers"),
     "bytes": (changed(data=[255.0] * 128), "divide bytes by 255"),
     "below zero": (changed(data=[-0.1] * 128), "lie in \\[0, 1\\]"),
+    "an output twice": (json.dumps(infer(pixels(), outputs=[{"name": "logits"}] * 2)).encode(), "named twice"),
+    "half a character": (json.dumps(infer(pixels(), id="\ud800")).encode(), "expected a text"),
+    "long texts": (changed(data=["a" * 1000] + [""] * 127), "not numbers"),
+    "mixed with true": (changed(data=[True] + [0.5] * 127), "not numbers"),
     "another output": (json.dumps(infer(pixels(), outputs=[{"name": "x"}])).encode(), 'output "x" is unknown'),
     "outputs of numbers": (json.dumps(infer(pixels(), outputs=[3])).encode(), "output null"),
     "id": (json.dumps(infer(pixels(), id=3)).encode(), "id 3; expected a text"),
@@ -265,16 +269,34 @@ def test_headers_and_request_ids(http: TestClient) -> None:
         assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
     assert http.get("/v2", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
     assert http.get("/v2", headers={"x-request-id": "a b\tc"}).headers["x-request-id"] != "a b\tc"
-    assert (
-        http.options("/v2", headers={"origin": "http://evil", "access-control-request-method": "POST"}).status_code
-        == 405
-    )
+    asked = http.options("/v2", headers={"origin": "http://127.0.0.1:8000", "access-control-request-method": "POST"})
+    assert asked.status_code == 405
+    assert "access-control-allow-methods" not in asked.headers
 
 
 def test_other_names_of_this_machine_are_refused_without_a_token(http: TestClient) -> None:
     """A page elsewhere whose name is made to mean 127.0.0.1 reaches nothing."""
     assert http.get("/v2", headers={"host": "evil.example:8000"}).status_code == 421
     assert http.get("/v2", headers={"host": "localhost:8000"}).status_code == 200
+    assert http.get("/v2", headers={"host": "[::1]:8000"}).status_code == 200
+    for name in ("", "127.0.0.1.evil.example", "evil.example@127.0.0.1x", "0.0.0.0"):
+        assert http.get("/v2", headers={"host": name}).status_code == 421
+
+
+def test_other_machines_are_refused_without_a_token(folder: Path, http: TestClient) -> None:
+    settings = Settings(models_dir=str(folder))
+    with TestClient(web.build(Local(settings), settings), base_url="http://localhost", client=("10.0.0.9", 1)) as far:
+        assert far.get("/v2").status_code == 421
+
+
+@pytest.mark.parametrize(
+    "headers", [{"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site"}, {"origin": "null"}]
+)
+def test_pages_from_elsewhere_cannot_spend_this_machines_time(headers: dict[str, str], http: TestClient) -> None:
+    answer = http.post("/v1/models/digits:classify", content=png(pixels()[0]), headers=headers)
+    assert answer.status_code == 403
+    own = http.post("/v1/models/digits:classify", content=png(pixels()[0]), headers={"origin": "http://127.0.0.1:8000"})
+    assert own.status_code == 200
 
 
 def test_a_token(folder: Path, tmp_path: Path) -> None:
@@ -298,6 +320,9 @@ def test_metrics_count_by_route(http: TestClient) -> None:
     text = http.get("/metrics").text
     assert re.search(r'sparring_requests_total\{method="GET",route="/v2/models/\{name\}",status="404"\} [1-9]', text)
     assert "/v2/models/a" not in text
+    http.request("ZZ", "/v2")
+    assert 'method="other"' in http.get("/metrics").text
+    assert http.get("/v2/", follow_redirects=False).status_code == 404
     assert "sparring_request_seconds_bucket" in text
 
 
@@ -327,7 +352,8 @@ def test_a_defect_tells_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Local, "predict", broken)
     settings = Settings(models_dir=str(folder))
     app = web.build(Local(settings), settings)
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as http:
+    options: Any = {"base_url": "http://localhost", "client": ("::1", 1), "raise_server_exceptions": False}
+    with TestClient(app, **options) as http:
         answer = http.post("/v2/models/digits/infer", json=infer(pixels()))
     assert answer.status_code == 500
     assert "secret" not in answer.text
