@@ -114,7 +114,11 @@ def serve(
             from ray import serve as ray_serve
 
             options = {"host": where.host, "port": where.port, "keep_alive_timeout_s": 60}
-            ray_serve.start(proxy_location="EveryNode" if where.address else "HeadOnly", http_options=options)
+            try:
+                ray_serve.start(proxy_location="EveryNode" if where.address else "HeadOnly", http_options=options)
+            except RuntimeError as error:  # most likely somebody took the port in the meantime
+                first = next((t for t in str(error).splitlines() if "Failed to bind" in t), str(error).splitlines()[0])
+                raise Infrastructure(f"Ray Serve did not start: {first.strip()}; choose another --port") from error
             try:
                 _run(args, runtime_env)
                 url = f"http://{where.host}:{where.port}/"

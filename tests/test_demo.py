@@ -37,7 +37,10 @@ def test_demo(tmp_path: Path) -> None:
     assert networks["plain training"][0] >= 0.95
     mutual, plain = Path(result["run"]), Path(result["plain"])
     assert (mutual.name, plain.name) == ("mat-digits-2", "clean-digits-2")
-    alone = os.getloadavg()[0] < (os.cpu_count() or 1) + 2  # two actors, this process, Ray
+    load = os.getloadavg()[0]  # of a minute: beside another test it says too little
+    alone = (
+        "PYTEST_XDIST_WORKER" not in os.environ and load < (os.cpu_count() or 1) + 2
+    )  # two actors, this process, Ray
     assert sum(training_seconds(run) for run in (mutual, plain)) < 60 or not alone
     assert Path(result["report"]).is_file()
     assert json.loads((mutual / "env.json").read_text())["team"] == "ray"

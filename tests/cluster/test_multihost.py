@@ -202,7 +202,8 @@ def test_what_cannot_be_placed_is_refused_at_once(case: str, cluster: Hosts, fol
     assert driver.returncode == 6, said
     assert need.replace("1 CPU", "0.25 CPU") in said
     assert fix in said
-    assert time.monotonic() - started < 10
+    limit = 30 if "PYTEST_XDIST_WORKER" in os.environ else 10  # beside other tests the start alone takes longer
+    assert time.monotonic() - started < limit
     assert not list((folder / "none").iterdir())
 
 

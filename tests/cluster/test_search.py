@@ -118,7 +118,7 @@ def test_terminated_and_gone_on_with(tmp_path: Path) -> None:
     flags = ["--scheduler=pbt", "--trials=4", "--name=s", f"--runs-dir={tmp_path}"]
     flags += [*(f"--search.{k}={v}" for k, v in SPACES.items())]
     file = tmp_path / "run.yaml"
-    file.write_text(run_config.dump(searched().config.replace({"max_steps": 40, "checkpoint.every": 10})))
+    file.write_text(run_config.dump(searched().config.replace({"max_steps": 30, "checkpoint.every": 10})))
     command = [sys.executable, "-m", "cluster", "tune", "-c", str(file), *flags]
     driver = subprocess.Popen(command, cwd=CLONE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     trials = tmp_path / "s" / "trials"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import secrets
 import signal
@@ -25,9 +26,15 @@ MARK = "SPARRING_TEST_SERVICE"
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A port that nobody has, outside the ranges from which the kernel and Ray take theirs in the meantime."""
+    while True:
+        port = random.SystemRandom().randrange(21_000, 32_000)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 @dataclass

@@ -8,6 +8,8 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ import pytest
 import torch
 
 from agents import model_folder
-from tests.helpers import CLONE
+from tests.helpers import CLONE, SMALL
 from tests.serve.live import Service, clients, running
 from tests.serve.made import infer, pixels, png, published
 from tests.serve.test_images import HOSTILE as FILES
@@ -84,6 +86,26 @@ def test_answers_are_those_of_the_loaded_model(service: Service) -> None:
     with ThreadPoolExecutor(16) as pool:
         each = list(pool.map(asked, [x[i : i + 1] for i in range(32)]))
     assert np.abs(np.concatenate(each) - right).max() < 1e-6
+
+
+def test_a_run_published_while_the_service_runs(service: Service, folder: Path) -> None:
+    """It is served within seconds, and answers as ``sparring.load`` of its run does, to 1e-6."""
+    import sparring
+    from cluster import card
+
+    config = sparring.recipe("at-digits", **SMALL, team="local").replace({"max_steps": 5})
+    run = sparring.train(config, runs_dir=folder / "runs", name="own", quiet=True)
+    card.publish(run.path, agent="model", name="own", models_dir=folder / "models")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and httpx.get(f"{service.url}/v2/models/own/ready").status_code != 200:
+        time.sleep(0.2)
+    x = pixels(20)
+    with torch.inference_mode():
+        right = sparring.load(run.path)(torch.from_numpy(x)).numpy()
+    answer = httpx.post(f"{service.url}/v2/models/own/infer", json=infer(x)).json()
+    assert np.abs(np.reshape(answer["outputs"][0]["data"], (20, 10)) - right).max() < 1e-6
+    listed = {m["name"]: m for m in httpx.get(f"{service.url}/v1/models").json()["models"]}
+    assert listed["own"]["robustness"] == "not measured"
 
 
 def test_metrics_are_summed_over_replicas(service: Service) -> None:
@@ -243,6 +265,26 @@ def test_hostile_requests(service: Service) -> None:
     assert Asker(MODELS / "digits-robust" / "1")(service.http(), 0)
 
 
+def test_the_example_client(service: Service) -> None:
+    image = CLONE / "serve" / "page" / "static" / "samples" / "4.png"
+    client = str(CLONE / "examples" / "client.py")
+    command = [sys.executable, client, str(image), "--model", "digits-robust", "--url", service.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "4"
+    done = subprocess.run(
+        [*command[:-3], "none", *command[-2:]], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "404 no such model; served: changing, digits-plain, digits-robust" in done.stderr
+    module: dict[str, Any] = {"__name__": "client"}
+    exec(compile(Path(client).read_text(), client, "exec"), module)
+    x = pixels(3)
+    [first, *rest] = module["Client"](service.url).infer("digits-robust", x.ravel().tolist(), list(x.shape))
+    assert len(rest) == 2
+    assert sum(first) == pytest.approx(1, abs=1e-5)
+
+
 def test_too_many_attacks_are_asked_to_come_again(service: Service) -> None:
     import base64
 
@@ -287,7 +329,7 @@ def test_sigterm_lets_requests_end(folder: Path) -> None:
             for future in sent:
                 future.result()
         assert service.process.wait(60) == 0, service.errors.read_text()
-        assert len(before) > 16
+        assert len(before) >= 16  # one of every client at least
         assert before.count(True) == len(before), before
         assert False not in after
         assert 503 in after
