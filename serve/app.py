@@ -38,8 +38,13 @@ HEALTH = 2.0  # seconds between questions whether a replica is well
 ATTEMPTS = 2  # a predictor that dies with a question is replaced, and the question asked once more
 
 
-def app(settings: Settings) -> Application:
-    """The application; Serve makes the settings from the arguments that a YAML file or ``sparring serve`` gives."""
+def app(settings: Settings | dict[str, Any]) -> Application:
+    """The application, from settings or, as ``serve run`` and ``serve deploy`` give them, from a YAML file's arguments.
+
+    Raises:
+        pydantic.ValidationError: an unknown or a wrong argument.
+    """
+    settings = Settings.model_validate(settings)
     limits = settings.limits
     predictor = _deployment(
         Predictor,

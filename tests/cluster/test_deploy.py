@@ -131,11 +131,15 @@ def test_rayservice_holds_what_sparring_writes(tmp_path: Path) -> None:
     from ray.serve.schema import ServeDeploySchema
 
     from cluster import serving
+    from serve.app import app
     from serve.settings import Settings
 
     manifest = yaml.safe_load((DEPLOY / "rayservice.yaml").read_text())
     config = yaml.safe_load(manifest["spec"]["serveConfigV2"])
     [application] = ServeDeploySchema.model_validate(config).applications
+    assert app(application.args)  # as Serve calls it
+    with pytest.raises(ValueError, match="models_dri"):
+        app({"models_dri": "x"})
     settings = Settings(**application.args)
     assert (settings.models_dir, settings.token_file) == ("/shared/models", "/secrets/token")
     shutil.copytree(CLONE / "examples" / "models", tmp_path / "models")
