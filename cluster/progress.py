@@ -129,11 +129,12 @@ class Progress:
 
     def _estimate(self, per_step: float, left: int, metrics: Mapping[str, Metrics]) -> None:
         memory = max(m.memory for m in metrics.values()) / 2**30
-        saved = sum(f.stat().st_size for f in self._folder.path.glob("checkpoints/*/agents/*/*"))
-        folders = max(1, len(list(self._folder.path.glob("checkpoints/*/agents"))))
+        checkpoints = self._folder.checkpoints
+        kept = checkpoints.committed()[-1:]  # never one that is being written: its files come and go
+        saved = sum(f.stat().st_size for t in kept for f in checkpoints.path(t).rglob("*") if f.is_file())
         self.event(
             f"estimate: {per_step * 1e3:.0f} ms per step, {duration(per_step * left)} to go; {memory:.2f} GiB per agent; "
-            f"{saved / folders / 2**20:.1f} MiB per checkpoint"
+            + (f"{saved / 2**20:.1f} MiB per checkpoint" if kept else "no checkpoint yet")
         )
 
 

@@ -105,3 +105,21 @@ def test_lines_average_what_was_since_the_last_one(tmp_path: Path) -> None:
     log = (tmp_path / "log.txt").read_text()
     assert "step 3/3, means of 3 steps, eta 0s" in log
     assert "student  hard 3  self 6\n" in log
+
+
+def test_the_estimate_passes_over_a_checkpoint_that_is_being_written(tmp_path: Path) -> None:
+    """Its files vanish while they are looked at, here for good: a link to nowhere."""
+    from cluster.progress import ESTIMATE_AFTER, Progress
+    from cluster.run_folder import RunFolder
+
+    done, writing = (tmp_path / f"checkpoints/{name}/agents/peer0" for name in ("step-000000", "step-000010.1a2b.tmp"))
+    for folder in (done, writing):
+        folder.mkdir(parents=True)
+    (done / "model.safetensors").write_bytes(bytes(2**20))
+    (done.parents[1] / "COMMITTED").touch()
+    (writing / "model.safetensors").symlink_to(tmp_path / "nowhere")
+    progress = Progress(RunFolder(tmp_path), total=100, steps_per_epoch=10, batch_size=8, first=0, quiet=True)
+    for t in range(ESTIMATE_AFTER):
+        progress.step(t, {"peer0": Metrics({"hard": 1.0}, 0, {})})
+    progress.close()
+    assert "; 1.0 MiB per checkpoint" in (tmp_path / "log.txt").read_text()
