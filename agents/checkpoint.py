@@ -65,10 +65,9 @@ def save_model(model: Network, folder: Path) -> dict[str, str]:
     return _write(folder, {"model": tensors}, {"format": FORMAT, "network": model.config.to_json()})
 
 
-def save_buffers(model: nn.Module, lane: int, folder: Path) -> dict[str, str]:
+def save_buffers(buffers: dict[str, Tensor], lane: int, folder: Path) -> dict[str, str]:
     """Write what a lane other than the first has of its own: batch-norm statistics."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.named_buffers()}
-    return _write(folder, {f"buffers-{lane}": tensors}, None)
+    return _write(folder, {f"buffers-{lane}": buffers}, None)
 
 
 def load_buffers(model: nn.Module, lane: int, folder: Path) -> None:

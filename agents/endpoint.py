@@ -6,6 +6,7 @@ Both teams use this class, so one process and many exchange the same bytes and c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class Endpoint:
 
     def __init__(self, spec: AgentSpec, lanes: Lanes = Lanes()) -> None:
         self.agent = spec.build(lanes)
+        self._writer, self._written = ThreadPoolExecutor(1), Future[dict[str, str]]()
 
     def join(self, place: Place, agent: str, index: int, count: int) -> None:
         """Become one of several lanes; a frozen agent has nothing to average."""
@@ -50,10 +52,18 @@ class Endpoint:
     def evaluate(self, t: int, by: Sequence[Attack]) -> dict[str, dict[str, float]]:
         return self.agent.evaluate(t, by)
 
-    def save(self, t: int, folder: str) -> dict[str, str]:
-        if self.agent.lanes.index > 0:
-            return checkpoint.save_buffers(self.agent.model, self.agent.lanes.index, Path(folder))
-        return checkpoint.save(self.agent.state(t), self.agent.model.config, Path(folder))  # type: ignore[arg-type]
+    def save(self, t: int, folder: str) -> None:
+        """Copy what step ``t - 1`` left behind; it is written while the agent goes on, until :meth:`saved`."""
+        lane, config = self.agent.lanes.index, self.agent.model.config
+        if lane > 0:
+            buffers = {k: v.detach().cpu().clone() for k, v in self.agent.model.named_buffers()}
+            self._written = self._writer.submit(checkpoint.save_buffers, buffers, lane, Path(folder))
+        else:
+            self._written = self._writer.submit(checkpoint.save, self.agent.state(t), config, Path(folder))  # type: ignore[arg-type]
+
+    def saved(self) -> dict[str, str]:
+        """Wait until the last :meth:`save` is on disk; the sha256 of each file."""
+        return self._written.result()
 
     def change(self, t: int, spec: AgentSpec) -> None:
         """Go on as another specification of the same role says, in the state that step ``t - 1`` left behind."""
@@ -63,6 +73,7 @@ class Endpoint:
 
     def load(self, folder: str, lr_factor: float = 1.0) -> int:
         """Continue from a saved state; a learning-rate factor is multiplied onto the saved one."""
+        self._writer.submit(lambda: None).result()  # what was being written is done with: its folder may be removed now
         state = checkpoint.load(Path(folder))
         state.lr_factor *= lr_factor
         self.agent.load_state(state)

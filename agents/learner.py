@@ -52,9 +52,7 @@ class Learner:
             again: computes the loss anew where the weights are perturbed.
             average: replaces gradients in place by their means over all lanes.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * when.lr_scale
-        self.optimizer.zero_grad(set_to_none=True)
+        self.begin(when)
         if self.perturbs(when):
             with perturbed(self.model.network, total, size=self.config.awp, average=average):
                 for b, old in zip(self.model.network.buffers(), self._buffers, strict=True):
@@ -62,6 +60,16 @@ class Learner:
                 again().backward()  # type: ignore[no-untyped-call]
         else:
             total.backward()  # type: ignore[no-untyped-call]
+        self.end(average)
+
+    def begin(self, when: When) -> None:
+        """Forget the last gradients; the learning rate of this moment."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * when.lr_scale
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def end(self, average: Callable[[Sequence[Tensor]], None]) -> None:
+        """Change the weights by the gradients that are there."""
         average([p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None])
         self.optimizer.step()
         if "ema" in self.averages:
@@ -76,9 +84,9 @@ class Learner:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
         """The optimiser's tensors; and those of helpers and of averages that hold something, by name."""
-        extra = {name: _copy(a) for name, a in self.averages.items() if a.n > 0}
+        extra = {name: copied(a) for name, a in self.averages.items() if a.n > 0}
         if self.model.helpers is not None:
-            extra["helpers"] = _copy(self.model.helpers)
+            extra["helpers"] = copied(self.model.helpers)
         return optim.state(self.model.network, self.optimizer, helpers=self.model.helpers), extra
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, dict[str, Tensor]]) -> None:
@@ -93,8 +101,10 @@ class Learner:
                 self.averages[name].load_state_dict(extra[name])
 
 
-def _copy(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
+def copied(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Its tensors, copied to the CPU in the order in which files hold them."""
+    own = module.state_dict().items()
+    return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in own}
 
 
 def weighed(loss: Loss, weights: Mapping[str, float]) -> torch.Tensor:

@@ -22,9 +22,11 @@ class Meter:
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Count the time of the block under a name."""
-        start = time.perf_counter()
+        began, start = time.time(), time.perf_counter()
         yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+        took = time.perf_counter() - start
+        self._seconds[name] = self._seconds.get(name, 0.0) + took
+        self._spans.append((name, began, took))
 
     def published(self, size: int) -> None:
         """Count bytes that travel."""
@@ -34,7 +36,8 @@ class Meter:
         """Everything since the last step, with ``values``; what no verb took of the time was waiting."""
         now = time.perf_counter()
         idle = max(0.0, now - self._ended - sum(self._seconds.values()))
-        metrics = Metrics(values, self._published, {**self._seconds, "idle": idle}, peak_memory(device))
+        seconds = {**self._seconds, "idle": idle}
+        metrics = Metrics(values, self._published, seconds, peak_memory(device), tuple(self._spans))
         self._ended = now
         self.forget()
         return metrics
@@ -42,3 +45,4 @@ class Meter:
     def forget(self) -> None:
         """Begin anew."""
         self._published, self._seconds = 0, dict[str, float]()
+        self._spans: list[tuple[str, float, float]] = []

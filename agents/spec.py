@@ -16,7 +16,7 @@ from agents.lanes import Lanes
 from agents.memo import Memo
 from agents.robustness import check_classifier
 from trainers import methods, user
-from trainers.config import Attack, DataConfig, OptimConfig, require
+from trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig, require
 from trainers.data import Batches, Dataset, Split
 from trainers.datasets import Prepared
 from trainers.methods.base import Method
@@ -60,6 +60,7 @@ class AgentSpec:
     threads: int
     device: Literal["auto", "cpu"] = "auto"
     memo: str | None = None  # folder of answers that runs share
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
 
     def make_method(self) -> Method:
         """The method with its options."""
@@ -86,7 +87,7 @@ class AgentSpec:
             me=self.me,
             index=self.index,
             method=method,
-            model=network.to(device),
+            model=network.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
             batches=batches,
             held_out=held_out,
             config=self.optim,
@@ -98,6 +99,7 @@ class AgentSpec:
             beside={name: self._beside(name, dataset).to(device) for name in role.beside},
             lanes=lanes,
             memo=self._memo(method, network, batches, lanes) if not role.learns else None,
+            speed=self.speed,
         )
 
     def _memo(self, method: Method, network: networks.Network, batches: Batches, lanes: Lanes) -> Memo | None:
@@ -114,7 +116,8 @@ class AgentSpec:
             )
         ):
             return None
-        seen = (batches.sha256, self.batch_size, self.seed, str(self.data), str(batches.device))
+        how = (str(batches.device), str(self.speed))
+        seen = (batches.sha256, self.batch_size, self.seed, str(self.data), *how)
         return Memo(Path(self.memo), network, repr(seen))
 
     def _beside(self, name: str, dataset: Dataset) -> networks.Network:

@@ -11,6 +11,20 @@ from torch import Tensor
 from trainers.types import State
 
 
+class TooLarge(Exception):
+    """The memory of an agent's device does not hold what a verb needs."""
+
+    def __init__(self, agent: str, verb: str, t: int, device: str, images: int) -> None:
+        super().__init__(agent, verb, t, device, images)
+        self.agent, self.verb, self.t, self.device, self.images = agent, verb, t, device, images
+
+    def __str__(self) -> str:
+        return (
+            f"{self.agent} ran out of memory ({self.device}) in {self.verb} of step {self.t} with {self.images} images at once. "
+            f"Train with --micro-batch {max(1, self.images // 2)}, --precision bf16, --lanes 2 or a smaller --batch-size"
+        )
+
+
 class WrongStep(RuntimeError):
     """A learner was called for a step that is not its own: the call belongs to a history that was rolled back."""
 

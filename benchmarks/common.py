@@ -6,6 +6,9 @@ import json
 import os
 import platform
 import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,6 @@ RESULTS = CLONE / "benchmarks" / "results"
 
 def circumstances(*, seed: int) -> dict[str, Any]:
     """Command, commit, machine, versions, seed."""
-    import ray
     import torch
 
     from cluster.environment import commit
@@ -26,9 +28,24 @@ def circumstances(*, seed: int) -> dict[str, Any]:
         "command": " ".join(["python", os.path.relpath(sys.argv[0], CLONE), *sys.argv[1:]]),
         "commit": commit(),
         "device": f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "ray": ray.__version__},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__}
+        | ({"ray": metadata.version("ray")} if util.find_spec("ray") else {}),
         "seed": seed,
     }
+
+
+def random_images(shape: Sequence[int], *, count: int = 512) -> str:
+    """A data set of random images of (channels, height, width) as a user's function would give it, and 64 more; its name."""
+    c, h, w = shape
+    path = Path(tempfile.mkdtemp()) / "images.py"
+    path.write_text(
+        "import numpy as np\n"
+        "def make():\n"
+        f"    x = np.random.default_rng(0).integers(0, 256, ({count} + 64, {h}, {w}, {c}), dtype=np.uint8)\n"
+        f"    y = np.arange({count} + 64) % 10\n"
+        f"    return x[:{count}], y[:{count}], x[{count}:], y[{count}:]\n"
+    )
+    return f"{path}:make"
 
 
 def save(name: str, result: dict[str, Any]) -> Path:

@@ -19,7 +19,7 @@ import numpy as np
 import ray
 from common import circumstances, save
 
-from cluster import launch, session
+from cluster import assemble, session
 from cluster.recipes import recipe
 from cluster.team import Pending
 
@@ -72,7 +72,7 @@ def measure(args: argparse.Namespace, agents: int, lanes: int) -> dict[str, floa
     }
     config = recipe("mat").replace({**changes, "max_steps": 10**6, "attack.steps": 5, "placement.cpus_per_agent": 0.25})
     wall, own, size = [], [], 0
-    with launch.team_of(config) as team:
+    with assemble.team_of(config) as team:
         pending: list[Pending] = []
         before = time.perf_counter()
         for t in range(WARM_UP + args.steps):

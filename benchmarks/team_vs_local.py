@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import circumstances, save
+from common import circumstances, random_images, save
 
-from cluster import launch
+from cluster import assemble
 from cluster.recipes import recipe
 from cluster.run_config import RunConfig
 from cluster.team import Pending, Team
@@ -39,20 +37,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="write the result to benchmarks/results/")
     return parser.parse_args()
-
-
-def random_images(shape: str) -> str:
-    """A data set of 512 random images as a user's function would give it; its name."""
-    c, h, w = map(int, shape.split("x"))
-    path = Path(tempfile.mkdtemp()) / "images.py"
-    path.write_text(
-        "import numpy as np\n"
-        "def make():\n"
-        f"    x = np.random.default_rng(0).integers(0, 256, (576, {h}, {w}, {c}), dtype=np.uint8)\n"
-        "    y = np.arange(576) % 10\n"
-        "    return x[:512], y[:512], x[512:], y[512:]\n"
-    )
-    return f"{path}:make"
 
 
 def seconds_per_step(team: Team, config: RunConfig, first: int, steps: int) -> float:
@@ -79,10 +63,10 @@ def main() -> None:
         "max_steps": 10**6,
     }
     if args.data_shape:
-        overrides["data.name"] = random_images(args.data_shape)
+        overrides["data.name"] = random_images([int(n) for n in args.data_shape.split("x")])
     config = recipe("mat").replace(overrides)
     rounds = []
-    with launch.team_of(config.replace({"team": "local"})) as local, launch.team_of(config) as remote:
+    with assemble.team_of(config.replace({"team": "local"})) as local, assemble.team_of(config) as remote:
         slow = seconds_per_step(local, config, 0, 2) + seconds_per_step(remote, config, 0, 2) > ROUND
         warm_up = 2 if slow else WARM_UP  # long steps hide what the first ones pay
         for team in (local, remote):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.checkpoint import to_json
-from cluster import launch
+from cluster import assemble
 from cluster.errors import BrokenCheckpoint, UsageError
 from cluster.run_folder import RunFolder
 from cluster.verify import Verdict, evaluation
@@ -102,7 +102,7 @@ def again(folder: RunFolder, start: int, end: int) -> list[str]:
     config, checkpoints = folder.config.replace({"team": "local"}), folder.checkpoints
     recorded = {(m["t"], m["agent"]): m["values"] for m in folder.metrics() if start <= m["t"] < end}
     found = []
-    with tempfile.TemporaryDirectory() as scratch, launch.team_of(config) as team:
+    with tempfile.TemporaryDirectory() as scratch, assemble.team_of(config) as team:
         data = next(iter(team.describe().values())).data_sha256
         if data != checkpoints.manifest(end)["origin"]["data"]:
             return [f"the training images here are not those of step {end} (their sha256 differs)"]

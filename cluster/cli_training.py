@@ -15,6 +15,7 @@ from cluster.arguments import base_of, searched
 from cluster.errors import UsageError
 from cluster.output import Out, Output, answer, say
 from cluster.settings import Settings
+from cluster.startup import Startup
 
 if TYPE_CHECKING:
     from cluster.run_config import RunConfig
@@ -144,6 +145,7 @@ def train(argv: Sequence[str]) -> None:
         return
     run = launch.train(
         config,
+        startup=Startup.of_process(),
         runs_dir=command.runs_dir,
         name=command.name,
         resume_if_exists=command.resume_if_exists,
@@ -187,8 +189,9 @@ def resume(
     """
     from cluster import launch
 
+    startup = Startup.of_process()
     overrides = {k: v for k, v in (("address", address), ("team", team)) if v is not None}
-    _finished(output, launch.resume(run, overrides=overrides, quiet=output.quiet), report=True)
+    _finished(output, launch.resume(run, overrides=overrides, quiet=output.quiet, startup=startup), report=True)
 
 
 def _options(config: RunConfig) -> str:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from agents.checkpoint import CheckpointError
-from agents.state import NotFinite
-from cluster import images
-from cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, TrainingStopped
+from agents.state import NotFinite, TooLarge
+from cluster import images, timeline
+from cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, NoResources, TrainingStopped
 from cluster.mirror import Mirror
 from cluster.monitors import Alarm, Monitors
 from cluster.progress import Progress
@@ -72,8 +72,8 @@ class Controller:
         self._pending: deque[Pending] = deque()
         self._files: dict[str, dict[str, str]] = {}
         self._working: dict[int, Path] = {}
-        self._leaving: set[str] = set()
-        self._looked = 0.0
+        self._traced = -1  # whose timeline is written
+        self._leaving, self._looked = set[str](), 0.0
 
     def fit(self, first: int | None) -> None:
         """Train to the end, from the checkpoint of step ``first`` or from fresh agents.
@@ -84,6 +84,8 @@ class Controller:
             Infrastructure: more than ``max_failures`` recoveries.
         """
         failures, rollbacks, failure, collapse = 0, 0, None, None
+        if self.config.trace:
+            self._traced = min((first or 0) + timeline.STEP, self.total - 1)
         while True:
             try:
                 if failure is not None:
@@ -167,15 +169,15 @@ class Controller:
         self._pending.popleft()
         if oldest.kind == "step":
             self.progress.step(oldest.t, result)
+            if oldest.t == self._traced:
+                timeline.save(self.folder.path / "trace.json", oldest.t, result, self.team.describe())
             self._heed(self.monitors.step(oldest.t, result))
         elif oldest.kind == "save":
             self._files = result
         else:
             seen = {f"{role}.{a}" if a else role: v for role, each in result.items() for a, v in each.items()}
-            origin = {
-                "configuration": self.config.sha256,
-                "data": next(iter(self.team.describe().values())).data_sha256,
-            }
+            data = next(iter(self.team.describe().values())).data_sha256
+            origin = {"configuration": self.config.sha256, "data": data}
             working, metric = self._working.pop(oldest.t), self.config.method.METRIC
             self.checkpoints.commit(oldest.t, working, self._files, seen, origin, metric=metric)
             self.checkpoints.prune(self.config.checkpoint.keep)
@@ -198,9 +200,8 @@ class Controller:
         every = self.config.checkpoint.every
         before = [t for t in self.checkpoints.committed() if t < max(alarm.t // every * every, 1)]
         if not before:
-            raise TrainingStopped(
-                f"{alarm.name} of {alarm.agent} at step {alarm.t}, and no checkpoint from before it is kept"
-            )
+            seen = f"{alarm.name} of {alarm.agent} at step {alarm.t}"
+            raise TrainingStopped(f"{seen}, and no checkpoint from before it is kept")
         t = before[-1]
         self._restore(t, lr_factor=0.5)
         self.checkpoints.drop_after(t, why="collapsed")
@@ -221,6 +222,8 @@ class Controller:
                 f"training stopped itself: {cause}. The last good checkpoint is "
                 f"{self.checkpoints.path(good[-1]) if good else 'none'}. Try a lower --optim.lr or a warm-up (--optim.warmup 1)"
             ) from error
+        if isinstance(cause, TooLarge):
+            raise NoResources(str(cause)) from error
         if isinstance(cause, CheckpointError):
             raise BrokenCheckpoint(str(cause)) from error
         raise cause from None if cause is error else error  # from itself would be a chain without an end
@@ -238,10 +241,8 @@ class Controller:
             self._restore(t)
         self.checkpoints.drop_after(t)  # after restoring: a survivor may have been saving until then
         self.progress.rewind(t or 0)
-        took = time.monotonic() - started
-        self.progress.event(
-            f"recovered in {took:.1f} s: {', '.join(revived)} replaced, every agent at step {t or 0} again"
-        )
+        again = f"{', '.join(revived)} replaced, every agent at step {t or 0} again"
+        self.progress.event(f"recovered in {time.monotonic() - started:.1f} s: {again}")
         self.moved()
         return t
 

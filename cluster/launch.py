@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agents import networks
-from agents.checkpoint import CheckpointError
-from agents.lanes import Lanes
-from agents.spec import AgentSpec
-from cluster import images, mirror, teachers
+from cluster import assemble, images, mirror, teachers
 from cluster.controller import Controller
 from cluster.environment import environment
 from cluster.errors import BrokenCheckpoint, UsageError
-from cluster.fitting import Bundle, Node
 from cluster.monitors import Monitors
 from cluster.progress import Progress, facts_table
 from cluster.recipes import needs
 from cluster.run import Run
 from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
+from cluster.startup import Startup
 from cluster.stop import StopSignal
-from cluster.team import LocalTeam, Team
+from cluster.team import Team
 from cluster.values import differences, flat
 from trainers import datasets
 
@@ -47,12 +43,17 @@ def train(
     resume_if_exists: bool = False,
     quiet: bool = False,
     inside: Inside = Inside(),
+    startup: Startup | None = None,
 ) -> Run:
     """Train a new run.
+
+    Args:
+        startup: since when the first step has been waited for; default now.
 
     Raises:
         SparringError: see ``cluster/errors.py``; the text says what to do.
     """
+    startup = startup or Startup()
     config = config.absolute()
     check(config)
     if config.mirror is not None:
@@ -66,10 +67,10 @@ def train(
         if (runs_dir / name / "config.yaml").exists():
             if config.mirror is not None:
                 mirror.Mirror(config.mirror, name).refuse_another(RunFolder.open(runs_dir / name))
-            return resume(runs_dir / name, asked=config, quiet=quiet, inside=inside)
+            return resume(runs_dir / name, asked=config, quiet=quiet, inside=inside, startup=startup)
     folder = RunFolder.create(runs_dir, name, config)
     mirror.begin(config.mirror, folder)
-    return _execute(folder, config, inside, quiet=quiet)
+    return _execute(folder, config, inside, startup, quiet=quiet)
 
 
 def check(config: RunConfig) -> None:
@@ -98,6 +99,7 @@ def resume(
     overrides: Mapping[str, Any] | None = None,
     quiet: bool = False,
     inside: Inside = Inside(),
+    startup: Startup | None = None,
 ) -> Run:
     """Continue a run to the same result that it would have had without the interruption.
 
@@ -105,7 +107,9 @@ def resume(
         path: the run's folder.
         asked: the configuration that a repeated ``train`` asks for; it may differ in where and how the run is carried out.
         overrides: such settings alone, by path.
+        startup: since when the first step has been waited for; default now.
     """
+    startup = startup or Startup()
     folder = RunFolder.open(path)
     config = folder.config
     if asked is not None:
@@ -116,77 +120,11 @@ def resume(
                 f"run {path} exists with other settings ({'; '.join(differing)}). Continue it as it is with: "
                 f"sparring resume {path}, or choose another --name"
             )
-    return _execute(folder, config.replace(overrides or {}), inside, quiet=quiet)
+    return _execute(folder, config.replace(overrides or {}), inside, startup, quiet=quiet)
 
 
-def specs(config: RunConfig, *, quiet: bool) -> list[AgentSpec]:
-    """What the agents are made from: the images decoded, the weights to start from checked, every batch enough for all lanes.
-
-    Raises:
-        BrokenCheckpoint: weights cannot be read.
-        ValueError: they do not fit, or a batch has fewer images than there are lanes.
-    """
-    made = config.specs(images.prepare(config.data, quiet=quiet))
-    for spec in made:
-        try:
-            spec.check_weights()
-        except CheckpointError as error:
-            raise BrokenCheckpoint(str(error)) from error
-    if config.lanes > 1:
-        data = made[0].images.load()
-        train, _ = data.held_out(config.data.validation, seed=config.seed, fraction=config.data.fraction)
-        last = len(train) % config.batch_size if config.data.extra is None else 0
-        Lanes(0, config.lanes).rows(last or config.batch_size)
-    return made
-
-
-@contextmanager
-def team_of(config: RunConfig, *, quiet: bool = True, folder: Path | None = None, group: Any = None) -> Iterator[Team]:
-    """The run's agents, ready; on Ray in a placement group that is removed at the end.
-
-    Args:
-        folder: the run's, which every node must see.
-        group: a placement group of somebody else's, whose bundles after the first are for the agents.
-    """
-    if config.lanes > 1 and config.team == "local":
-        raise UsageError(f"lanes = {config.lanes} needs one process per lane and agent: --team ray, or --lanes 1")
-    made = specs(config, quiet=quiet)
-    if config.team == "local":
-        local = LocalTeam(made)
-        try:
-            yield local
-        finally:
-            local.close()
-        return
-    from cluster import placement, session  # late: a local team needs no ray
-    from cluster.ray_team import RayTeam
-
-    def bundles_on(nodes: list[Node]) -> list[Bundle]:
-        return placement.plan([s.me for s in made], wanted, nodes, lanes=config.lanes, own=own)
-
-    wanted, own = placement.on_device(config.device, config.placement, config.agents)
-    if session.brings_its_own(config.address):
-        bundles_on([placement.this_machine()])  # what cannot fit is said before Ray starts
-    with session.connected(config.address) as runtime_env:
-        bundles = bundles_on(placement.nodes_alive())  # in a group of somebody else's it fits already
-        remote = RayTeam(
-            made,
-            group or placement.reserve(bundles, wanted),
-            bundles,
-            borrowed=group is not None,
-            runtime_env=runtime_env,
-            lanes=config.lanes,
-            call_timeout=config.call_timeout,
-            replacement=wanted.replacement,
-            folder=folder,
-        )
-        try:
-            yield remote
-        finally:
-            remote.close()
-
-
-def _execute(folder: RunFolder, config: RunConfig, inside: Inside, *, quiet: bool) -> Run:
+def _execute(folder: RunFolder, config: RunConfig, inside: Inside, startup: Startup, *, quiet: bool) -> Run:
+    startup.mark("imports and settings")
     with folder.locked():
         first, wrong = folder.checkpoints.newest_whole()
         if wrong and first is None:
@@ -196,11 +134,16 @@ def _execute(folder: RunFolder, config: RunConfig, inside: Inside, *, quiet: boo
                 print(f"{folder} is complete already", file=sys.stderr)
             return Run(folder.path)
         try:
-            known = teachers.facts(specs(config, quiet=quiet), folder)
+            known = teachers.facts(assemble.specs(config, quiet=quiet), folder)
             for line in teachers.warnings(known) if not quiet else []:
                 print(line, file=sys.stderr)
-            with StopSignal() as stop, team_of(config, quiet=quiet, folder=folder.path, group=inside.group) as team:
-                _train(folder, config, team, stop, known, inside, first=first, wrong=wrong, quiet=quiet)
+            startup.mark("images and weights")
+            with (
+                StopSignal() as stop,
+                assemble.team_of(config, quiet=quiet, folder=folder.path, group=inside.group) as team,
+            ):
+                startup.mark("agents")
+                _train(folder, config, team, stop, known, inside, startup, first=first, wrong=wrong, quiet=quiet)
         except Exception:
             if not folder.checkpoints.folder.exists():  # nothing has begun: the name is free again
                 shutil.rmtree(folder.path)
@@ -215,6 +158,7 @@ def _train(
     stop: StopSignal,
     known: dict[str, dict[str, Any]],
     inside: Inside,
+    startup: Startup,
     *,
     first: int | None,
     wrong: list[str],
@@ -233,6 +177,7 @@ def _train(
         batch_size=config.batch_size,
         first=first or 0,
         quiet=quiet,
+        startup=startup,
     )
     monitors = Monitors(classes=facts.classes, total=total)
 

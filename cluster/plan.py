@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from agents.spec import Facts
-from cluster import launch, run_config
+from cluster import assemble, run_config
 from cluster.progress import duration
 from cluster.run_config import RunConfig
 from trainers.types import Metrics
@@ -29,7 +29,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         probe = probe.replace({"batch_size": config.batch_size})
         metrics, facts, seconds = _measure(probe)
     scale = config.batch_size / probe.batch_size
-    steps = launch.specs(here, quiet=True)[0].length()
+    steps = assemble.specs(here, quiet=True)[0].length()
     plan = {
         "agents": {name: {"parameters": f.parameters, "bundle": bundles.get(name, {})} for name, f in facts.items()},
         "steps": steps,
@@ -44,7 +44,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
 
 def _measure(probe: RunConfig) -> tuple[dict[str, Metrics], dict[str, Facts], float]:
     """Metrics of a step in this process, facts of its agents, its seconds."""
-    with launch.team_of(probe, quiet=False) as team:
+    with assemble.team_of(probe, quiet=False) as team:
         metrics: dict[str, Metrics] = {}
         seconds = 0.0
         for t in range(2):  # the first call of every kernel is slow

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import model_folder
-from cluster import card, hosts, images, launch, placement, session
+from cluster import assemble, card, hosts, images, launch, placement, session
 from cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, TrainingStopped, UsageError
 from cluster.evaluation import evaluate_run
 from cluster.models import chosen_agents, subject
@@ -118,7 +118,7 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
     from ray.train import RunConfig as TrainRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    (spec,) = launch.specs(config, quiet=quiet)
+    (spec,) = assemble.specs(config, quiet=quiet)
     role = spec.me
     wanted, own = placement.on_device(config.device, config.placement, config.agents)
     if session.brings_its_own(config.address):

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from cluster.display import is_terminal
 from cluster.monitors import Alarm
 from cluster.run_folder import RunFolder
+from cluster.startup import Startup
 from trainers.types import Metrics
 
 ESTIMATE_AFTER = 20  # steps; the first ones are slow
@@ -30,10 +31,19 @@ class Progress:
         batch_size: for images per second.
         first: step at which this process starts; TensorBoard forgets what it had from there on.
         quiet: nothing on stderr.
+        startup: marked by the first step, and said.
     """
 
     def __init__(
-        self, folder: RunFolder, *, total: int, steps_per_epoch: int, batch_size: int, first: int, quiet: bool = False
+        self,
+        folder: RunFolder,
+        *,
+        total: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        first: int,
+        quiet: bool = False,
+        startup: Startup | None = None,
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -44,6 +54,7 @@ class Progress:
         self._open()
         self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=first)
         self._live = None if quiet or not is_terminal() else _live_view(total)
+        self._startup = startup
         self._started = self._said = time.monotonic()
         self._since: dict[str, list[Mapping[str, float]]] = {}  # per agent, what the next line averages
 
@@ -59,9 +70,14 @@ class Progress:
     def step(self, t: int, metrics: Mapping[str, Metrics]) -> None:
         """Record step ``t`` of every agent."""
         for agent, m in metrics.items():
-            self._write("metrics.jsonl", {"t": t, "agent": agent, **asdict(m)})
+            line = {k: v for k, v in asdict(m).items() if k != "spans"}
+            self._write("metrics.jsonl", {"t": t, "agent": agent, **line})
             for name, value in {**m.values, "exchange_bytes": m.exchange_bytes}.items():
                 self._board.add_scalar(f"{name}/{agent}", value, t)
+        if self._startup is not None:
+            self._startup.mark("first step")
+            self.event(str(self._startup))
+            self._startup = None
         done, now = t + 1 - self._first, time.monotonic()
         per_step, left = (now - self._started) / done, self._total - t - 1
         if done == ESTIMATE_AFTER and left > 0:

@@ -133,10 +133,8 @@ class RayTeam:
         return self._asked("save", t, [(r, h.actor.save.remote(t, str(folder / r))) for r, h in self._each()])
 
     def evaluate(self, t: int, by: Sequence[Attack]) -> Pending:
-        first = self._lanes[0].items()
-        return self._asked(
-            "evaluate", t, [(r, h.actor.evaluate.remote(t, by)) for r, h in first if r in self._learners]
-        )
+        asked = [(r, h.actor.evaluate.remote(t, by)) for r, h in self._lanes[0].items() if r in self._learners]
+        return self._asked("evaluate", t, asked)
 
     def _each(self) -> list[tuple[str, RayHandle]]:
         return [(role, handle) for lane in self._lanes for role, handle in lane.items()]
@@ -148,6 +146,12 @@ class RayTeam:
         return Pending(kind, t, results, [ref for _, ref in calls])
 
     def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]:
+        if (
+            pending.kind == "save"
+        ):  # asked now, behind the steps that were submitted since: they run while files are written
+            ray.get(pending.refs, timeout=timeout)
+            written = self._asked("save", pending.t, [(r, h.actor.saved.remote()) for r, h in self._each()])
+            pending.results, pending.refs = written.results, pending.refs + written.refs
         refs = [ref for lanes in pending.results.values() for ref in lanes]
         values = dict(zip(refs, ray.get(refs, timeout=timeout), strict=True))
         return {role: _joined(pending.kind, [values[ref] for ref in lanes]) for role, lanes in pending.results.items()}
@@ -180,8 +184,8 @@ class RayTeam:
             Infrastructure: none came in time.
         """
         chosen = [role for role in self._specs if roles is None or role in roles]
-        self._kill(chosen, range(len(self._lanes)))
         deadline = time.monotonic() + self._replacement
+        self._kill(chosen, range(len(self._lanes)))
         while True:
             hosts.await_bundles(self._group, deadline, say)
             try:
@@ -201,9 +205,9 @@ class RayTeam:
 
     def _prepare_nodes(self) -> None:
         shared = next(iter(self._specs.values())).images
-        files = {i for s in self._specs.values() for _, i in [(s.network, s.init), *s.others.values()] if i is not None}
-        own = {n for s in self._specs.values() for n, _ in [(s.network, s.init), *s.others.values()] if n is not None}
-        files |= {n.rpartition(":")[0] for n in own if user.is_function(n)}
+        used = [pair for s in self._specs.values() for pair in [(s.network, s.init), *s.others.values()]]
+        files = {init for _, init in used if init is not None}
+        files |= {n.rpartition(":")[0] for n, _ in used if n is not None and user.is_function(n)}
         hosts.prepare(
             hosts.placed(self._group), shared, folder=self._folder, files=files, runtime_env=self._runtime_env
         )
@@ -230,18 +234,15 @@ class RayTeam:
         self._facts |= dict(zip((name for name, _ in chosen), facts, strict=True))
         if self._meeting is not None:
             place = self._meeting.anew()
-            joins = [
-                handle.actor.join.remote(place, role, i, count)
-                for i, lane in enumerate(self._lanes)
-                for role, handle in lane.items()
-            ]
+            lanes = list(enumerate(self._lanes))
+            joins = [h.actor.join.remote(place, role, i, count) for i, lane in lanes for role, h in lane.items()]
             ray.get(joins, timeout=START_TIMEOUT)
 
     def _kill(self, roles: Sequence[str], lanes: Sequence[int]) -> None:
         for role in roles:
-            for lane in lanes:
-                ray.kill(self._lanes[lane][role].actor, no_restart=True)
-        names = [f"{role}/{lane}" if lane else role for role in roles for lane in lanes]
+            for i in lanes:
+                ray.kill(self._lanes[i][role].actor, no_restart=True)
+        names = [f"{role}/{i}" if i else role for role in roles for i in lanes]
         hosts.end([self._facts[n] for n in names if n in self._facts])
 
     def _note(self, ref: Any) -> Any:

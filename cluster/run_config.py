@@ -19,20 +19,13 @@ from agents.spec import AgentSpec
 from cluster.settings import Own, Settings
 from cluster.values import parse, unknown
 from trainers import methods, user
-from trainers.config import Attack, DataConfig, Threat
+from trainers.config import Attack, DataConfig, SpeedConfig, Threat
 from trainers.datasets import Prepared
 from trainers.methods.base import Method
 
 CHANGEABLE = ("method.", "attack.", "attacks.", "optim.")  # what can change while a run goes on
-OPERATIONAL = (
-    "memo",
-    "team",
-    "address",
-    "placement",
-    "call_timeout",
-    "max_failures",
-    "mirror",
-)  # may differ when a run is continued
+# may differ when a run is continued
+OPERATIONAL = ("memo", "trace", "team", "address", "placement", "call_timeout", "max_failures", "mirror")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +141,7 @@ class RunConfig(Settings):
                 seed=self.seed,
                 threads=self.threads_per_agent,
                 memo=self.memo,
+                speed=SpeedConfig(precision=self.precision, compile=self.compile, micro_batch=self.micro_batch),
                 device=self.device,
             )
             for index, role in enumerate(self.method.roles())

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.checkpoint import to_json, write
-from cluster import launch, placement, run_config, samplers, session, trial
+from cluster import assemble, launch, placement, run_config, samplers, session, trial
 from cluster.errors import Exists, Infrastructure, Interrupted, UsageError
 from cluster.fitting import Node
 from cluster.run_config import RunConfig
@@ -76,7 +76,7 @@ def tune(
     check(search)
     folder = _folder(search, runs_dir, name, resume=resume)
     drawn = samplers.draw(search, folder)
-    length = launch.specs(search.config, quiet=False)[0].length()
+    length = assemble.specs(search.config, quiet=False)[0].length()
     if session.brings_its_own(search.config.address):
         _bundles(search.config, [placement.this_machine()])
     with RunFolder(folder).locked(), session.connected(search.config.address):

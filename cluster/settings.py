@@ -130,6 +130,13 @@ class Settings:
     """auto: a GPU where the agent has one. cpu: never."""
     threads_per_agent: int = 1
     """CPU threads of each agent; part of the promise of identical bytes."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Arithmetic of attacks and of networks while they train. tf32: NVIDIA GPUs round the factors of every product. bf16: so
+    does everything, to 8 bits. Losses, weights and every evaluation stay in float32."""
+    compile: bool = False
+    """Compile what attacks run (torch.compile): half a minute and more at the start, then faster steps."""
+    micro_batch: int | None = None
+    """Images that go through a network at once, where a whole batch does not fit in memory; batch norm then sees such parts."""
     window: int = 2
     """Steps in flight."""
     call_timeout: float = 600.0
@@ -141,6 +148,8 @@ class Settings:
     """Recoveries from lost processes before giving up."""
     changes: dict[int, dict[str, float]] = field(default_factory=dict)
     """Settings of method, attack or optimiser that change at a step, which must be one of a checkpoint: {300: {method.alpha: 0.2}}."""
+    trace: bool = False
+    """Write trace.json, the timeline of one step, for chrome://tracing or ui.perfetto.dev."""
     memo: str | None = None
     """Folder in which frozen agents keep what they say to clean batches, for runs that share it; changes no number."""
     mirror: str | None = None
@@ -154,6 +163,13 @@ class Settings:
             value = getattr(self, name)
             require(value >= 1, f"{name} = {value} must be >= 1")
         require(self.max_steps is None or self.max_steps >= 1, f"max_steps = {self.max_steps} must be >= 1")
+        require(self.micro_batch is None or self.micro_batch >= 1, f"micro_batch = {self.micro_batch} must be >= 1")
+        perturbed = max([self.optim.awp, *(own.optim.awp or 0 for own in self.agents.values())]) > 0
+        require(
+            self.micro_batch is None or not perturbed,
+            f"micro_batch = {self.micro_batch} and optim.awp do not go together: the perturbation is that of a whole batch; "
+            "use --lanes instead",
+        )
         require(self.call_timeout > 0, f"call_timeout = {self.call_timeout} must be > 0")
         require(self.max_failures >= 0, f"max_failures = {self.max_failures} must be >= 0")
 

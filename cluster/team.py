@@ -113,7 +113,12 @@ class LocalTeam:
         return self._now("step", t, step)
 
     def save(self, t: int, folder: Path) -> Pending:
-        return self._now("save", t, lambda: {r: h.endpoint.save(t, str(folder / r)) for r, h in self._handles.items()})
+        def begin() -> dict[str, Any]:
+            for role, handle in self._handles.items():
+                handle.endpoint.save(t, str(folder / role))
+            return dict.fromkeys(self._handles)
+
+        return self._now("save", t, begin)
 
     def evaluate(self, t: int, by: Sequence[Attack]) -> Pending:
         learners = {role: h for role, h in self._handles.items() if h.endpoint.agent.learns}
@@ -122,6 +127,8 @@ class LocalTeam:
     def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]:
         if pending.error is not None:
             raise pending.error
+        if pending.kind == "save":
+            return {role: self._handles[role].endpoint.saved() for role in pending.results}
         return pending.results
 
     def _now(self, kind: Kind, t: int, call: Callable[[], dict[str, Any]]) -> Pending:

@@ -18,7 +18,7 @@ from cluster.recipes import recipe
 from cluster.run_config import RunConfig
 from cluster.search import Search
 from tests.planted import final
-from trainers.config import Attack, DataConfig, OptimConfig
+from trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig
 from trainers.data import Batches, Split
 from trainers.methods.base import Method
 from trainers.types import Metrics
@@ -123,8 +123,10 @@ def make_team(
     batch_size: int = 8,
     same_start: bool = False,
     lanes: Mapping[str, Lanes] | None = None,
+    speed: SpeedConfig = SpeedConfig(),
+    dtype: torch.dtype = torch.float64,
 ) -> dict[str, Handle]:
-    """Agents in float64 on random images of 1x6x6; equal arguments give equal agents."""
+    """Agents, by default in float64, on random images of 1x6x6; equal arguments give equal agents."""
     rng = torch.Generator().manual_seed(7)
     images = torch.randint(0, 256, (n, 6, 6, 1), generator=rng, dtype=torch.uint8)
     split = Split(images, torch.randint(0, 4, (n,), generator=rng))
@@ -134,12 +136,13 @@ def make_team(
     beside = {name for role in roles.values() for name in role.beside}
     for index, role in enumerate(roles):
         model = models[role] if models else TinyNet(bn=bn, seed=index)
-        batches = Batches(split, DataConfig(), batch_size=batch_size, seed=3, dtype=torch.float64)
+        helpers = method.helpers(role, {r: [5, 6] for r in roles})
+        batches = Batches(split, DataConfig(), batch_size=batch_size, seed=3, dtype=dtype)
         agent = Agent(
             me=role,
             index=0 if same_start else index,
             method=method,
-            model=model.double(),
+            model=model.to(dtype),
             batches=batches,
             held_out=split,
             config=optim or OptimConfig(schedule="constant"),
@@ -147,16 +150,13 @@ def make_team(
             seed=5,
             total_steps=50,
             classes=4,
-            helpers=_double(method.helpers(role, {r: [5, 6] for r in roles})),
-            beside={name: TinyNet(bn=bn, seed=99).double().eval() for name in beside},
+            helpers=helpers.to(dtype) if helpers else None,
+            beside={name: TinyNet(bn=bn, seed=99).to(dtype).eval() for name in beside},
+            speed=speed,
             lanes=lanes[role] if lanes else Lanes(),
         )
         team[role] = Handle(agent)
     return team
-
-
-def _double(module: nn.Module | None) -> nn.Module | None:
-    return module.double() if module is not None else None
 
 
 def losses(team: Mapping[str, Handle]) -> dict[str, float]:

@@ -173,6 +173,21 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedConfig:
+    """How fast a step is computed; every value but the first precision changes numbers, or takes other memory or time."""
+
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    compile: bool = False
+    micro_batch: int | None = None
+    folded: bool = (
+        True  # batch norm goes into convolutions where a network is in eval mode: the same numbers to rounding
+    )
+
+    def __post_init__(self) -> None:
+        require(self.micro_batch is None or self.micro_batch >= 1, f"micro_batch = {self.micro_batch} must be >= 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OptimConfig:
     """Optimiser and learning-rate schedule of one agent."""
 

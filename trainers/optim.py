@@ -23,13 +23,14 @@ def build(model: nn.Module, config: OptimConfig, *, helpers: nn.Module | None = 
     """The optimiser over all parameters of ``model`` and of ``helpers``."""
     parameters = list(_parameters(model, helpers).values())
     if config.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(
         parameters,
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         nesterov=config.nesterov,
+        fused=True,
     )
 
 
@@ -79,7 +80,7 @@ def interpolate(x: float, points: tuple[tuple[float, float], ...]) -> float:
 def state(model: nn.Module, optimizer: torch.optim.Optimizer, *, helpers: nn.Module | None = None) -> dict[str, Tensor]:
     """The optimiser's tensors as ``{"layer.weight/momentum_buffer": tensor}``, copied to the CPU."""
     return {
-        f"{name}/{key}": value.detach().cpu().clone()
+        f"{name}/{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, p in _parameters(model, helpers).items()
         for key, value in optimizer.state.get(p, {}).items()
         if isinstance(value, Tensor)
@@ -93,10 +94,12 @@ def load_state(
     *,
     helpers: nn.Module | None = None,
 ) -> None:
-    """Replace the optimiser's state by one of :func:`state`; moments take their parameter's device and type."""
+    """Replace the optimiser's state by one of :func:`state`; moments take their parameter's device, type and memory format."""
     optimizer.state.clear()
     parameters = _parameters(model, helpers)
     for name, value in saved.items():
         parameter, key = name.rsplit("/", 1)
         p = parameters[parameter]
-        optimizer.state[p][key] = value.clone() if value.dim() == 0 else value.clone().to(p)
+        optimizer.state[p][key] = (
+            value.to(p.device, copy=True) if value.dim() == 0 else torch.empty_like(p).copy_(value)
+        )

@@ -79,6 +79,7 @@ class Metrics:
     exchange_bytes: int  # bytes of tensors that this agent published in the step
     seconds: dict[str, float]  # wall time of each verb, of packing and unpacking (exchange), and of waiting (idle)
     memory: int = 0  # peak bytes of the agent so far
+    spans: tuple[tuple[str, float, float], ...] = ()  # the same calls one by one: name, start (time.time), seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import torch
 
 from agents.exchange import pack
 from agents.spec import Facts
-from cluster import launch
+from cluster import assemble, launch
 from cluster.errors import DataError, Interrupted, TrainingStopped
 from cluster.ray_team import RayTeam
 from cluster.run_config import RunConfig
@@ -34,7 +34,7 @@ from trainers.types import Adversarial, Metrics
 def team_of(ray_session: str) -> Iterator[Any]:
     """Make teams that are closed at the end of the test."""
     with ExitStack() as stack:
-        yield lambda config: stack.enter_context(launch.team_of(config))
+        yield lambda config: stack.enter_context(assemble.team_of(config))
 
 
 def hashes(team: Team, t: int, folder: Path) -> dict[str, dict[str, str]]:

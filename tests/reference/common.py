@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -151,13 +152,29 @@ def gradients_seen() -> Iterator[list[Tensor]]:
         yield seen
 
 
+LISTENING = ContextVar(
+    "LISTENING", default=True
+)  # whether networks are hooked; then they run as they are, else as runs have them
+
+
+@contextmanager
+def listening(yes: bool) -> Iterator[None]:
+    """Check with hooks, pass by pass, or without: batch norm folded into convolutions and equal passes made once."""
+    token = LISTENING.set(yes)
+    try:
+        yield
+    finally:
+        LISTENING.reset(token)
+
+
 class Seen:
-    """Every input of a network and the mode it was in."""
+    """Every input of a network and the mode it was in, if anybody listens."""
 
     def __init__(self, model: nn.Module) -> None:
         self.inputs: list[Tensor] = []
         self.modes: list[int] = []
-        model.register_forward_pre_hook(self._note)
+        if LISTENING.get():
+            model.register_forward_pre_hook(self._note)
 
     def _note(self, model: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.inputs.append(args[0].detach().clone())

@@ -76,10 +76,10 @@ class Adaiad(Method):
     def forward(self, me: str, model: Model, batch: Batch, adv: Adversarial) -> Passes:
         with torch.no_grad():
             teacher = model.beside["teacher"](adv.x)
-        model(batch.x)
+        _, again = model.twice(batch.x)
         out = model(adv.x)
-        guide = model(batch.x) if batch.epoch >= self.begin else None
-        return Passes(out, model(batch.x), guide, teacher)
+        guide = again() if batch.epoch >= self.begin else None
+        return Passes(out, again(), guide, teacher)
 
     def loss(self, me: str, own: Passes, batch: Batch, *, state: State, when: When, adv: Adversarial) -> Loss:
         t = self.temperature

@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 
 from trainers.config import Attack, Msd
 from trainers.losses import cross_entropy
+from trainers.repeated import twice
 from trainers.search import Space, Uniform
 from trainers.types import Answer, Batch, Loss, Message, Role, State, Team, When
 
@@ -40,12 +41,17 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.network(x)
-        return out
+        return out.to(x.dtype)  # losses and balances never see the lower precision of a network
+
+    def twice(self, x: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Logits of a train-mode pass, and what gives those of a second pass over the same images (``repeated.py``)."""
+        out, again = twice(self.network, x)
+        return out.to(x.dtype), lambda: again().to(x.dtype)
 
     def features(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Outputs of the network's blocks [B, C_i, H_i, W_i], the stem's first, and the logits."""
         maps, logits = self.network.features(x)  # type: ignore[operator]
-        return maps, logits
+        return tuple(m.to(x.dtype) for m in maps), logits.to(x.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

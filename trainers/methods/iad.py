@@ -92,12 +92,13 @@ class Iad(Method):
         student.learn(t, adv=adv, guide=teacher.answer(t, adv), **soft, **clean)
 
     def forward(self, me: str, model: Model, batch: Batch, adv: Adversarial, **teachers: Answer) -> Passes:
-        out = model(adv.x)
+        out, again = model.twice(adv.x)
         if self.variant == "I":
-            model(adv.x)
-        doubts = batch.epoch >= self.first_doubt
-        guide = model(batch.x) if doubts else None
-        return Passes(out, model(batch.x) if self.variant == "I" else None, guide)
+            again()
+        if batch.epoch < self.first_doubt:
+            return Passes(out, model(batch.x) if self.variant == "I" else None, None)
+        guide, again = model.twice(batch.x)
+        return Passes(out, again() if self.variant == "I" else None, guide)
 
     def loss(
         self,

@@ -94,7 +94,8 @@ class Peeraid(Method):
     def forward(self, me: str, model: Model, batch: Batch, adv: Adversarial) -> Passes:
         if me == "peer":
             return Passes(adv=model(adv.x))
-        return Passes(target=model(adv.x), adv=model(adv.x), clean=model(batch.x))
+        target, again = model.twice(adv.x)
+        return Passes(target=target, adv=again(), clean=model(batch.x))
 
     def loss(self, me: str, own: Passes, batch: Batch, *, state: State, when: When, other: Passes) -> Loss:
         p, s = (own, other) if me == "peer" else (other, own)

@@ -64,7 +64,8 @@ class Trades(Method):
         return lambda x: kl(clean, model(x))
 
     def forward(self, me: str, model: Model, batch: Batch, adv: Adversarial) -> Passes:
-        return Passes(clean=model(batch.x), adv=model(adv.x), target=model(batch.x))
+        clean, again = model.twice(batch.x)
+        return Passes(clean=clean, adv=model(adv.x), target=again())
 
     def loss(self, me: str, own: Passes, batch: Batch, *, state: State, when: When, adv: Adversarial) -> Loss:
         terms = {

@@ -1,0 +1,140 @@
+"""What the verbs of an agent stand on: its parts, and what follows from seed and step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from agents.exchange import nbytes
+from agents.fast import arithmetic
+from agents.lanes import Lanes
+from agents.learner import Learner
+from agents.memo import Memo
+from agents.meter import Meter
+from agents.state import TooLarge, WrongStep
+from agents.views import Views
+from trainers import optim
+from trainers.config import Attack, OptimConfig, SpeedConfig
+from trainers.data import Batches, Split
+from trainers.methods.base import Method
+from trainers.rng import generator, seeded
+from trainers.types import Batch, Message, Metrics, When
+
+M = TypeVar("M")
+
+
+class Base:
+    """An agent without its verbs.
+
+    Args:
+        me: role name.
+        index: place of the role in ``method.roles()``; part of every random key.
+        method: the method, shared by all agents.
+        model: its network, on its device.
+        batches: the run's training batches.
+        held_out: examples on which ``evaluate`` compares checkpoints.
+        config: its optimiser and schedule.
+        attacks: the configured attacks by name.
+        seed: the run's seed.
+        total_steps: length of the run, for the schedule.
+        classes: number of classes.
+        helpers: what the method trains besides the network.
+        beside: frozen networks that the method calls in its hooks here.
+        lanes: which share of every batch is this replica's.
+        memo: where a frozen agent's answers to clean batches are kept.
+        speed: precision, compilation and splitting of what is computed.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: str,
+        index: int,
+        method: Method,
+        model: nn.Module,
+        batches: Batches,
+        held_out: Split,
+        config: OptimConfig,
+        attacks: Mapping[str, Attack],
+        seed: int,
+        total_steps: int,
+        classes: int,
+        helpers: nn.Module | None = None,
+        beside: Mapping[str, nn.Module] | None = None,
+        lanes: Lanes = Lanes(),
+        memo: Memo | None = None,
+        speed: SpeedConfig = SpeedConfig(),
+    ) -> None:
+        self.me, self.index, self.method, self.model = me, index, method, model
+        self.speed = speed
+        self.views = Views(model, batches.batch(0).x[:2], speed, helpers=helpers, beside=beside)
+        self.view = self.views.training
+        self.batches, self.held_out, self.config, self.attacks = batches, held_out, config, attacks
+        self.seed, self.total_steps, self.classes, self.lanes = seed, total_steps, classes, lanes
+        self.memo = memo
+        self.learns = method.roles()[me].learns
+        self.learner = Learner(self.view, config, epochs=total_steps / batches.steps_per_epoch) if self.learns else None
+        self.method_state = method.start_state(me)
+        self.t, self.lr_factor = 0, 1.0
+        self.meter = Meter()
+        self.view.train(self.learns)
+        self._cached: tuple[int, Tensor, Batch] | None = None
+        self._kept: tuple[Message, dict[str, Any]] | None = None  # what predict made, and from what
+
+    def _forget(self) -> None:
+        self._cached, self._kept = None, None
+        self.meter.forget()
+
+    def _metrics(self, values: dict[str, float]) -> Metrics:
+        metrics = self.meter.metrics(values, self.batches.device)
+        self._forget()
+        return metrics
+
+    def _guard(self, t: int) -> None:
+        if self.learns and t != self.t:
+            raise WrongStep(f"{self.me} is at step {self.t} and was called for step {t}")
+
+    @contextmanager
+    def _verb(self, name: str, t: int) -> Iterator[None]:
+        self._guard(t)
+        try:
+            with self.meter.timed(name), arithmetic(self.speed.precision):
+                yield
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                at_once = min(len(self._batch(t).x), self.speed.micro_batch or self.batches.batch_size)
+                raise TooLarge(self.me, name, t, str(self.batches.device), at_once) from error
+            raise
+
+    def _publish(self, message: M) -> M:
+        self.meter.published(nbytes(message))
+        return message
+
+    def _batches(self, t: int) -> tuple[Tensor, Batch]:
+        """Images of the whole batch, and this lane's share of the batch."""
+        if self._cached is None or self._cached[0] != t:
+            rng = generator(self.seed, t, "inputs", device=self.batches.device)  # the same at every agent
+            whole = self.method.inputs(self.batches.batch(t), rng)
+            self._cached = (t, whole.x, whole.rows(self.lanes.rows(len(whole.x))))
+        return self._cached[1:]
+
+    def _batch(self, t: int) -> Batch:
+        return self._batches(t)[1]
+
+    def _when(self, t: int) -> When:
+        at = optim.when(
+            self.config, t, steps_per_epoch=self.batches.steps_per_epoch, total_steps=self.total_steps, seed=self.seed
+        )
+        return replace(at, lr_scale=self.lr_factor * at.lr_scale)
+
+    def _seeded(self, t: int, purpose: str) -> AbstractContextManager[None]:
+        """What a network draws itself (dropout) is a function of the step too."""
+        return seeded(self.seed, t, self.index, purpose, device=self.batches.device)
+
+    def _rng(self, t: int, purpose: str) -> torch.Generator:
+        return generator(self.seed, t, self.index, purpose, device=self.batches.device)

@@ -1,0 +1,169 @@
+"""A network as attacks and answers run it: the same function to rounding, in less time.
+
+    once          the eval-mode forward is traced, and batch norm is taken out behind every convolution that it can enter
+    before a verb w' = w gamma / sqrt(var + e),  b' = b + beta - mean gamma / sqrt(var + e)    (refresh)
+    in an attack  one convolution where there were a convolution and a batch norm, forwards and backwards
+
+Trained weights stay where they are: the traced network holds convolutions of its own and shares everything else. A network
+that cannot be traced (its forward depends on values, or on who is looking) is run as it is; ``of`` tries the traced one on
+images before it trusts it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from agents.networks import Network
+from trainers.attacks import frozen
+from trainers.config import SpeedConfig
+from trainers.repeated import hooked
+
+
+class Fast(nn.Module):
+    """``network`` in eval mode with its batch norm folded; current after :meth:`refresh`.
+
+    Args:
+        network: what was traced.
+        graph: its traced forward; its result is logits, or (maps, logits).
+        dtype: of the convolutions and linear layers of its own; None: that of the network's.
+        compiled: compile the forward and backward pass (torch.compile).
+    """
+
+    def __init__(
+        self, network: nn.Module, graph: fx.GraphModule, *, dtype: torch.dtype | None = None, compiled: bool = False
+    ) -> None:
+        super().__init__()
+        self._pairs: list[tuple[Any, Any, Any]] = [  # own layer, the network's, its batch norm
+            (_own(graph, conv, dtype), network.get_submodule(conv), network.get_submodule(bn) if bn else None)
+            for conv, bn in _fold(graph, alone=dtype is not None)
+        ]
+        self._staged = isinstance(next(iter(reversed(graph.graph.nodes))).args[0], tuple)
+        self._plain: list[Any] = [network]  # in a list it is no submodule
+        graph.delete_all_unused_submodules()
+        graph.recompile()
+        self._graph = graph
+        self._run: Any = torch.compile(graph) if compiled else graph
+        self.refresh()
+
+    @classmethod
+    def of(cls, network: nn.Module, images: Tensor, speed: SpeedConfig = SpeedConfig()) -> Fast | None:
+        """The fast form of ``network``, or None where tracing would change what it computes.
+
+        Args:
+            images: a few [B, C, H, W], on which both must agree.
+            speed: precision and compilation.
+        """
+        dtype, compiled = (torch.bfloat16 if speed.precision == "bf16" else None), speed.compile
+        if hooked(network):
+            return None
+        with frozen(network):
+            # where the logits are those of ``features``, tracing that gives both
+            name = "features" if type(network).forward is Network.forward else "forward"
+            graph = _traced(network, name) or _traced(network, "forward")
+            if graph is None:
+                return None
+            plain = cls(network, graph)
+            with torch.no_grad():
+                same = torch.allclose(plain(images), network(images), rtol=1e-3, atol=1e-4)
+        if not same:
+            return None
+        if dtype is None and not compiled:
+            return plain
+        again = _traced(network, name) or _traced(network, "forward")
+        assert again is not None
+        return cls(network, again, dtype=dtype, compiled=compiled)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the network's weights and batch-norm statistics as they are now."""
+        for own, layer, bn in self._pairs:
+            weight, bias = layer.weight, layer.bias
+            if bn is not None:
+                scale = torch.rsqrt(bn.running_var + bn.eps) * (1 if bn.weight is None else bn.weight)
+                bias = scale * ((0 if bias is None else bias) - bn.running_mean) + (0 if bn.bias is None else bn.bias)
+                weight = weight * scale.view(-1, 1, 1, 1)
+            own.weight.copy_(weight)
+            if bias is not None:
+                own.bias.copy_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] in [0, 1] -> logits [B, K]."""
+        out = self._run(x)
+        logits: Tensor = out[1] if self._staged else out
+        return logits
+
+    def features(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Output of every stage, and the logits; by the network itself where its logits are not made from these."""
+        if not self._staged:
+            maps, logits = self._plain[0].features(x)
+        else:
+            maps, logits = self._run(x)
+        return maps, logits
+
+
+@contextmanager
+def arithmetic(precision: str) -> Iterator[None]:
+    """Inside the block an NVIDIA GPU multiplies float32 as such, or with ``tf32`` in TensorFloat-32 (10 bits of mantissa)."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def _traced(network: nn.Module, name: str) -> fx.GraphModule | None:
+    tracer = fx.Tracer()
+    tracer.traced_func_name = name
+    try:
+        graph = tracer.trace(network)
+    except Exception:  # whatever a user's forward does with what is no tensor: then it is not traced
+        return None
+    return fx.GraphModule(network, graph)
+
+
+def _fold(graph: fx.GraphModule, *, alone: bool) -> list[tuple[str, str | None]]:
+    """Take the batch norms out of ``graph`` that follow a convolution whose result nothing else sees.
+
+    Args:
+        alone: also name the convolutions and linear layers without one.
+
+    Returns:
+        Names of layers that need weights of their own, each with its batch norm.
+    """
+    calls = [n for n in graph.graph.nodes if n.op == "call_module"]
+    times = Counter(str(n.target) for n in calls)
+    layers: dict[str, str | None] = {}
+    for node in calls:
+        name, module = str(node.target), graph.get_submodule(str(node.target))
+        if times[name] > 1:
+            continue
+        if alone and type(module) in (nn.Conv2d, nn.Linear):
+            layers.setdefault(name, None)
+        before = node.all_input_nodes[0]
+        if type(module) is nn.BatchNorm2d and module.track_running_stats and before in calls:
+            conv = str(before.target)
+            if type(graph.get_submodule(conv)) is nn.Conv2d and times[conv] == 1 and len(before.users) == 1:
+                layers[conv] = name
+                node.replace_all_uses_with(before)
+                graph.graph.erase_node(node)
+    return list(layers.items())
+
+
+def _own(graph: fx.GraphModule, name: str, dtype: torch.dtype | None) -> nn.Module:
+    """Put a layer with weights of its own, without gradients, in the place of the shared one."""
+    shared: Any = graph.get_submodule(name)
+    made = deepcopy(shared).requires_grad_(False)
+    if made.bias is None:
+        made.bias = nn.Parameter(made.weight.new_zeros(len(made.weight)), requires_grad=False)
+    parent, _, last = name.rpartition(".")
+    setattr(graph.get_submodule(parent), last, made.to(dtype))
+    return made  # type: ignore[no-any-return]

@@ -1,0 +1,146 @@
+"""The network as attacks run it: the same function and gradient, in every architecture; and who is left alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from agents import networks
+from agents.fast import Fast
+from agents.networks import NetworkConfig
+from tests.helpers import TinyNet, losses, make_team
+from trainers.config import SpeedConfig
+from trainers.methods.base import Method, Model
+from trainers.methods.mat import Mat
+from trainers.methods.mtard import Mtard
+from trainers.methods.peeraid import Peeraid
+from trainers.methods.trades import Trades
+
+SPECS = ("small_cnn:width=4", "resnet18", "resnet56", "preact_resnet18", "wrn-16-4", "wrn-22-6", "mobilenet_v2")
+FOLDED = {
+    "small_cnn:width=4": 3,
+    "resnet18": 20,
+    "resnet56": 57,
+    "preact_resnet18": 8,
+    "wrn-16-4": 6,
+    "mobilenet_v2": 57,
+}
+
+
+def used(spec: str) -> networks.Network:
+    """A network whose batch norm has seen images and whose scales and shifts are no longer one and zero."""
+    network = networks.build(NetworkConfig(spec, 3, 16, 16, 10, (0.5,) * 3, (0.2,) * 3), 1).double().train()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+        for _ in range(2):
+            network(torch.rand(8, 3, 16, 16, dtype=torch.float64))
+    return network.eval()
+
+
+def norms(module: nn.Module) -> int:
+    return sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_same_function_and_gradient(spec: str) -> None:
+    network = used(spec)
+    x = torch.rand(4, 3, 16, 16, dtype=torch.float64)
+    fast = Fast.of(network, x)
+    assert fast is not None
+    if spec in FOLDED:
+        assert norms(network) - norms(fast) == FOLDED[spec]
+    scale = float(network(x).abs().max().detach())
+    given, made = x.clone().requires_grad_(), x.clone().requires_grad_()
+    torch.testing.assert_close(fast(made), network(given), rtol=1e-9, atol=1e-10 * scale)
+    network(given)[:, 3].sum().backward()
+    fast(made)[:, 3].sum().backward()
+    assert given.grad is not None
+    torch.testing.assert_close(made.grad, given.grad, rtol=1e-8, atol=1e-9 * float(given.grad.abs().max()))
+    for ours, theirs in zip(fast.features(x)[0], network.features(x)[0], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * float(theirs.abs().max().detach()))
+
+
+def test_it_follows_the_network_when_refreshed() -> None:
+    network = used("small_cnn:width=4")
+    x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    fast = Fast.of(network, x)
+    assert fast is not None
+    with torch.no_grad():
+        for tensor in (
+            *network.parameters(),
+            *(b for b in network.buffers() if b.is_floating_point() and b.dim() == 1),
+        ):
+            tensor.mul_(1.1)
+    assert not torch.allclose(fast(x), network(x))
+    fast.refresh()
+    torch.testing.assert_close(fast(x), network(x), rtol=1e-9, atol=1e-12)
+    assert not any(p.requires_grad for pair in fast._pairs for p in pair[0].parameters())
+    assert all(p.requires_grad for p in network.parameters())
+
+
+class Branches(TinyNet):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x if x.mean() > 0.5 else -x)
+
+
+class Draws(TinyNet):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x + torch.rand(1).item())
+
+
+def test_networks_that_cannot_be_traced_run_as_they_are() -> None:
+    x = torch.rand(2, 1, 8, 8)
+    assert Fast.of(TinyNet(), x) is not None
+    assert Fast.of(Branches(), x) is None
+    assert Fast.of(Draws(), x) is None
+    listened = TinyNet()
+    listened.register_forward_hook(lambda m, args, out: None)
+    assert Fast.of(listened, x) is None
+    method = Mat()
+    team = make_team(method, {"peer0": Branches(), "peer1": TinyNet()})
+    method.step(team, 0)
+    assert losses(team)
+
+
+@pytest.mark.parametrize("method", [Mat(), Mtard(), Peeraid(), Trades()], ids=lambda m: type(m).__name__)
+def test_a_run_is_the_same_to_rounding(method: Method) -> None:
+    """Three steps in float64, folded and merged, against one pass after the other through hooked networks."""
+    fast, plain = make_team(method), make_team(method, speed=SpeedConfig(folded=False))
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    for handle in plain.values():
+        handle.agent.model.register_forward_hook(count)
+    for t in range(3):
+        method.step(fast, t)
+        method.step(plain, t)
+        assert losses(fast) == pytest.approx(losses(plain), rel=1e-10)
+    assert calls > 0
+    for role, handle in fast.items():
+        theirs = plain[role].agent.model.state_dict()
+        for name, value in handle.agent.model.state_dict().items():
+            torch.testing.assert_close(value, theirs[name], rtol=1e-9, atol=1e-10)
+
+
+def test_bfloat16_stays_inside_the_network() -> None:
+    method, seen = Mat(), []
+    team = make_team(method, speed=SpeedConfig(precision="bf16"), dtype=torch.float32)
+    agent = team["peer0"].agent
+    agent.views._fast.register_forward_hook(lambda m, args, out: seen.append(out.dtype))  # type: ignore[union-attr]
+    exact = make_team(method, dtype=torch.float32)
+    for t in range(2):
+        method.step(team, t)
+        method.step(exact, t)
+    assert set(seen) == {torch.bfloat16}
+    assert losses(team) == pytest.approx(losses(exact), rel=0.05)
+    assert losses(team) != losses(exact)
+    assert {p.dtype for p in agent.model.parameters()} == {torch.float32}
+    assert Model(agent.model)(agent.batches.batch(0).x).dtype == torch.float32

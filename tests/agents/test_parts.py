@@ -1,0 +1,117 @@
+"""Batches in parts: the same examples and answers, the same step where no batch statistics are involved, and the way there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from agents.parts import cut, joined, rows
+from agents.state import NotFinite, TooLarge
+from tests.helpers import TinyNet, losses, make_team
+from trainers.config import SpeedConfig
+from trainers.methods.at import At
+from trainers.methods.base import Method
+from trainers.methods.mat import Mat
+from trainers.methods.mtard import Mtard
+from trainers.methods.peeraid import Peeraid
+from trainers.methods.rslad import Rslad
+from trainers.types import Adversarial, Answer
+
+THREE = SpeedConfig(micro_batch=3)
+
+
+def test_cut_and_join() -> None:
+    assert cut(8, None) == cut(8, 8) == cut(8, 9) == [slice(0, 8)]
+    assert [p.stop - p.start for p in cut(8, 3)] == [2, 3, 3]
+    assert [p.stop - p.start for p in cut(5, 1)] == [1] * 5
+    said = Answer(torch.arange(16.0).view(8, 2), maps=(torch.ones(8, 3), torch.ones(5)))
+    parts = [rows(said, part, 8) for part in cut(8, 3)]
+    assert [len(p.logits) for p in parts] == [2, 3, 3]
+    assert all(len(p.maps[1]) == 5 for p in parts)  # no row per example: not cut
+    assert torch.equal(joined(parts).logits, said.logits)
+    nested = {"a": Adversarial(torch.zeros(8, 1)), "b": {"c": said}}
+    assert rows(nested, slice(0, 2), 8)["b"]["c"].logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize("method", [At(), Mat(), Rslad(), Mtard(), Peeraid()], ids=lambda m: type(m).__name__)
+def test_without_batch_norm_a_step_in_parts_is_the_step(method: Method) -> None:
+    """Losses, weights that follow them (MTARD) and what was predicted before (PeerAiD)."""
+    whole, parts = make_team(method, bn=False), make_team(method, bn=False, speed=THREE)
+    for t in range(3):
+        method.step(whole, t)
+        method.step(parts, t)
+        assert losses(parts) == pytest.approx(losses(whole), rel=1e-10)
+        for role, handle in parts.items():
+            if handle.metrics is not None:
+                assert handle.metrics.values == pytest.approx(whole[role].metrics.values, rel=1e-9)  # type: ignore[union-attr]
+    for role, handle in parts.items():
+        for ours, theirs in zip(handle.agent.model.parameters(), whole[role].agent.model.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_with_batch_norm_examples_and_answers_stay_and_statistics_are_those_of_the_parts() -> None:
+    method = Mat()
+    whole, parts = make_team(method), make_team(method, speed=THREE)
+    ours, theirs = parts["peer0"].craft(0), whole["peer0"].craft(0)
+    torch.testing.assert_close(ours.x, theirs.x, rtol=0, atol=1e-12)
+    said = parts["peer1"].answer(0, ours).logits
+    torch.testing.assert_close(said, whole["peer1"].answer(0, theirs).logits, rtol=0, atol=1e-12)
+    method.step(parts, 0)
+    method.step(whole, 0)
+    seen = [h.agent.model.bn.num_batches_tracked.item() for h in (whole["peer0"], parts["peer0"])]  # type: ignore[union-attr]
+    assert seen == [2, 6]  # two passes; three parts of each
+
+
+class Asked(nn.Module):
+    """Counts the images that come at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.most = TinyNet(bn=False), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.most = max(self.most, len(x))
+        out: torch.Tensor = self.inner(x)
+        return out
+
+
+def test_no_more_go_through_the_network_at_once() -> None:
+    network = Asked()
+    team = make_team(At(), {"model": network}, speed=THREE)
+    network.most = 0
+    At().step(team, 0)
+    assert network.most == 3
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_move() -> None:
+    team = make_team(At(), speed=THREE, bn=False)
+    agent = team["model"].agent
+    with torch.no_grad():
+        agent.model.fc.weight[0, 0] = torch.nan  # type: ignore[index, union-attr]
+    before = [p.clone() for p in agent.model.parameters()]
+    with pytest.raises(NotFinite, match="hard"):
+        At().step(team, 0)
+    assert all(torch.equal(a, b) for a, b in zip(agent.model.parameters(), before, strict=True) if not a.isnan().any())
+
+
+class Greedy(TinyNet):
+    full = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.full:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("speed", "images"), [(SpeedConfig(folded=False), 8), (SpeedConfig(micro_batch=4, folded=False), 4)]
+)
+def test_out_of_memory_names_the_flag(speed: SpeedConfig, images: int) -> None:
+    network = Greedy()
+    team = make_team(At(), {"model": network}, speed=speed)
+    network.full = True
+    with pytest.raises(
+        TooLarge, match=rf"in craft of step 0 with {images} images at once.*--micro-batch {images // 2}"
+    ):
+        team["model"].craft(0)

@@ -1,0 +1,128 @@
+"""What makes a run faster, from the command down: files are written beside the next step, the timeline, the way to the first step."""
+
+from __future__ import annotations
+
+import json
+import threading
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents import checkpoint
+from cluster import assemble, launch
+from cluster.errors import NoResources
+from cluster.main import main
+from cluster.run import Run
+from cluster.startup import Startup
+from tests.helpers import bytes_of, small, small_flags
+
+
+def test_files_are_written_while_the_next_step_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is what the step before left, however far the agent has come; loading waits for the writer."""
+    config = small("at", team="local")
+    may_write, real = threading.Event(), checkpoint.save
+
+    def slow(*args: Any) -> dict[str, str]:
+        assert may_write.wait(60)
+        return real(*args)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    with assemble.team_of(config) as team:
+        pending = [team.submit(config.method, 0)]
+        save = team.save(1, tmp_path / "slow")
+        pending += [team.submit(config.method, 1)]
+        losses = [team.collect(p, timeout=60)["model"].values["total"] for p in pending]
+        assert losses[0] != losses[1]
+        assert not (tmp_path / "slow").exists()
+        may_write.set()
+        slowly = team.collect(save, timeout=60)
+    with assemble.team_of(config) as team:
+        team.collect(team.submit(config.method, 0), timeout=60)
+        assert team.collect(team.save(1, tmp_path / "at-once"), timeout=60) == slowly
+        may_write.clear()
+        team.save(1, tmp_path / "abandoned")
+        threading.Timer(0.3, may_write.set).start()
+        team.restore(tmp_path / "slow", timeout=60)
+        assert (tmp_path / "abandoned" / "model" / "state.json").exists()
+
+
+def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    config = small("at", team="local")
+    (tmp_path / "file").touch()
+    with assemble.team_of(config) as team, pytest.raises(NotADirectoryError):
+        team.collect(team.save(0, tmp_path / "file" / "agents"), timeout=60)
+
+
+def test_trace_and_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--trace on Ray: one row per agent, its calls in order without overlap; the way to the first step adds up."""
+    flags = [*small_flags(peers=2, max_steps=12), "--trace", "--runs-dir", str(tmp_path), "--name", "run"]
+    assert main(["train", "mat", *flags, "--no-report"]) == 0
+    said = capsys.readouterr().err
+    line = next(line for line in said.splitlines() if line.startswith("first step "))
+    total, parts = float(line.split()[2]), line.partition("(")[2].rstrip(")").split(", ")
+    assert [p.rpartition(" ")[0] for p in parts] == [
+        "imports and settings",
+        "images and weights",
+        "agents",
+        "first step",
+    ]
+    assert sum(float(p.rpartition(" ")[2]) for p in parts) == pytest.approx(total, abs=0.3)
+    events = json.loads((tmp_path / "run" / "trace.json").read_text())["traceEvents"]
+    rows = {e["tid"]: e["args"]["name"] for e in events if e["ph"] == "M"}
+    assert sorted(rows.values()) == ["peer0 (cpu)", "peer1 (cpu)"]
+    for row in rows:
+        bars = [e for e in events if e["ph"] == "X" and e["tid"] == row]
+        assert {"craft", "answer", "learn", "exchange"} <= {e["name"] for e in bars}
+        assert {e["cat"] for e in bars} == {"step 10"}
+        assert all(a["ts"] + a["dur"] <= b["ts"] + 1e3 for a, b in pairwise(bars))  # two clocks
+    assert all("spans" not in m for m in Run(tmp_path / "run").metrics)
+
+
+def test_start_counts_from_the_process() -> None:
+    ours, here = Startup.of_process(), Startup()
+    for startup in (ours, here):
+        startup.mark("all")
+    assert float(str(ours).split()[2]) > float(str(here).split()[2])
+
+
+def test_precision_is_part_of_the_computation(pooled: None, tmp_path: Path) -> None:
+    """bfloat16 gives other numbers than float32, the same on both teams; TensorFloat-32 is nothing to a CPU."""
+
+    def metrics(team: str, precision: str) -> Any:
+        options = {"team": team, "precision": precision, "max_steps": 4}
+        name = f"{team}-{precision}"
+        return bytes_of(launch.train(small("mat", **options), runs_dir=tmp_path, name=name, quiet=True).path)
+
+    exact, lower = metrics("local", "fp32"), metrics("local", "bf16")
+    assert lower == metrics("ray", "bf16")
+    assert lower["metrics"] != exact["metrics"]
+    assert metrics("local", "tf32")["metrics"] == exact["metrics"]
+
+
+def test_too_large_a_batch_names_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from trainers import attacks
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(attacks, "gradient", full)
+    with pytest.raises(NoResources, match=r"model ran out of memory \(cpu\) in craft of step 0.*--micro-batch 16"):
+        launch.train(small("at", team="local"), runs_dir=tmp_path, name="run", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--micro-batch", "0"], "micro_batch = 0 must be >= 1"),
+        (["--micro-batch", "8", "--optim.awp", "0.01"], "perturbation is that of a whole batch"),
+        (["--precision", "fp16"], "fp32"),
+    ],
+)
+def test_refusals(flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "at", *flags, "--runs-dir", str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
