@@ -41,7 +41,7 @@ recipes-check: $(READY)
 	$(PY) -m tests.recipes_check
 
 bench: $(READY)
-	$(PY) benchmarks/team_vs_local.py
+	$(PY) benchmarks/bench.py
 
 docs-tables: $(READY)
 	$(PY) docs/tables.py

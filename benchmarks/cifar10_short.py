@@ -39,6 +39,8 @@ def main() -> int:
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--network", default="resnet18")
+    parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--minutes", type=float, help="stop after so long; everything is saved")
     parser.add_argument("--only", nargs="*", default=list(METHODS))
@@ -58,6 +60,8 @@ def main() -> int:
         "n": args.examples,
         "epochs": args.epochs or recipe("at-cifar10-short").epochs,
         "network": configs["network"],
+        "precision": args.precision,
+        "compile": args.compile,
         "rows": rows,
     }
     print(save("cifar10_short", record) if args.save else json.dumps(record))
@@ -76,6 +80,7 @@ def configured(method: str, args: argparse.Namespace) -> RunConfig:
     config = recipe(f"{method}-cifar10-short")
     changes: dict[str, Any] = {"team": "local", "data.root": args.data_root, "data.name": args.data_name}
     changes |= {"batch_size": args.batch_size, "network": args.network}
+    changes |= {"precision": args.precision, "compile": args.compile}
     changes |= {k: v for k, v in (("epochs", args.epochs), ("max_steps", args.max_steps)) if v}
     for role, teacher in needs(config).items():
         changes[f"agents.{role}.init"] = str(args.runs_dir / teacher.partition("-")[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
+import time
 
 TOKEN = os.path.join(tempfile.mkdtemp(prefix="sparring-test-"), "token")  # not the user's ~/.ray
 with open(os.open(TOKEN, os.O_WRONLY | os.O_CREAT, 0o600), "w") as f:
@@ -42,6 +43,30 @@ def ray_session() -> Iterator[str]:
 
     yield session.start(num_cpus=8, object_store_memory=256 * 2**20)
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _given_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test leaves Ray's CPUs free: else it is told here, not a later one that finds too few."""
+    yield
+    if "ray_session" not in request.fixturenames:
+        return
+    import ray
+
+    deadline = time.monotonic() + 20
+    while (free := ray.available_resources().get("CPU")) != (present := ray.cluster_resources().get("CPU")):
+        assert time.monotonic() < deadline, f"{free} of {present} CPUs are free after this test; held by {_holders()}"
+        time.sleep(0.05)
+
+
+def _holders() -> list[str]:
+    """Actors that live and placement groups that stand."""
+    import ray
+    from ray._private.state import actors
+
+    alive = [f"{a['ActorClassName']} ({a['State']}, pid {a['Pid']})" for a in actors().values() if a["State"] != "DEAD"]
+    groups = ray.util.placement_group_table().items()
+    return alive + [f"group {k[:8]} ({g['state']}, {g['bundles']})" for k, g in groups if g["state"] != "REMOVED"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,109 @@
+"""Where a step's time goes with several agents over Ray: own computation, exchange, waiting.
+
+    python benchmarks/agents.py [--points mat:2 mat:3 mat:4 mtard] [--steps 12] [--save]
+
+A step's wall time is that between two results with two steps in flight, as in training. An agent's own computation is what its
+verbs took in the same steps, beside everything else that the machine had to do; the ratio is step over own computation of the
+slowest agent, the median over all steps. On a machine with fewer cores than agents the verbs themselves get slower, not the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from common import circumstances, random_images, save
+
+from agents import checkpoint, networks
+from cluster import assemble, images, session
+from cluster.recipes import recipe
+from cluster.run_config import RunConfig
+from cluster.team import Pending
+from trainers.types import Metrics
+
+WARM_UP = 4  # steps
+OWN = ("craft", "answer", "predict", "learn")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", nargs="+", default=["mat:2", "mat:3", "mat:4", "mtard"])
+    parser.add_argument("--network", default="small_cnn:width=64")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--shape", default="3x32x32", help="CxHxW of the random images")
+    parser.add_argument("--steps", type=int, default=12, help="per point and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="one object on stdout")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/agents.json")
+    args = parser.parse_args()
+    session.start(num_cpus=8, object_store_memory=256 * 2**20)
+    with tempfile.TemporaryDirectory() as folder:
+        configs = {point: configured(point, args, Path(folder)) for point in args.points}
+        found: dict[str, list[dict[str, float]]] = {point: [] for point in configs}
+        for _ in range(args.rounds):
+            for point, config in configs.items():
+                found[point] += measured(config, args.steps)
+    result = circumstances(seed=args.seed) | {"n": args.rounds * args.steps, "network": args.network}
+    result |= {"batch_size": args.batch_size, "shape": args.shape}
+    result["points"] = {p: {k: median(s[k] for s in steps) for k in steps[0]} for p, steps in found.items()}
+    if args.save:
+        save("agents", result)
+    print(json.dumps(result, indent=None if args.json else 1))
+
+
+def configured(point: str, args: argparse.Namespace, folder: Path) -> RunConfig:
+    """METHOD or METHOD:PEERS on random images, teachers like the student with random weights."""
+    method, _, peers = point.partition(":")
+    data = random_images([int(n) for n in args.shape.split("x")])
+    config = recipe(method).replace({"data.name": data, "data.cache": str(folder / "cache"), "network": args.network})
+    config = config.replace({"batch_size": args.batch_size, "attack.steps": 10, "max_steps": 10**6, "seed": args.seed})
+    config = config.replace({"placement.cpus_per_agent": 0.5, **({"peers": int(peers)} if peers else {})})
+    dataset = images.prepare(config.data, quiet=True).load()
+    for index, (role, kind) in enumerate(config.method.roles().items()):
+        if not kind.learns:
+            checkpoint.save_model(networks.build(networks.configure(args.network, dataset), index), folder / role)
+            config = config.replace({f"agents.{role}.init": str(folder / role)})
+    return config
+
+
+def measured(config: RunConfig, steps: int) -> list[dict[str, float]]:
+    """Milliseconds of every step after the first ones, of the agent that computed most."""
+    samples = []
+    with assemble.team_of(config) as team:
+        pending: list[Pending] = []
+        before = time.perf_counter()
+        for t in range(WARM_UP + steps + config.window - 1):
+            pending.append(team.submit(config.method, t))
+            if len(pending) < config.window:
+                continue
+            metrics = team.collect(pending.pop(0), timeout=600)
+            now = time.perf_counter()
+            samples.append(sample(metrics, now - before))
+            before = now
+        for p in pending:
+            team.collect(p, timeout=600)
+    return samples[WARM_UP:]
+
+
+def sample(metrics: dict[str, Metrics], step: float) -> dict[str, float]:
+    """One step."""
+    own = {agent: sum(m.seconds.get(verb, 0.0) for verb in OWN) for agent, m in metrics.items()}
+    slowest = max(own, key=lambda agent: own[agent])
+    seconds: Any = metrics[slowest].seconds
+    return {
+        "step_ms": 1e3 * step,
+        "own_ms": 1e3 * own[slowest],
+        "exchange_ms": 1e3 * seconds.get("exchange", 0.0),
+        "idle_ms": 1e3 * seconds["idle"],
+        "ratio": step / own[slowest],
+    }
+
+
+if __name__ == "__main__":
+    main()
