@@ -11,6 +11,7 @@ images before it trusts it.
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,6 +119,13 @@ def arithmetic(precision: str) -> Iterator[None]:
         yield
     finally:
         cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def slow_bfloat16() -> bool:
+    """Whether networks would run here on an x86 CPU that has to imitate bfloat16."""
+    if torch.cuda.is_available() or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return not torch.cpu._is_avx512_bf16_supported()
 
 
 def _traced(network: nn.Module, name: str) -> fx.GraphModule | None:

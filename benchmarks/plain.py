@@ -21,13 +21,19 @@ Networks = Mapping[str, nn.Module]
 Step = Callable[[Tensor, Tensor], None]
 
 
-def pgd(model: nn.Module, x: Tensor, start: Tensor, raised: Callable[[Tensor], Tensor]) -> Tensor:
-    """PGD-10 in eval mode on what ``raised`` makes of the logits."""
+def pgd(
+    model: nn.Module, x: Tensor, start: Tensor, raised: Callable[[Tensor], Tensor], *, backward: bool = False
+) -> Tensor:
+    """PGD-10 in eval mode on what ``raised`` makes of the logits; ``backward`` asks for all gradients, not the images' alone."""
     model.eval()
     adv = start
     for _ in range(STEPS):
         adv = adv.detach().requires_grad_(True)
-        gradient = torch.autograd.grad(raised(model(adv)), [adv])[0]
+        if backward:
+            raised(model(adv)).backward()
+            gradient = adv.grad
+        else:
+            gradient = torch.autograd.grad(raised(model(adv)), [adv])[0]
         adv = adv.detach() + STEP * gradient.sign()
         adv = torch.min(torch.max(adv, x - EPS), x + EPS).clamp(0, 1)
     model.train()
@@ -55,11 +61,12 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def at(networks: Networks) -> Step:
-    """Adversarial training."""
+    """Adversarial training as in the scripts of Rice et al. (arXiv 2002.11569): their attack calls ``backward``, which also computes
+    the weights' gradients; all the other scripts ask for that of the images alone."""
     model, optimizer = networks["model"], sgd(networks["model"])
 
     def step(x: Tensor, y: Tensor) -> None:
-        adv = pgd(model, x, uniform(x), lambda z: F.cross_entropy(z, y))
+        adv = pgd(model, x, uniform(x), lambda z: F.cross_entropy(z, y), backward=True)
         loss = F.cross_entropy(model(adv), y)
         optimizer.zero_grad()
         loss.backward()

@@ -33,6 +33,7 @@ def checks() -> Iterator[Check]:
         _package("torch", MINIMUM_TORCH),
         _package("ray", MINIMUM_RAY),
         _cuda,
+        _bfloat16,
         _cores,
         _memory,
         _disk,
@@ -83,6 +84,16 @@ def _cuda() -> Check:
         return Check("cuda", "warn", "no GPU visible; everything runs on CPU, which suits the digits recipes only")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Check("cuda", "ok", f"{len(names)} GPU: {', '.join(sorted(set(names)))}")
+
+
+def _bfloat16() -> Check:
+    from agents.fast import slow_bfloat16
+
+    if slow_bfloat16():
+        return Check(
+            "bfloat16", "warn", "this CPU has no units for it (avx512_bf16): --precision bf16 would be slower than fp32"
+        )
+    return Check("bfloat16", "ok", "--precision bf16 pays here")
 
 
 def _cores() -> Check:

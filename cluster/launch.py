@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import networks
+from agents.fast import slow_bfloat16
 from cluster import assemble, images, mirror, teachers
 from cluster.controller import Controller
 from cluster.environment import environment
@@ -191,6 +192,10 @@ def _train(
             progress.event(line)
         for line in folder.changed_versions(environment(config, team.describe())):
             progress.event(line)
+        if config.precision == "bf16" and slow_bfloat16():
+            progress.event(
+                "this CPU has no units for bfloat16 (avx512_bf16): --precision bf16 is slower here than fp32"
+            )
         note_environment()
         if first is not None:
             progress.event(f"{folder} continues at step {first} of {total}")

@@ -18,21 +18,11 @@ CLONE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CLONE / "benchmarks"))
 
 import scale_model  # noqa: E402
+import speed  # noqa: E402
+from tabular import rows, source  # noqa: E402
 
 RESULTS = CLONE / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def rows(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "".join("| " + " | ".join(row) + " |\n" for row in (header, rule, *body))
-
-
-def source(result: dict[str, Any]) -> str:
-    """Where a table's numbers come from."""
-    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    return f"\n`{result['command']}`: {result['device']}; {versions}; seed {result['seed']}; n = {result['n']}.\n"
 
 
 def demo(result: dict[str, Any]) -> str:
@@ -278,6 +268,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "serve_load": serving,
     "planted": planted,
     "peeraid_matrix": matrix,
+    "step_time": speed.step_time,
+    "agents": speed.agents,
+    "overheads": speed.overheads,
+    "precision": speed.precision,
     "team_vs_local": team_vs_local,
     "team_vs_local_resnet18": team_vs_local,
 }

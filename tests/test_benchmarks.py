@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.helpers import CLONE
 
@@ -175,3 +180,66 @@ def test_serve_load() -> None:
     result = run("serve_load.py", *flags)
     assert [p["server"] for p in result["points"]] == ["bare", "serve"]
     assert all(p["requests_s"] > 5 and p["p99_ms"] >= p["p50_ms"] > 0 for p in result["points"])
+
+
+def test_on_a_gpu_in_miniature(tmp_path: Path) -> None:
+    """The script for a machine with a GPU, its commands tried here: step times and the comparison of devices."""
+    environment = {**os.environ, "MINIATURE": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    script = str(CLONE / "benchmarks" / "gpu.sh")
+    subprocess.run(["bash", script, str(tmp_path)], env=environment, check=True, capture_output=True, timeout=120)
+    steps, exact = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("step_time_16", "exact_on_device"))
+    at = steps["methods"]["at"]
+    assert at["exact_ratio"] > 0
+    assert at["bf16_ratio"] > 0
+    assert (
+        at["plain"]["gflop"] > at["exact"]["gflop"] > 0
+    )  # that style also asks for gradients of weights that it throws away
+    assert exact["largest"]["mtard"] == 0  # the CPU against itself
+
+
+def test_where_a_step_goes() -> None:
+    flags = ["--points", "mat:2", "mtard", "--network=small_cnn:width=4", "--batch-size=8", "--steps=3", "--rounds=1"]
+    points = run("agents.py", *flags, "--shape=1x8x8", "--json")["points"]
+    for point in points.values():
+        assert point["ratio"] == pytest.approx(point["step_ms"] / point["own_ms"], rel=0.5)
+        assert point["exchange_ms"] > 0
+
+
+def test_overheads() -> None:
+    result = run("overheads.py", "--network=small_cnn:width=8", "--every=6", "--rounds=2", "--json")
+    assert all(
+        s["total"] == pytest.approx(sum(v for k, v in s.items() if k != "total"), abs=0.3) for s in result["start"]
+    )
+    assert all(len(v) == 2 for v in result["saving"]["samples"].values())
+    assert result["saving"]["megabytes"] > 0
+
+
+def test_precision() -> None:
+    at = run("precision.py", "--methods=at", "--seeds=2", "--max-steps=3", "--json")["methods"]["at"]
+    assert {len(v) for v in at["robust"].values()} == {2}
+    change = sum(at["robust"]["bf16"]) / 2 - sum(at["robust"]["fp32"]) / 2
+    assert at["difference"] == pytest.approx(change)
+
+
+@pytest.mark.parametrize(
+    ("samples", "slower"),
+    [
+        ([1.0, 1.1, 0.9, 1.0, 1.05], True),  # a baseline of 1.5 allows 1.2
+        ([1.0, 1.5, 0.9, 1.6, 1.4], False),  # too noisy to say
+        ([1.3, 1.3, 1.3, 1.3, 1.31], False),
+    ],
+)
+def test_bench_fails_only_when_surely_slower(
+    samples: list[float], slower: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(CLONE / "benchmarks"))
+    bench = importlib.import_module("bench")
+    low, high = bench.interval(samples)
+    assert low <= statistics.geometric_mean(samples) <= high
+    assert bench.worse(samples, 1.5) is slower
+
+
+def test_the_committed_baseline_has_five_pairs_of_every_method() -> None:
+    ratios = json.loads((CLONE / "benchmarks" / "results" / "bench.json").read_text())["ratios"]
+    assert set(ratios) == {f"{m} {v}" for m in ("at", "mtard", "peeraid", "mat") for v in ("exact", "bf16")}
+    assert {len(v) for v in ratios.values()} == {5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -144,3 +145,21 @@ def test_bfloat16_stays_inside_the_network() -> None:
     assert losses(team) != losses(exact)
     assert {p.dtype for p in agent.model.parameters()} == {torch.float32}
     assert Model(agent.model)(agent.batches.batch(0).x).dtype == torch.float32
+
+
+def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through torch.compile's tracing, without its C++ compiler, which takes half a minute: new weights are seen."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    network = TinyNet().eval()
+    x = torch.rand(4, 1, 8, 8)
+    fast = Fast.of(network, x[:2], SpeedConfig(compile=True))
+    assert fast is not None
+    given, made = x.clone().requires_grad_(), x.clone().requires_grad_()
+    network(given).square().sum().backward()
+    fast(made).square().sum().backward()
+    torch.testing.assert_close(made.grad, given.grad, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.mul_(1.5)
+    fast.refresh()
+    torch.testing.assert_close(fast(x), network(x), rtol=1e-4, atol=1e-5)

@@ -126,3 +126,11 @@ def test_refusals(flags: list[str], words: str, tmp_path: Path, capsys: pytest.C
     assert main(["train", "at", *flags, "--runs-dir", str(tmp_path)]) == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_imitated_bfloat16_is_said(slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "slow_bfloat16", lambda: slow)
+    config = small("at", team="local", precision="bf16", max_steps=1)
+    run = launch.train(config, runs_dir=tmp_path, name="run", quiet=True)
+    assert ("no units for bfloat16" in (run.path / "log.txt").read_text()) is slow

@@ -1,0 +1,96 @@
+"""What a run costs besides its steps: the way to the first one, and writing checkpoints.
+
+    python benchmarks/overheads.py [--rounds 3] [--save]
+
+Start: ``sparring train mat --max-steps 1`` in a fresh process, as it says itself. Saving: stretches of --every steps of adversarial
+training (ResNet-18 with its momenta, 90 MB) in one actor, with a checkpoint at the end of the stretch and without, in turn.
+Files are written while the next stretch begins; the cost is the difference of the medians. Held-out accuracies are no part of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from common import CLONE, circumstances, random_images, save
+
+from cluster import assemble, session
+from cluster.recipes import recipe
+from cluster.team import Pending
+
+WARM_UP = 3  # steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="resnet18")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--every", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="one object on stdout")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/overheads.json")
+    args = parser.parse_args()
+    result = circumstances(seed=args.seed) | {"n": args.rounds, "network": args.network, "every": args.every}
+    with tempfile.TemporaryDirectory() as folder:
+        result["start"] = [started(Path(folder), i) for i in range(args.rounds)]
+        result["saving"] = saving(args, Path(folder))
+    if args.save:
+        save("overheads", result)
+    print(json.dumps(result, indent=None if args.json else 1))
+
+
+def started(folder: Path, i: int) -> dict[str, float]:
+    """Seconds of one start, in all and by part."""
+    flags = ["--max-steps", "1", "--no-report", "--runs-dir", str(folder), "--name", f"start-{i}"]
+    command = [sys.executable, str(CLONE / "sparring.py"), "train", "mat", *flags]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stderr
+    line = next(line for line in said.splitlines() if line.startswith("first step "))
+    parts = [p.rpartition(" ") for p in line.partition("(")[2].rstrip(")").split(", ")]
+    return {"total": float(line.split()[2])} | {name: float(value) for name, _, value in parts}
+
+
+def saving(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Seconds of stretches with and without a checkpoint."""
+    session.start(num_cpus=8, object_store_memory=256 * 2**20)
+    data = random_images((3, 32, 32))
+    config = recipe("at").replace({"data.name": data, "data.cache": str(folder / "cache"), "network": args.network})
+    config = config.replace({"batch_size": args.batch_size, "attack.steps": 1, "max_steps": 10**6, "seed": args.seed})
+    samples: dict[str, list[float]] = {"without": [], "with": []}
+    with assemble.team_of(config) as team:
+        pending: deque[Pending] = deque()
+        t = 0
+
+        def steps(count: int, *, saved: bool) -> float:
+            nonlocal t
+            before = time.perf_counter()
+            for i in range(count):
+                pending.append(team.submit(config.method, t))
+                t += 1
+                if saved and i == 0:  # of the step before: written beside this stretch
+                    pending.append(team.save(t, folder / f"step-{t}"))
+                while sum(p.kind == "step" for p in pending) >= config.window:
+                    team.collect(pending.popleft(), timeout=600)
+            return time.perf_counter() - before
+
+        steps(WARM_UP, saved=True)
+        for i in range(args.rounds):
+            for name in ("without", "with") if i % 2 else ("with", "without"):
+                samples[name].append(steps(args.every, saved=name == "with"))
+        while pending:
+            team.collect(pending.popleft(), timeout=600)
+        size = sum(f.stat().st_size for f in (folder / f"step-{t - args.every + 1}").rglob("*") if f.is_file())
+    share = median(samples["with"]) / median(samples["without"]) - 1
+    return {"samples": samples, "share": share, "megabytes": size / 1e6}
+
+
+if __name__ == "__main__":
+    main()

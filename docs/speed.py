@@ -1,0 +1,124 @@
+"""Tables and picture of docs/performance.md, from JSON in benchmarks/results/.
+
+python docs/speed.py            # draw docs/images/speed.svg
+python docs/speed.py --check    # fail when it differs from the numbers
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tabular import rows, source
+
+CLONE = Path(__file__).resolve().parent.parent
+PICTURE = CLONE / "docs" / "images" / "speed.svg"
+COLOURS = {"plain": "#9aa0a6", "exact": "#3b7dd8", "bf16": "#2e8b57"}
+LEFT, BAR, GAP, WIDTH = 70, 14, 12, 420
+
+
+def step_time(result: dict[str, Any]) -> str:
+    """One step of every method in the papers' style and here."""
+    variants = [
+        v for v in ("exact", "tf32", "bf16", "compile", "bf16+compile") if f"{v}_ratio" in result["methods"]["at"]
+    ]
+    body = []
+    for name, m in result["methods"].items():
+        cells = [f"`{name}`", f"{m['plain']['ms']:.0f}", f"{100 * m['plain']['share_of_peak']:.0f} %"]
+        for v in variants:
+            ratios = [s["plain"] / s[v] for s in m["samples"]]
+            cells.append(f"{m[v]['ms']:.0f} ({m[f'{v}_ratio']:.2f}x; {min(ratios):.2f} to {max(ratios):.2f})")
+            cells.append(f"{100 * m[v]['share_of_peak']:.0f} %" if "share_of_peak" in m[v] else "")
+        body.append(cells)
+    header = ["method", "papers' style [ms]", "of peak"]
+    for v in variants:
+        header += [f"{v} [ms]", "of peak"]
+    peak = ", ".join(f"{p} {g:.0f} GFLOP/s" for p, g in result["peak_gflops"].items())
+    note = (
+        f"{result['network']}, 3x32x32, PGD-10, batch {result['batch']}, {result['threads']} threads, all networks in one process. In brackets "
+        f"the median ratio of interleaved pairs and its range. Peak measured: {peak}.\n"
+    )
+    return rows(header, body) + source(result) + note
+
+
+def agents(result: dict[str, Any]) -> str:
+    """Where a step's time goes over Ray."""
+    body = [
+        [f"`{p}`", *(f"{m[k]:.1f}" for k in ("step_ms", "own_ms", "exchange_ms", "idle_ms")), f"{m['ratio']:.2f}"]
+        for p, m in result["points"].items()
+    ]
+    header = [
+        "method:peers",
+        "step [ms]",
+        "slowest agent's verbs [ms]",
+        "its exchange [ms]",
+        "its waiting [ms]",
+        "ratio",
+    ]
+    note = f"{result['network']}, {result['shape']}, PGD-10, batch {result['batch_size']}, one thread per agent; medians over steps.\n"
+    return rows(header, body) + source(result) + note
+
+
+def overheads(result: dict[str, Any]) -> str:
+    """The way to the first step, by part; the cost of saving."""
+    names = list(result["start"][0])
+    body = [[name, f"{median(s[name] for s in result['start']):.1f} s"] for name in names]
+    saving = result["saving"]
+    stretches = {k: median(v) for k, v in saving["samples"].items()}
+    note = (
+        f"Saving {saving['megabytes']:.0f} MB once in {result['every']} steps: {stretches['with']:.2f} s against "
+        f"{stretches['without']:.2f} s without, {100 * saving['share']:+.1f} %.\n"
+    )
+    return rows(["sparring train mat, two actors", "median"], body) + source(result) + note
+
+
+def precision(result: dict[str, Any]) -> str:
+    """What bfloat16 changes in the result."""
+    body = []
+    for name, m in result["methods"].items():
+        each = {p: " ".join(f"{100 * v:.1f}" for v in m["robust"][p]) for p in m["robust"]}
+        change = f"{100 * m['difference']:+.1f} ± {100 * m['half_width']:.1f} points"
+        body.append([f"`{name}`", each["fp32"], each["bf16"], change])
+    header = ["method", "PGD-20 per seed, fp32 [%]", "bf16 [%]", "change [95 %]"]
+    note = f"{next(iter(result['methods'].values()))['images']} test images per seed.\n"
+    return rows(header, body) + source(result) + note
+
+
+def picture(result: dict[str, Any]) -> str:
+    """Images per second of every method as bars, an SVG."""
+    methods = result["methods"]
+    most = max(m[v]["images_per_s"] for m in methods.values() for v in COLOURS)
+    height = len(methods) * (3 * BAR + GAP) + 40
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 60}" height="{height}" font-family="sans-serif" font-size="11">'
+    ]
+    for i, (v, colour) in enumerate(COLOURS.items()):
+        parts.append(f'<rect x="{LEFT + 100 * i}" y="6" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<text x="{LEFT + 100 * i + 15}" y="15">{"the papers&apos; style" if v == "plain" else v}</text>')
+    y = 28
+    for name, m in methods.items():
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 1.5 * BAR + 4:.0f}" text-anchor="end">{name}</text>')
+        for v, colour in COLOURS.items():
+            width = WIDTH * m[v]["images_per_s"] / most
+            parts.append(f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 2}" fill="{colour}"/>')
+            parts.append(f'<text x="{LEFT + width + 4:.1f}" y="{y + BAR - 4}">{m[v]["images_per_s"]:.1f}</text>')
+            y += BAR
+        y += GAP
+    parts.append(f'<text x="{LEFT}" y="{height - 4}">images per second</text></svg>')
+    return "\n".join(parts) + "\n"
+
+
+def main() -> int:
+    """Draw or check."""
+    drawn = picture(json.loads((CLONE / "benchmarks" / "results" / "step_time.json").read_text()))
+    if "--check" in sys.argv:
+        return int(PICTURE.read_text() != drawn)
+    PICTURE.write_text(drawn)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
