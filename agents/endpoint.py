@@ -23,7 +23,7 @@ class Endpoint:
 
     def __init__(self, spec: AgentSpec, lanes: Lanes = Lanes()) -> None:
         self.agent = spec.build(lanes)
-        self._writer, self._written = ThreadPoolExecutor(1), Future[dict[str, str]]()
+        self._writer, self._written = ThreadPoolExecutor(1), dict[int, Future[dict[str, str]]]()
 
     def join(self, place: Place, agent: str, index: int, count: int) -> None:
         """Become one of several lanes; a frozen agent has nothing to average."""
@@ -57,13 +57,13 @@ class Endpoint:
         lane, config = self.agent.lanes.index, self.agent.model.config
         if lane > 0:
             buffers = {k: v.detach().cpu().clone() for k, v in self.agent.model.named_buffers()}
-            self._written = self._writer.submit(checkpoint.save_buffers, buffers, lane, Path(folder))
+            self._written[t] = self._writer.submit(checkpoint.save_buffers, buffers, lane, Path(folder))
         else:
-            self._written = self._writer.submit(checkpoint.save, self.agent.state(t), config, Path(folder))  # type: ignore[arg-type]
+            self._written[t] = self._writer.submit(checkpoint.save, self.agent.state(t), config, Path(folder))  # type: ignore[arg-type]
 
-    def saved(self) -> dict[str, str]:
-        """Wait until the last :meth:`save` is on disk; the sha256 of each file."""
-        return self._written.result()
+    def saved(self, t: int) -> dict[str, str]:
+        """Wait until what :meth:`save` took at step ``t`` is on disk; the sha256 of each file."""
+        return self._written.pop(t).result()
 
     def change(self, t: int, spec: AgentSpec) -> None:
         """Go on as another specification of the same role says, in the state that step ``t - 1`` left behind."""
@@ -74,6 +74,7 @@ class Endpoint:
     def load(self, folder: str, lr_factor: float = 1.0) -> int:
         """Continue from a saved state; a learning-rate factor is multiplied onto the saved one."""
         self._writer.submit(lambda: None).result()  # what was being written is done with: its folder may be removed now
+        self._written.clear()
         state = checkpoint.load(Path(folder))
         state.lr_factor *= lr_factor
         self.agent.load_state(state)

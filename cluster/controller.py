@@ -10,7 +10,7 @@ an error ---> the program's own: raise.  Lost processes: revive them, roll EVERY
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,8 @@ class Controller:
         self.mirror = Mirror(config.mirror, folder.path.name) if config.mirror else None
         self._pending: deque[Pending] = deque()
         self._files: dict[str, dict[str, str]] = {}
-        self._working: dict[int, Path] = {}
-        self._traced = -1  # whose timeline is written
+        self._working, self._traced = dict[int, Path](), -1  # the step whose timeline is written
+        self._halved = Counter[int]()  # how often training went back to a checkpoint with half the rate
         self._leaving, self._looked = set[str](), 0.0
 
     def fit(self, first: int | None) -> None:
@@ -200,10 +200,10 @@ class Controller:
         every = self.config.checkpoint.every
         before = [t for t in self.checkpoints.committed() if t < max(alarm.t // every * every, 1)]
         if not before:
-            seen = f"{alarm.name} of {alarm.agent} at step {alarm.t}"
-            raise TrainingStopped(f"{seen}, and no checkpoint from before it is kept")
+            raise TrainingStopped(f"{alarm.name} of {alarm.agent} at step {alarm.t}, and no earlier checkpoint is kept")
         t = before[-1]
-        self._restore(t, lr_factor=0.5)
+        self._halved[t] += 1  # its files hold the rate from before
+        self._restore(t)
         self.checkpoints.drop_after(t, why="collapsed")
         self.progress.rewind(t)
         self.monitors.forget()
@@ -246,9 +246,9 @@ class Controller:
         self.moved()
         return t
 
-    def _restore(self, t: int, *, lr_factor: float = 1.0) -> None:
-        folder = self.checkpoints.path(t) / "agents"
-        self.team.restore(folder, timeout=self.config.call_timeout, lr_factor=lr_factor)
+    def _restore(self, t: int) -> None:
+        folder, factor = self.checkpoints.path(t) / "agents", 0.5 ** self._halved[t]
+        self.team.restore(folder, timeout=self.config.call_timeout, lr_factor=factor)
         if self.config.changes:
             self._change(t)
         self.checkpoints.publish(t)

@@ -150,7 +150,7 @@ class RayTeam:
             pending.kind == "save"
         ):  # asked now, behind the steps that were submitted since: they run while files are written
             ray.get(pending.refs, timeout=timeout)
-            written = self._asked("save", pending.t, [(r, h.actor.saved.remote()) for r, h in self._each()])
+            written = self._asked("save", pending.t, [(r, h.actor.saved.remote(pending.t)) for r, h in self._each()])
             pending.results, pending.refs = written.results, pending.refs + written.refs
         refs = [ref for lanes in pending.results.values() for ref in lanes]
         values = dict(zip(refs, ray.get(refs, timeout=timeout), strict=True))

@@ -128,7 +128,7 @@ class LocalTeam:
         if pending.error is not None:
             raise pending.error
         if pending.kind == "save":
-            return {role: self._handles[role].endpoint.saved() for role in pending.results}
+            return {role: self._handles[role].endpoint.saved(pending.t) for role in pending.results}
         return pending.results
 
     def _now(self, kind: Kind, t: int, call: Callable[[], dict[str, Any]]) -> Pending:

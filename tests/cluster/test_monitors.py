@@ -101,5 +101,5 @@ def test_rollback_goes_on_with_half_the_learning_rate(tmp_path: Path) -> None:
     log = (path / "log.txt").read_text()
     assert log.count("going on with half the learning rate") == 3
     rates = [json.loads(line)["values"]["lr"] for line in (path / "metrics.jsonl").read_text().splitlines()]
-    assert min(rates[:5]) > 0.09 or rates[-1] < 0.1 / 8
+    assert rates[-1] < 0.1 / 8  # also when it went back to the same checkpoint each time
     assert list(path.glob("checkpoints/*.collapsed-1"))

@@ -36,8 +36,10 @@ def test_files_are_written_while_the_next_step_runs(tmp_path: Path, monkeypatch:
         losses = [team.collect(p, timeout=60)["model"].values["total"] for p in pending]
         assert losses[0] != losses[1]
         assert not (tmp_path / "slow").exists()
+        later = team.save(2, tmp_path / "later")
         may_write.set()
         slowly = team.collect(save, timeout=60)
+        assert team.collect(later, timeout=60)["model"]["model.safetensors"] != slowly["model"]["model.safetensors"]
     with assemble.team_of(config) as team:
         team.collect(team.submit(config.method, 0), timeout=60)
         assert team.collect(team.save(1, tmp_path / "at-once"), timeout=60) == slowly
