@@ -1,6 +1,6 @@
 """Where a step's time goes with several agents over Ray: own computation, exchange, waiting.
 
-    python benchmarks/agents.py [--points mat:2 mat:3 mat:4 mtard] [--steps 12] [--save]
+    python benchmarks/agents.py [--points mat:2 mat:3 mat:4 mtard] [--steps 10] [--save]
 
 A step's wall time is that between two results with two steps in flight, as in training. An agent's own computation is what its
 verbs took in the same steps, beside everything else that the machine had to do; the ratio is step over own computation of the
@@ -33,10 +33,10 @@ OWN = ("craft", "answer", "predict", "learn")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", nargs="+", default=["mat:2", "mat:3", "mat:4", "mtard"])
-    parser.add_argument("--network", default="small_cnn:width=64")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--network", default="small_cnn:width=32")
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--shape", default="3x32x32", help="CxHxW of the random images")
-    parser.add_argument("--steps", type=int, default=12, help="per point and round")
+    parser.add_argument("--steps", type=int, default=10, help="per point and round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="one object on stdout")

@@ -29,7 +29,7 @@ PRECISIONS = ("fp32", "bf16")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=["at", "mat"])
+    parser.add_argument("--methods", nargs="+", default=["at"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-steps", type=int, help="instead of the recipes' own, for trying it out")
     parser.add_argument("--json", action="store_true", help="one object on stdout")

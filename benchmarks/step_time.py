@@ -41,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "compile": {"compile": True},
     "bf16+compile": {"precision": "bf16", "compile": True},
 }
-WARM_UP = 2  # steps of every variant before the first round
+WARM_UP = 1  # steps of every variant before the first round
 PEAKS = ((64, 32), (128, 16), (256, 8), (512, 4))  # channels, side: the 3x3 convolutions of a ResNet-18
 
 
