@@ -83,11 +83,12 @@ def saving(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
         steps(WARM_UP, saved=True)
         for i in range(args.rounds):
-            for name in ("without", "with") if i % 2 else ("with", "without"):
+            for name in ("without", "with") if i % 2 == 0 else ("with", "without"):
                 samples[name].append(steps(args.every, saved=name == "with"))
         while pending:
             team.collect(pending.popleft(), timeout=600)
-        size = sum(f.stat().st_size for f in (folder / f"step-{t - args.every + 1}").rglob("*") if f.is_file())
+        written = next(iter(folder.glob("step-*")))
+        size = sum(f.stat().st_size for f in written.rglob("*") if f.is_file())
     share = median(samples["with"]) / median(samples["without"]) - 1
     return {"samples": samples, "share": share, "megabytes": size / 1e6}
 
