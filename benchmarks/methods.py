@@ -16,6 +16,7 @@ from typing import Any
 from common import circumstances, save
 
 from agents.endpoint import Endpoint
+from agents.networks import Network
 from cluster import launch
 from cluster.evaluation import evaluate_run
 from cluster.images import prepare
@@ -45,13 +46,21 @@ def passes(config: RunConfig) -> dict[str, dict[str, int]]:
 
     def watch(name: str, network: Any) -> None:
         counts[name] = {"eval": 0, "train": 0}
-        inner = network.features
 
-        def features(x: Any) -> Any:
-            counts[name]["train" if network.training else "eval"] += 1
-            return inner(x)
+        def counted(inner: Any) -> Any:
+            def call(x: Any) -> Any:
+                counts[name]["train" if network.training and isinstance(network, Network) else "eval"] += 1
+                return inner(x)
 
-        network.features = features
+            return call
+
+        if isinstance(network, Network):
+            network.register_forward_hook(
+                lambda *_: None
+            )  # who is listened to runs as the paper has it: nothing folded or merged
+        else:
+            network.forward = counted(network.forward)  # a frozen network beside the agent, folded
+        network.features = counted(network.features)
 
     for role, handle in handles.items():
         watch(role, handle.endpoint.agent.model)
