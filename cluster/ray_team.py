@@ -184,8 +184,8 @@ class RayTeam:
             Infrastructure: none came in time.
         """
         chosen = [role for role in self._specs if roles is None or role in roles]
-        deadline = time.monotonic() + self._replacement
         self._kill(chosen, range(len(self._lanes)))
+        deadline = time.monotonic() + self._replacement
         while True:
             hosts.await_bundles(self._group, deadline, say)
             try:
