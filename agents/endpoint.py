@@ -53,17 +53,19 @@ class Endpoint:
         return self.agent.evaluate(t, by)
 
     def save(self, t: int, folder: str) -> None:
-        """Copy what step ``t - 1`` left behind; it is written while the agent goes on, until :meth:`saved`."""
+        """Copy what step ``t - 1`` left behind; it is written while the agent goes on, see :meth:`written`."""
         lane, config = self.agent.lanes.index, self.agent.model.config
+        self._written = {s: files for s, files in self._written.items() if not files.done()}
         if lane > 0:
             buffers = {k: v.detach().cpu().clone() for k, v in self.agent.model.named_buffers()}
             self._written[t] = self._writer.submit(checkpoint.save_buffers, buffers, lane, Path(folder))
         else:
             self._written[t] = self._writer.submit(checkpoint.save, self.agent.state(t), config, Path(folder))  # type: ignore[arg-type]
 
-    def saved(self, t: int) -> dict[str, str]:
-        """Wait until what :meth:`save` took at step ``t`` is on disk; the sha256 of each file."""
-        return self._written.pop(t).result()
+    def written(self, t: int, *, wait: bool) -> dict[str, str] | None:
+        """The sha256 of each file once what :meth:`save` took at step ``t`` is on disk; until then None, unless it may wait."""
+        files = self._written[t]
+        return files.result() if wait or files.done() else None
 
     def change(self, t: int, spec: AgentSpec) -> None:
         """Go on as another specification of the same role says, in the state that step ``t - 1`` left behind."""

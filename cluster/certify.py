@@ -16,6 +16,7 @@ from agents.checkpoint import to_json
 from cluster import assemble
 from cluster.errors import BrokenCheckpoint, UsageError
 from cluster.run_folder import RunFolder
+from cluster.team import save_now
 from cluster.verify import Verdict, evaluation
 
 
@@ -111,7 +112,7 @@ def again(folder: RunFolder, start: int, end: int) -> list[str]:
             for agent, metrics in team.collect(team.submit(config.method, t), timeout=config.call_timeout).items():
                 if recorded.get((t, agent)) != metrics.values:
                     found.append(f"metrics.jsonl: step {t} of {agent} is not what training it again gives")
-        saved = team.collect(team.save(end, Path(scratch)), timeout=config.call_timeout)
+        saved = save_now(team, end, Path(scratch), timeout=config.call_timeout)
     hashes = {f"agents/{agent}/{name}": sha for agent, files in saved.items() for name, sha in files.items()}
     for name, sha in checkpoints.manifest(end)["files"].items():
         if hashes.get(name) != sha:

@@ -2,7 +2,7 @@
 
 submit(t) ---> references only; agents exchange among themselves     (window steps in flight)
 save(t), evaluate(t) ---> queued behind the steps like any other call: nobody drains
-collect(oldest) ---> floats: record a step, or commit a checkpoint once save and evaluate are in
+collect(oldest) ---> floats: record a step, or commit a checkpoint once its files and accuracies are in
 an error ---> the program's own: raise.  Lost processes: revive them, roll EVERYONE back to the newest whole
               checkpoint, replay. Replay gives the same bytes, since every random draw is a function of the step.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from agents.checkpoint import CheckpointError
@@ -24,6 +23,7 @@ from cluster.monitors import Alarm, Monitors
 from cluster.progress import Progress
 from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
+from cluster.saving import Saver
 from cluster.stop import StopSignal
 from cluster.team import Failure, Pending, Team
 
@@ -70,8 +70,7 @@ class Controller:
         self.checkpoints = folder.checkpoints
         self.mirror = Mirror(config.mirror, folder.path.name) if config.mirror else None
         self._pending: deque[Pending] = deque()
-        self._files: dict[str, dict[str, str]] = {}
-        self._working, self._traced = dict[int, Path](), -1  # the step whose timeline is written
+        self._saver, self._traced = Saver(folder, config, team), -1  # the step whose timeline is written
         self._halved = Counter[int]()  # how often training went back to a checkpoint with half the rate
         self._leaving, self._looked = set[str](), 0.0
 
@@ -115,7 +114,6 @@ class Controller:
                     ) from error
 
     def _train(self, t: int) -> None:
-        self._pending.clear()
         self._now = self.config.at(t)
         saved = self.checkpoints.committed()[-1:] == [t]
         if not saved and t == 0:
@@ -127,13 +125,11 @@ class Controller:
                 self._change(t)
             self._pending.append(self.team.submit(self._now.method, t))
             t += 1
-            saved = t % self.config.checkpoint.every == 0 or t == self.total
+            regular = t % self.config.checkpoint.every == 0 or t == self.total
+            saved = regular or self._node_leaves()
             if saved:
-                self._checkpoint(t)
-            elif self._node_leaves():
-                self._checkpoint(t, compare=False)
-                saved = True
-            while sum(p.kind == "step" for p in self._pending) >= self.config.window:
+                self._checkpoint(t, compare=regular)
+            while self._steps >= self.config.window:
                 self._collect()
         if not saved:
             self._checkpoint(t, compare=False)  # a stop must not offer a candidate for best that no other run has
@@ -145,10 +141,9 @@ class Controller:
             )
 
     def _checkpoint(self, t: int, *, compare: bool = True) -> None:
-        self._working[t] = self.checkpoints.working(t)
-        self._pending.append(self.team.save(t, self._working[t] / "agents"))
-        compared = self.team.evaluate(t, self.config.evaluation_attacks) if compare else Pending("evaluate", t, {})
-        self._pending.append(compared)
+        while self._saver.busy:  # the disk needs longer than the steps between two checkpoints
+            self._collect()
+        self._pending.extend(self._saver.begin(t, compare=compare))
 
     def _node_leaves(self) -> bool:
         """Whether a node with agents has begun to be drained since the last look."""
@@ -172,20 +167,25 @@ class Controller:
             if oldest.t == self._traced:
                 timeline.save(self.folder.path / "trace.json", oldest.t, result, self.team.describe())
             self._heed(self.monitors.step(oldest.t, result))
-        elif oldest.kind == "save":
-            self._files = result
-        else:
-            seen = {f"{role}.{a}" if a else role: v for role, each in result.items() for a, v in each.items()}
-            data = next(iter(self.team.describe().values())).data_sha256
-            origin = {"configuration": self.config.sha256, "data": data}
-            working, metric = self._working.pop(oldest.t), self.config.method.METRIC
-            self.checkpoints.commit(oldest.t, working, self._files, seen, origin, metric=metric)
-            self.checkpoints.prune(self.config.checkpoint.keep)
-            self.progress.checkpoint(oldest.t, seen)
+        elif (asked := self._saver.take(oldest, result, wait=not self._steps)) is not None:
+            self._pending.append(asked)
+        elif (committed := self._saver.commit()) is not None:
+            t, seen = committed
+            self.progress.checkpoint(t, seen)
             if self.mirror is not None:
                 self.mirror.push(self.folder, self.progress.event)
-            self.reported(oldest.t, seen)
-            self._heed(self.monitors.checkpoint(oldest.t, seen))
+            self.reported(t, seen)
+            self._heed(self.monitors.checkpoint(t, seen))
+
+    @property
+    def _steps(self) -> int:
+        """Steps under way."""
+        return sum(p.kind == "step" for p in self._pending)
+
+    def _abandon(self) -> None:
+        """The agents go back to an earlier step: nothing that is under way counts."""
+        self._pending.clear()
+        self._saver.forget()
 
     def _heed(self, alarms: list[Alarm]) -> None:
         for alarm in alarms:
@@ -196,7 +196,7 @@ class Controller:
 
     def _roll_back(self, alarm: Alarm) -> int:
         """Put every agent back to the newest checkpoint before the one that showed the collapse; its step."""
-        self._pending.clear()
+        self._abandon()
         every = self.config.checkpoint.every
         before = [t for t in self.checkpoints.committed() if t < max(alarm.t // every * every, 1)]
         if not before:
@@ -232,7 +232,7 @@ class Controller:
         """Replace what was lost and put every agent back to the newest whole checkpoint; its step, None for fresh agents."""
         started = time.monotonic()
         self.progress.event(f"lost: {failure.reason}; rolling all agents back")
-        self._pending.clear()
+        self._abandon()
         t, wrong = self.checkpoints.newest_whole()
         if t is None and wrong:
             raise BrokenCheckpoint(f"no checkpoint to go back to in {self.checkpoints.folder}: {'; '.join(wrong)}")

@@ -132,6 +132,9 @@ class RayTeam:
     def save(self, t: int, folder: Path) -> Pending:
         return self._asked("save", t, [(r, h.actor.save.remote(t, str(folder / r))) for r, h in self._each()])
 
+    def written(self, t: int, *, wait: bool) -> Pending:
+        return self._asked("written", t, [(r, h.actor.written.remote(t, wait=wait)) for r, h in self._each()])
+
     def evaluate(self, t: int, by: Sequence[Attack]) -> Pending:
         asked = [(r, h.actor.evaluate.remote(t, by)) for r, h in self._lanes[0].items() if r in self._learners]
         return self._asked("evaluate", t, asked)
@@ -146,12 +149,6 @@ class RayTeam:
         return Pending(kind, t, results, [ref for _, ref in calls])
 
     def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]:
-        if (
-            pending.kind == "save"
-        ):  # asked now, behind the steps that were submitted since: they run while files are written
-            ray.get(pending.refs, timeout=timeout)
-            written = self._asked("save", pending.t, [(r, h.actor.saved.remote(pending.t)) for r, h in self._each()])
-            pending.results, pending.refs = written.results, pending.refs + written.refs
         refs = [ref for lanes in pending.results.values() for ref in lanes]
         values = dict(zip(refs, ray.get(refs, timeout=timeout), strict=True))
         return {role: _joined(pending.kind, [values[ref] for ref in lanes]) for role, lanes in pending.results.items()}
@@ -255,6 +252,8 @@ def _joined(kind: Kind, lanes: Sequence[Any]) -> Any:
     first = lanes[0]
     if len(lanes) == 1:
         return first
-    if kind == "save":
+    if kind == "save" or None in lanes:
+        return None
+    if kind == "written":
         return {name: sha for files in lanes for name, sha in files.items()}
     return replace(first, exchange_bytes=sum(m.exchange_bytes for m in lanes))

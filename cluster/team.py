@@ -20,7 +20,7 @@ from agents.spec import AgentSpec, Facts
 from trainers.config import Attack
 from trainers.methods.base import Method
 
-Kind = Literal["step", "save", "evaluate"]
+Kind = Literal["step", "save", "written", "evaluate"]
 
 
 @dataclass(slots=True)
@@ -43,7 +43,10 @@ class Failure:
 
 
 class Team(Protocol):
-    """What a controller needs. ``submit``, ``save`` and ``evaluate`` queue calls; ``collect`` waits for them in order.
+    """What a controller needs. ``submit``, ``save``, ``written`` and ``evaluate`` queue calls; ``collect`` waits for them in order.
+
+    ``save`` copies what the step before left behind and is done when every agent has its copy. ``written`` says per agent
+    the sha256 of its files, or None while they are being written, unless it may ``wait``.
 
     After an error, ``diagnose`` says whether processes were lost, ``revive`` replaces them (all for None) and ``restore``
     loads every agent from a checkpoint's folder.
@@ -53,6 +56,7 @@ class Team(Protocol):
     def describe(self) -> dict[str, Facts]: ...
     def submit(self, method: Method, t: int) -> Pending: ...
     def save(self, t: int, folder: Path) -> Pending: ...
+    def written(self, t: int, *, wait: bool) -> Pending: ...
     def evaluate(self, t: int, by: Sequence[Attack]) -> Pending: ...
     def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]: ...
     def change(self, t: int, specs: Sequence[AgentSpec], *, timeout: float) -> None: ...
@@ -62,6 +66,12 @@ class Team(Protocol):
     def leaving(self) -> dict[str, str]: ...  # nodes with agents that will soon be gone: id -> address
     def revive(self, roles: frozenset[str] | None, say: Callable[[str], None]) -> list[str]: ...
     def close(self) -> None: ...
+
+
+def save_now(team: Team, t: int, folder: Path, *, timeout: float) -> dict[str, dict[str, str]]:
+    """Save what step ``t - 1`` left behind and wait for the disk; per agent the sha256 of its files."""
+    team.collect(team.save(t, folder), timeout=timeout)
+    return team.collect(team.written(t, wait=True), timeout=timeout)
 
 
 class LocalHandle:
@@ -116,9 +126,12 @@ class LocalTeam:
         def begin() -> dict[str, Any]:
             for role, handle in self._handles.items():
                 handle.endpoint.save(t, str(folder / role))
-            return dict.fromkeys(self._handles)
+            return {}
 
         return self._now("save", t, begin)
+
+    def written(self, t: int, *, wait: bool) -> Pending:
+        return self._now("written", t, lambda: {r: h.endpoint.written(t, wait=wait) for r, h in self._handles.items()})
 
     def evaluate(self, t: int, by: Sequence[Attack]) -> Pending:
         learners = {role: h for role, h in self._handles.items() if h.endpoint.agent.learns}
@@ -127,8 +140,6 @@ class LocalTeam:
     def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]:
         if pending.error is not None:
             raise pending.error
-        if pending.kind == "save":
-            return {role: self._handles[role].endpoint.saved(pending.t) for role in pending.results}
         return pending.results
 
     def _now(self, kind: Kind, t: int, call: Callable[[], dict[str, Any]]) -> Pending:

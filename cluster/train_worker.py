@@ -19,7 +19,7 @@ from cluster.monitors import Monitors
 from cluster.progress import Progress, facts_table
 from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
-from cluster.team import LocalTeam
+from cluster.team import LocalTeam, save_now
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class _Lane:
     def saved(self, t: int, working: Path) -> Any:
         """This lane's files, or what kept it from writing them."""
         try:
-            return self.team.collect(self.team.save(t, working / "agents"), timeout=self.config.call_timeout)
+            return save_now(self.team, t, working / "agents", timeout=self.config.call_timeout)
         except NotFinite as error:
             return error
 

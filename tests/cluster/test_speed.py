@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from agents import checkpoint
+from agents.endpoint import Endpoint
+from agents.state import AgentState
 from cluster import assemble, launch
 from cluster.errors import NoResources
 from cluster.main import main
 from cluster.run import Run
 from cluster.startup import Startup
+from cluster.team import save_now
 from tests.helpers import bytes_of, small, small_flags
 
 
@@ -31,18 +34,20 @@ def test_files_are_written_while_the_next_step_runs(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(checkpoint, "save", slow)
     with assemble.team_of(config) as team:
         pending = [team.submit(config.method, 0)]
-        save = team.save(1, tmp_path / "slow")
+        team.save(1, tmp_path / "slow")
         pending += [team.submit(config.method, 1)]
         losses = [team.collect(p, timeout=60)["model"].values["total"] for p in pending]
         assert losses[0] != losses[1]
+        assert team.collect(team.written(1, wait=False), timeout=60) == {"model": None}
         assert not (tmp_path / "slow").exists()
-        later = team.save(2, tmp_path / "later")
+        team.save(2, tmp_path / "later")
         may_write.set()
-        slowly = team.collect(save, timeout=60)
-        assert team.collect(later, timeout=60)["model"]["model.safetensors"] != slowly["model"]["model.safetensors"]
+        later = team.collect(team.written(2, wait=True), timeout=60)
+        slowly = team.collect(team.written(1, wait=False), timeout=60)
+        assert later["model"]["model.safetensors"] != slowly["model"]["model.safetensors"]
     with assemble.team_of(config) as team:
         team.collect(team.submit(config.method, 0), timeout=60)
-        assert team.collect(team.save(1, tmp_path / "at-once"), timeout=60) == slowly
+        assert save_now(team, 1, tmp_path / "at-once", timeout=60) == slowly
         may_write.clear()
         team.save(1, tmp_path / "abandoned")
         threading.Timer(0.3, may_write.set).start()
@@ -50,11 +55,36 @@ def test_files_are_written_while_the_next_step_runs(tmp_path: Path, monkeypatch:
         assert (tmp_path / "abandoned" / "model" / "state.json").exists()
 
 
+@pytest.mark.parametrize("every", [4, 1])
+def test_training_goes_on_while_a_disk_is_slow(every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps far beyond the window are done while a checkpoint is written; only the next checkpoint waits for it."""
+    config = small("at", team="local", max_steps=8, **{"checkpoint.every": every})
+    launch.train(config, runs_dir=tmp_path, name="quick", quiet=True)
+    far, real, learn = threading.Event(), checkpoint.save, Endpoint.learn
+    waited: list[bool] = []
+
+    def slow(state: AgentState, *args: Any) -> dict[str, str]:
+        if state.t == 1 if every == 1 else state.t == 4:
+            waited.append(far.wait(1 if every == 1 else 60))
+        return real(state, *args)
+
+    def seen(endpoint: Endpoint, t: int, **others: Any) -> Any:
+        if t == 7:
+            far.set()
+        return learn(endpoint, t, **others)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(Endpoint, "learn", seen)
+    launch.train(config, runs_dir=tmp_path, name="slow", quiet=True)
+    assert waited == [every == 4]
+    assert bytes_of(tmp_path / "slow") == bytes_of(tmp_path / "quick")
+
+
 def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     config = small("at", team="local")
     (tmp_path / "file").touch()
     with assemble.team_of(config) as team, pytest.raises(NotADirectoryError):
-        team.collect(team.save(0, tmp_path / "file" / "agents"), timeout=60)
+        save_now(team, 0, tmp_path / "file" / "agents", timeout=60)
 
 
 def test_trace_and_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from cluster import assemble, launch
 from cluster.errors import DataError, Interrupted, TrainingStopped
 from cluster.ray_team import RayTeam
 from cluster.run_config import RunConfig
-from cluster.team import LocalTeam, Team
+from cluster.team import LocalTeam, Team, save_now
 from tests.helpers import bytes_of, small
 from trainers import datasets, methods
 from trainers.types import Adversarial, Metrics
@@ -38,7 +38,7 @@ def team_of(ray_session: str) -> Iterator[Any]:
 
 
 def hashes(team: Team, t: int, folder: Path) -> dict[str, dict[str, str]]:
-    return team.collect(team.save(t, folder), timeout=60)
+    return save_now(team, t, folder, timeout=60)
 
 
 def run_steps(team: Team, config: RunConfig, steps: int) -> list[dict[str, Metrics]]:

@@ -1,0 +1,80 @@
+"""A checkpoint on its way: agents write their files beside the next steps, and nobody waits for a disk.
+
+save(t) ---> copies are taken; "written?" is asked behind the steps that were submitted since
+not yet ---> asked again behind the next ones; waited for only where there are no steps left to do meanwhile
+files and evaluate(t) ---> both are in: committed
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.run_config import RunConfig
+from cluster.run_folder import RunFolder
+from cluster.team import Pending, Team
+
+
+@dataclass(slots=True)
+class _Part:
+    """What is known of a checkpoint."""
+
+    t: int
+    working: Path
+    files: dict[str, dict[str, str]] | None = None
+    accuracies: dict[str, dict[str, float]] | None = None
+
+
+class Saver:
+    """Brings one checkpoint at a time from its submission to its commit."""
+
+    def __init__(self, folder: RunFolder, config: RunConfig, team: Team) -> None:
+        self.config, self.team, self.checkpoints = config, team, folder.checkpoints
+        self._part: _Part | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is begun and not committed."""
+        return self._part is not None
+
+    def begin(self, t: int, *, compare: bool) -> list[Pending]:
+        """Ask for what step ``t - 1`` left behind and, unless it is not to be compared, for its accuracies."""
+        self._part = _Part(t, self.checkpoints.working(t))
+        compared = self.team.evaluate(t, self.config.evaluation_attacks) if compare else Pending("evaluate", t, {})
+        return [self.team.save(t, self._part.working / "agents"), compared]
+
+    def take(self, pending: Pending, result: dict[str, Any], *, wait: bool) -> Pending | None:
+        """Take in a result of the checkpoint under way.
+
+        Args:
+            wait: no step is under way; whoever is asked next may wait for the disk.
+
+        Returns:
+            The question that follows from it, if any.
+        """
+        part = self._part
+        assert part is not None
+        if pending.kind == "evaluate":
+            part.accuracies = {f"{r}.{a}" if a else r: v for r, each in result.items() for a, v in each.items()}
+        elif pending.kind == "save" or None in result.values():
+            return self.team.written(part.t, wait=wait)
+        else:
+            part.files = result
+        return None
+
+    def commit(self) -> tuple[int, dict[str, dict[str, float]]] | None:
+        """Commit what is whole: its step and accuracies; None while something is missing."""
+        part = self._part
+        if part is None or part.files is None or part.accuracies is None:
+            return None
+        data = next(iter(self.team.describe().values())).data_sha256
+        origin, metric = {"configuration": self.config.sha256, "data": data}, self.config.method.METRIC
+        self.checkpoints.commit(part.t, part.working, part.files, part.accuracies, origin, metric=metric)
+        self.checkpoints.prune(self.config.checkpoint.keep)
+        self._part = None
+        return part.t, part.accuracies
+
+    def forget(self) -> None:
+        """The agents go back to an earlier step; what was on its way is never committed."""
+        self._part = None
