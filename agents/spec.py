@@ -36,6 +36,7 @@ class Facts:
     host: str
     pid: int
     node: str = ""  # address of its Ray node; empty without Ray
+    traced: bool = True  # False: attacks run its forward as it is, slower, since no trace of it computes the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,4 +212,5 @@ def describe(agent: Agent) -> Facts:
         device=str(agent.batches.device) if agent.batches.device.type == "cpu" else torch.cuda.get_device_name(),
         host=socket.gethostname(),
         pid=os.getpid(),
+        traced=agent.views.traced,
     )

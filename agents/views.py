@@ -28,6 +28,7 @@ class Views:
 
     Attributes:
         training: the model with the network itself.
+        traced: nothing keeps the network from its faster form.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Views:
         self._network, self._images, self._speed, self._current = network, images, speed, False
         near = {name: self._faster(n, speed) or n for name, n in (beside or {}).items()}
         self._fast = self._faster(network, speed)
+        self.traced = self._fast is not None or not speed.folded
         self.training = Model(network, helpers=helpers, beside=near)
         self._still = Model(self._fast or network, helpers=helpers, beside=near)
 

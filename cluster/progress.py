@@ -181,5 +181,6 @@ def facts_table(facts: Mapping[str, Any]) -> list[str]:
     """agent -> node -> device, one line each."""
     return [
         f"{name}: {f.parameters:,} parameters on {f.host}{f' ({f.node})' if f.node else ''}, {f.device}, process {f.pid}"
+        + ("" if f.traced else "; its forward cannot be traced: attacks run it as it is, slower")
         for name, f in facts.items()
     ]

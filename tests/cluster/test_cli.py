@@ -311,8 +311,11 @@ def test_the_example_network(sparring: Command) -> None:
 def test_own_network_and_own_data_from_files(sparring: Command, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward((x if x.mean() < 0.4 else 1 - x).flatten(1))\n"
         "def net(config):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(config.channels * config.height * config.width, config.classes))\n"
+        "    return Net(config.channels * config.height * config.width, config.classes)\n"
     )
     (tmp_path / "images.py").write_text(
         "import numpy as np\n"
@@ -322,6 +325,7 @@ def test_own_network_and_own_data_from_files(sparring: Command, tmp_path: Path) 
     )
     done = sparring("train", "mat", *LOCAL, "--network=net.py:net", "--data.name=images.py:make", "--name=a")
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("its forward cannot be traced: attacks run it as it is, slower") == 2
     assert sparring("evaluate", "runs/a", "--attacks=fgsm").returncode == 0
     assert f"{tmp_path}/net.py:net" in (tmp_path / "runs/a/config.yaml").read_text()
 
