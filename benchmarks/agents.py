@@ -102,6 +102,7 @@ def sample(metrics: dict[str, Metrics], step: float) -> dict[str, float]:
         "exchange_ms": 1e3 * seconds.get("exchange", 0.0),
         "idle_ms": 1e3 * seconds["idle"],
         "ratio": step / own[slowest],
+        "peak_mib": max(m.memory for m in metrics.values()) / 2**20,
     }
 
 

@@ -47,7 +47,12 @@ def step_time(result: dict[str, Any]) -> str:
 def agents(result: dict[str, Any]) -> str:
     """Where a step's time goes over Ray."""
     body = [
-        [f"`{p}`", *(f"{m[k]:.1f}" for k in ("step_ms", "own_ms", "exchange_ms", "idle_ms")), f"{m['ratio']:.2f}"]
+        [
+            f"`{p}`",
+            *(f"{m[k]:.1f}" for k in ("step_ms", "own_ms", "exchange_ms", "idle_ms")),
+            f"{m['ratio']:.2f}",
+            f"{m['peak_mib']:.0f}",
+        ]
         for p, m in result["points"].items()
     ]
     header = [
@@ -57,6 +62,7 @@ def agents(result: dict[str, Any]) -> str:
         "its exchange [ms]",
         "its waiting [ms]",
         "ratio",
+        "peak memory of an agent [MiB]",
     ]
     note = f"{result['network']}, {result['shape']}, PGD-10, batch {result['batch_size']}, one thread per agent; medians over steps.\n"
     return rows(header, body) + source(result) + note
