@@ -35,11 +35,10 @@ def run(name: str, *flags: str, timeout: float = 120) -> dict[str, Any]:
 
 
 def test_faults() -> None:
-    """Three of the twenty: an actor killed, one stopped, two killed at once; one method each."""
-    result = run("faults.py", "--n=3", "--json", timeout=240)
-    assert {f["method"] for f in result["faults"]} == {"mat", "mtard", "peeraid"}
-    assert all(f["identical"] for f in result["faults"])
-    assert all(f["recovery_s"] > 0 for f in result["faults"])
+    """The first of the twenty."""
+    (fault,) = run("faults.py", "--n=1", "--json")["faults"]
+    assert fault["identical"]
+    assert fault["recovery_s"] > 0
 
 
 def test_the_committed_faults_all_ended_in_the_same_bytes() -> None:
@@ -131,9 +130,9 @@ def test_union() -> None:
 
 
 def test_methods_on_digits() -> None:
-    flags = ["--epochs=1", "--seeds=2", "--autoattack=8", "--only", "at", "mixup only", "mtard (ECCV)"]
+    flags = ["--epochs=1", "--seeds=2", "--autoattack=8", "--only", "at", "mixup only"]
     result = run("methods_on_digits.py", *flags)
-    assert set(result["rows"]) == {"at", "mixup only", "mtard (ECCV)"}
+    assert set(result["rows"]) == {"at", "mixup only"}
     agent = result["rows"]["at"]["agents"]["model"]
     assert len(agent["samples"]["pgd20"]) == 2
     assert agent["autoattack"] <= agent["clean"]
@@ -198,7 +197,7 @@ def test_on_a_gpu_in_miniature(tmp_path: Path) -> None:
 
 
 def test_where_a_step_goes() -> None:
-    flags = ["--points", "mat:2", "mtard", "--network=small_cnn:width=4", "--batch-size=8", "--steps=3", "--rounds=1"]
+    flags = ["--points", "mtard", "--network=small_cnn:width=4", "--batch-size=8", "--steps=3", "--rounds=1"]
     points = run("agents.py", *flags, "--shape=1x8x8", "--json")["points"]
     for point in points.values():
         assert point["ratio"] == pytest.approx(point["step_ms"] / point["own_ms"], rel=0.5)
@@ -206,11 +205,11 @@ def test_where_a_step_goes() -> None:
 
 
 def test_overheads() -> None:
-    result = run("overheads.py", "--network=small_cnn:width=8", "--every=6", "--rounds=2", "--json")
+    result = run("overheads.py", "--network=small_cnn:width=8", "--every=6", "--rounds=1", "--json")
     assert all(
         s["total"] == pytest.approx(sum(v for k, v in s.items() if k != "total"), abs=0.3) for s in result["start"]
     )
-    assert all(len(v) == 2 for v in result["saving"]["samples"].values())
+    assert all(len(v) == 1 for v in result["saving"]["samples"].values())
     assert result["saving"]["megabytes"] > 0.01
 
 

@@ -142,9 +142,8 @@ def _read(path: Path, shape: tuple[int, ...], sha: str) -> Split:
         start = source.read_buffer(1).address
         batch = pa.ipc.open_file(source).get_batch(0)
         offset = batch.column("image").buffers()[1].address - start
-        labels = torch.from_dlpack(
-            batch.column("label")
-        ).clone()  # ``to_numpy`` would import pandas: a third of a second
+        # ``to_numpy`` would import pandas: a third of a second
+        labels = torch.utils.dlpack.from_dlpack(batch.column("label")).clone()
     # copy-on-write: torch wants writable memory, and nobody can alter the file through it
     size = (len(labels), *shape)
     pixels = np.memmap(path, np.uint8, mode="c", offset=offset, shape=size) if len(labels) else np.empty(size, np.uint8)
