@@ -55,7 +55,6 @@ class Endpoint:
     def save(self, t: int, folder: str) -> None:
         """Copy what step ``t - 1`` left behind; it is written while the agent goes on, see :meth:`written`."""
         lane, config = self.agent.lanes.index, self.agent.model.config
-        self._written = {s: files for s, files in self._written.items() if not files.done()}
         if lane > 0:
             buffers = {k: v.detach().cpu().clone() for k, v in self.agent.model.named_buffers()}
             self._written[t] = self._writer.submit(checkpoint.save_buffers, buffers, lane, Path(folder))
@@ -63,7 +62,11 @@ class Endpoint:
             self._written[t] = self._writer.submit(checkpoint.save, self.agent.state(t), config, Path(folder))  # type: ignore[arg-type]
 
     def written(self, t: int, *, wait: bool) -> dict[str, str] | None:
-        """The sha256 of each file once what :meth:`save` took at step ``t`` is on disk; until then None, unless it may wait."""
+        """The sha256 of each file once what :meth:`save` took at step ``t`` is on disk; until then None, unless it may wait.
+
+        What was taken before step ``t`` can no longer be asked for.
+        """
+        self._written = {s: files for s, files in self._written.items() if s >= t}
         files = self._written[t]
         return files.result() if wait or files.done() else None
 
@@ -83,6 +86,10 @@ class Endpoint:
         if self.agent.lanes.index > 0:
             checkpoint.load_buffers(self.agent.model, self.agent.lanes.index, Path(folder))
         return self.agent.t
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._writer.shutdown()
 
     def _pack(self, message: Any) -> Any:
         with self.agent.meter.timed("exchange"):

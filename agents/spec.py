@@ -36,7 +36,7 @@ class Facts:
     host: str
     pid: int
     node: str = ""  # address of its Ray node; empty without Ray
-    traced: bool = True  # False: attacks run its forward as it is, slower, since no trace of it computes the same
+    traced: bool = True  # False: its forward runs as it is, slower: no trace of it computes the same, or it has hooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,8 @@ def saving(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         def steps(count: int, *, saved: bool) -> float:
             nonlocal t
             before = time.perf_counter()
+            while saved and any(p.kind != "step" for p in pending):  # as a run: one checkpoint at a time
+                collect()
             for i in range(count):
                 pending.append(team.submit(config.method, t))
                 t += 1

@@ -14,10 +14,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from agents.checkpoint import CheckpointError
-from agents.state import NotFinite, TooLarge
 from cluster import images, timeline
-from cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, NoResources, TrainingStopped
+from cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, TrainingStopped, of_agent
 from cluster.mirror import Mirror
 from cluster.monitors import Alarm, Monitors
 from cluster.progress import Progress
@@ -27,7 +25,6 @@ from cluster.saving import Saver
 from cluster.stop import StopSignal
 from cluster.team import Failure, Pending, Team
 
-LOOK = 2.0  # seconds between looks for nodes that are about to leave
 ROLLBACKS = 3  # with half the learning rate each; a run that still collapses needs a person
 
 
@@ -72,7 +69,6 @@ class Controller:
         self._pending: deque[Pending] = deque()
         self._saver, self._traced = Saver(folder, config, team), -1  # the step whose timeline is written
         self._halved = Counter[int]()  # how often training went back to a checkpoint with half the rate
-        self._leaving, self._looked = set[str](), 0.0
 
     def fit(self, first: int | None) -> None:
         """Train to the end, from the checkpoint of step ``first`` or from fresh agents.
@@ -98,6 +94,7 @@ class Controller:
                 return
             except _Collapsed as seen:
                 collapse = seen.alarm
+                self._settle()
                 rollbacks += 1
                 if rollbacks > ROLLBACKS or self.config.on_collapse == "stop":
                     raise TrainingStopped(
@@ -146,13 +143,7 @@ class Controller:
         self._pending.extend(self._saver.begin(t, compare=compare))
 
     def _node_leaves(self) -> bool:
-        """Whether a node with agents has begun to be drained since the last look."""
-        if time.monotonic() - self._looked < LOOK:
-            return False
-        self._looked = time.monotonic()
-        leaving = self.team.leaving()
-        new = [address for node, address in sorted(leaving.items()) if node not in self._leaving]
-        self._leaving |= set(leaving)
+        new = self._saver.leaving()
         if new:
             self.progress.event(f"node {', '.join(new)} is being drained: saving now")
         return bool(new)
@@ -167,20 +158,36 @@ class Controller:
             if oldest.t == self._traced:
                 timeline.save(self.folder.path / "trace.json", oldest.t, result, self.team.describe())
             self._heed(self.monitors.step(oldest.t, result))
-        elif (asked := self._saver.take(oldest, result, wait=not self._steps)) is not None:
+        elif oldest.kind == "evaluate":  # looked at here, so that a slow disk changes nothing that monitors see
+            alarms = self.monitors.checkpoint(oldest.t, self._saver.compared(result))
+            self._commit()
+            self._heed(alarms)
+        elif (asked := self._saver.written(result, wait=not self._steps)) is not None:
             self._pending.append(asked)
-        elif (committed := self._saver.commit()) is not None:
-            t, seen = committed
-            self.progress.checkpoint(t, seen)
+        else:
+            self._commit()
+
+    def _commit(self) -> None:
+        """Commit the checkpoint under way, if it is whole."""
+        if (committed := self._saver.commit()) is not None:
+            self.progress.checkpoint(*committed)
             if self.mirror is not None:
                 self.mirror.push(self.folder, self.progress.event)
-            self.reported(t, seen)
-            self._heed(self.monitors.checkpoint(t, seen))
+            self.reported(*committed)
 
     @property
     def _steps(self) -> int:
         """Steps under way."""
         return sum(p.kind == "step" for p in self._pending)
+
+    def _settle(self) -> None:
+        """Commit the checkpoint under way, if it still can be: training does not go on from the steps behind it."""
+        self._pending = deque(p for p in self._pending if p.kind != "step")
+        try:
+            while self._saver.busy:
+                self._collect()
+        except Exception:  # what has stopped training is what is to be told, and there are the checkpoints before
+            self._abandon()
 
     def _abandon(self) -> None:
         """The agents go back to an earlier step: nothing that is under way counts."""
@@ -215,17 +222,9 @@ class Controller:
         failure = self.team.diagnose(error, [ref for p in self._pending for ref in p.refs])
         if failure is not None:
             return failure
-        cause = self.team.unwrap(error)
-        if isinstance(cause, NotFinite):
-            good = self.checkpoints.committed()
-            raise TrainingStopped(
-                f"training stopped itself: {cause}. The last good checkpoint is "
-                f"{self.checkpoints.path(good[-1]) if good else 'none'}. Try a lower --optim.lr or a warm-up (--optim.warmup 1)"
-            ) from error
-        if isinstance(cause, TooLarge):
-            raise NoResources(str(cause)) from error
-        if isinstance(cause, CheckpointError):
-            raise BrokenCheckpoint(str(cause)) from error
+        self._settle()
+        good = self.checkpoints.committed()
+        cause = of_agent(self.team.unwrap(error), self.checkpoints.path(good[-1]) if good else None)
         raise cause from None if cause is error else error  # from itself would be a chain without an end
 
     def _recover(self, failure: Failure) -> int | None:

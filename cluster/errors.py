@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class SparringError(Exception):
     """Base: an error whose text is for the user."""
@@ -55,3 +57,24 @@ class Interrupted(SparringError):
     """Stopped by a signal after saving; the run can be resumed."""
 
     code = 130
+
+
+def of_agent(cause: BaseException, good: Path | None) -> BaseException:
+    """What a user is told of an error that an agent raised; any other is itself.
+
+    Args:
+        good: the last good checkpoint, if there is one.
+    """
+    from agents.checkpoint import CheckpointError  # late: the commands' help needs no torch
+    from agents.state import NotFinite, TooLarge
+
+    if isinstance(cause, NotFinite):
+        return TrainingStopped(
+            f"training stopped itself: {cause}. The last good checkpoint is {good or 'none'}. "
+            "Try a lower --optim.lr or a warm-up (--optim.warmup 1)"
+        )
+    if isinstance(cause, TooLarge):
+        return NoResources(str(cause))
+    if isinstance(cause, CheckpointError):
+        return BrokenCheckpoint(str(cause))
+    return cause

@@ -18,6 +18,7 @@ from trainers.types import Metrics
 
 ESTIMATE_AFTER = 20  # steps; the first ones are slow
 INTERVAL = 2.0  # seconds between progress lines
+UNTRACED = " (its forward cannot be traced or has hooks, and runs as it is, slower)"
 FILES = ("metrics.jsonl", "validation.jsonl", "alarms.jsonl")
 
 
@@ -180,7 +181,7 @@ def duration(seconds: float) -> str:
 def facts_table(facts: Mapping[str, Any]) -> list[str]:
     """agent -> node -> device, one line each."""
     return [
-        f"{name}: {f.parameters:,} parameters on {f.host}{f' ({f.node})' if f.node else ''}, {f.device}, process {f.pid}"
-        + ("" if f.traced else "; its forward cannot be traced: attacks run it as it is, slower")
+        f"{name}: {f.parameters:,} parameters{'' if f.traced else UNTRACED} on {f.host}{f' ({f.node})' if f.node else ''}, "
+        f"{f.device}, process {f.pid}"
         for name, f in facts.items()
     ]

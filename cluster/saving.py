@@ -3,10 +3,13 @@
 save(t) ---> copies are taken; "written?" is asked behind the steps that were submitted since
 not yet ---> asked again behind the next ones; waited for only where there are no steps left to do meanwhile
 files and evaluate(t) ---> both are in: committed
+
+Where checkpoints follow each other faster than the steps in flight, or than the disk, each waits for the one before.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from typing import Any
 from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
 from cluster.team import Pending, Team
+
+LOOK = 2.0  # seconds between looks for nodes that are about to leave
 
 
 @dataclass(slots=True)
@@ -32,35 +37,50 @@ class Saver:
     def __init__(self, folder: RunFolder, config: RunConfig, team: Team) -> None:
         self.config, self.team, self.checkpoints = config, team, folder.checkpoints
         self._part: _Part | None = None
+        self._leaving, self._looked = set[str](), 0.0
 
     @property
     def busy(self) -> bool:
         """Whether a checkpoint is begun and not committed."""
         return self._part is not None
 
+    def leaving(self) -> list[str]:
+        """Addresses of nodes with agents that have begun to be drained since the last look: what they hold is to be saved now."""
+        if time.monotonic() - self._looked < LOOK:
+            return []
+        self._looked = time.monotonic()
+        leaving = self.team.leaving()
+        new = [address for node, address in sorted(leaving.items()) if node not in self._leaving]
+        self._leaving |= set(leaving)
+        return new
+
     def begin(self, t: int, *, compare: bool) -> list[Pending]:
         """Ask for what step ``t - 1`` left behind and, unless it is not to be compared, for its accuracies."""
         self._part = _Part(t, self.checkpoints.working(t))
+        saved = self.team.save(t, self._part.working / "agents")  # first: files are written during the evaluation
         compared = self.team.evaluate(t, self.config.evaluation_attacks) if compare else Pending("evaluate", t, {})
-        return [self.team.save(t, self._part.working / "agents"), compared]
+        return [saved, compared]
 
-    def take(self, pending: Pending, result: dict[str, Any], *, wait: bool) -> Pending | None:
-        """Take in a result of the checkpoint under way.
+    def compared(self, result: dict[str, Any]) -> dict[str, dict[str, float]]:
+        """Take in the accuracies of the checkpoint under way: by agent, or agent.network."""
+        assert self._part is not None
+        seen = {f"{role}.{a}" if a else role: v for role, each in result.items() for a, v in each.items()}
+        self._part.accuracies = seen
+        return seen
+
+    def written(self, result: dict[str, Any], *, wait: bool) -> Pending | None:
+        """Take in what agents say of the files of the checkpoint under way, or that they have their copies.
 
         Args:
             wait: no step is under way; whoever is asked next may wait for the disk.
 
         Returns:
-            The question that follows from it, if any.
+            The next question; None when all is on disk.
         """
-        part = self._part
-        assert part is not None
-        if pending.kind == "evaluate":
-            part.accuracies = {f"{r}.{a}" if a else r: v for r, each in result.items() for a, v in each.items()}
-        elif pending.kind == "save" or None in result.values():
-            return self.team.written(part.t, wait=wait)
-        else:
-            part.files = result
+        assert self._part is not None
+        if not result or None in result.values():
+            return self.team.written(self._part.t, wait=wait)
+        self._part.files = result
         return None
 
     def commit(self) -> tuple[int, dict[str, dict[str, float]]] | None:

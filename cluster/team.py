@@ -170,4 +170,6 @@ class LocalTeam:
         return []
 
     def close(self) -> None:
+        for handle in self._handles.values():
+            handle.endpoint.close()
         torch.set_num_threads(self._threads)

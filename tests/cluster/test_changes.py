@@ -60,8 +60,9 @@ def test_on_ray_and_after_a_stop(
 
     def stop_at(t: int) -> Any:
         def collect(controller: Controller) -> None:
+            oldest = controller._pending[0]
             real(controller)
-            controller.stop.requested = controller.stop.requested or controller.checkpoints.committed()[-1:] == [t]
+            controller.stop.requested = controller.stop.requested or (oldest.kind, oldest.t) == ("step", t)
 
         return collect
 

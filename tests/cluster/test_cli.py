@@ -325,7 +325,7 @@ def test_own_network_and_own_data_from_files(sparring: Command, tmp_path: Path) 
     )
     done = sparring("train", "mat", *LOCAL, "--network=net.py:net", "--data.name=images.py:make", "--name=a")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("its forward cannot be traced: attacks run it as it is, slower") == 2
+    assert done.stderr.count("(its forward cannot be traced or has hooks, and runs as it is, slower) on") == 2
     assert sparring("evaluate", "runs/a", "--attacks=fgsm").returncode == 0
     assert f"{tmp_path}/net.py:net" in (tmp_path / "runs/a/config.yaml").read_text()
 

@@ -67,7 +67,8 @@ def test_lost_actor(
     sent: int, agents: list[str], timeout: float, ray_session: str, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
     run = tmp_path / "run"
-    watcher = when(lambda: recorded(run) >= 12, lambda: [os.kill(actor_pid(run, a), sent) for a in agents] and None)
+    committed = run / "checkpoints" / "step-000010" / "COMMITTED"
+    watcher = when(committed.exists, lambda: [os.kill(actor_pid(run, a), sent) for a in agents] and None)
     launch.train(small("mat", call_timeout=timeout, **OPTIONS), runs_dir=tmp_path, name="run", quiet=True)
     watcher.join()
     log = (run / "log.txt").read_text()

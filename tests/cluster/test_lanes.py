@@ -14,7 +14,7 @@ import ray
 
 from agents.checkpoint import load
 from cluster import launch, pretrain
-from tests.cluster.test_faults import recorded, when
+from tests.cluster.test_faults import when
 from tests.conftest import Command
 from tests.helpers import bytes_of, small
 
@@ -56,7 +56,7 @@ def test_a_lost_lane(sent: int, undisturbed: Path, tmp_path: Path) -> None:
     def strike() -> None:
         os.kill(json.loads((run / "env.json").read_text())["agents"]["peer1/1"]["pid"], sent)
 
-    watcher = when(lambda: recorded(run) >= 12, strike)
+    watcher = when((run / "checkpoints" / "step-000010" / "COMMITTED").exists, strike)
     launch.train(small("mat", call_timeout=6.0, **OPTIONS), runs_dir=tmp_path, name="run", quiet=True)
     watcher.join()
     log = (run / "log.txt").read_text()

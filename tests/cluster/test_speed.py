@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 
 from agents import checkpoint
 from agents.endpoint import Endpoint
-from agents.state import AgentState
+from agents.state import AgentState, NotFinite
 from cluster import assemble, launch
-from cluster.errors import NoResources
+from cluster.errors import NoResources, TrainingStopped
 from cluster.main import main
 from cluster.run import Run
+from cluster.run_folder import RunFolder
 from cluster.startup import Startup
 from cluster.team import save_now
 from tests.helpers import bytes_of, small, small_flags
@@ -42,8 +44,8 @@ def test_files_are_written_while_the_next_step_runs(tmp_path: Path, monkeypatch:
         assert not (tmp_path / "slow").exists()
         team.save(2, tmp_path / "later")
         may_write.set()
+        slowly = team.collect(team.written(1, wait=True), timeout=60)
         later = team.collect(team.written(2, wait=True), timeout=60)
-        slowly = team.collect(team.written(1, wait=False), timeout=60)
         assert later["model"]["model.safetensors"] != slowly["model"]["model.safetensors"]
     with assemble.team_of(config) as team:
         team.collect(team.submit(config.method, 0), timeout=60)
@@ -78,6 +80,29 @@ def test_training_goes_on_while_a_disk_is_slow(every: int, tmp_path: Path, monke
     launch.train(config, runs_dir=tmp_path, name="slow", quiet=True)
     assert waited == [every == 4]
     assert bytes_of(tmp_path / "slow") == bytes_of(tmp_path / "quick")
+
+
+def test_what_is_being_written_is_kept_when_training_stops_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is NaN two steps after a checkpoint that a slow disk has not yet."""
+    real, learn = checkpoint.save, Endpoint.learn
+
+    def slow(state: AgentState, *args: Any) -> dict[str, str]:
+        time.sleep(0.5 if state.t == 4 else 0)
+        return real(state, *args)
+
+    def seen(endpoint: Endpoint, t: int, **others: Any) -> Any:
+        if t == 5:
+            raise NotFinite("model", "total", t, float("nan"))
+        return learn(endpoint, t, **others)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(Endpoint, "learn", seen)
+    config = small("at", team="local", max_steps=8, **{"checkpoint.every": 4})
+    with pytest.raises(TrainingStopped, match=r"last good checkpoint is \S+step-000004\."):
+        launch.train(config, runs_dir=tmp_path, name="run", quiet=True)
+    assert RunFolder(tmp_path / "run").checkpoints.newest_whole() == (4, [])
 
 
 def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
