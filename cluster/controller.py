@@ -46,7 +46,7 @@ class Controller:
         total: steps of the run.
         monitors: look at every result.
         moved: called when agents run elsewhere than before.
-        reported: told the accuracies of every checkpoint, once it is committed.
+        reported: told every committed checkpoint's accuracies; no step is taken before, for it may stop the run.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Controller:
         total: int,
         monitors: Monitors,
         moved: Callable[[], None],
-        reported: Callable[[int, dict[str, Any]], None] = lambda t, seen: None,
+        reported: Callable[[int, dict[str, Any]], None] | None = None,
     ) -> None:
         self.folder, self.config, self.team, self.progress, self.stop = folder, config, team, progress, stop
         self.total, self.monitors, self.moved, self.reported = total, monitors, moved, reported
@@ -126,7 +126,7 @@ class Controller:
             saved = regular or self._node_leaves()
             if saved:
                 self._checkpoint(t, compare=regular)
-            while self._steps >= self.config.window:
+            while self._steps >= self.config.window or (self._saver.busy and self.reported is not None):
                 self._collect()
         if not saved:
             self._checkpoint(t, compare=False)  # a stop must not offer a candidate for best that no other run has
@@ -173,7 +173,8 @@ class Controller:
             self.progress.checkpoint(*committed)
             if self.mirror is not None:
                 self.mirror.push(self.folder, self.progress.event)
-            self.reported(*committed)
+            if self.reported is not None:
+                self.reported(*committed)
 
     @property
     def _steps(self) -> int:
