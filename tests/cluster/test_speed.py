@@ -82,6 +82,21 @@ def test_training_goes_on_while_a_disk_is_slow(every: int, tmp_path: Path, monke
     assert bytes_of(tmp_path / "slow") == bytes_of(tmp_path / "quick")
 
 
+def test_no_step_is_taken_before_a_report_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search may pause or end the trial there."""
+    learn, learnt, heard = Endpoint.learn, list[int](), list[tuple[int, int]]()
+
+    def seen(endpoint: Endpoint, t: int, **others: Any) -> Any:
+        learnt.append(t)
+        return learn(endpoint, t, **others)
+
+    monkeypatch.setattr(Endpoint, "learn", seen)
+    inside = launch.Inside(lambda t, accuracies: heard.append((t, len(learnt))) if accuracies else None)
+    config = small("at", team="local", max_steps=8, **{"checkpoint.every": 4})
+    launch.train(config, runs_dir=tmp_path, quiet=True, inside=inside)
+    assert heard == [(4, 4), (8, 8)]  # nothing is compared before the first step
+
+
 def test_what_is_being_written_is_kept_when_training_stops_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
