@@ -68,7 +68,7 @@ def by_tpe(runs: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def by_population(runs: Path, args: argparse.Namespace) -> dict[str, Any]:
     """MAT, whose alpha and temperature change while it trains."""
-    config = recipe("mat").replace({"team": "local", "seed": args.seed, "epochs": args.epochs, "checkpoint.every": 50})
+    config = recipe("mat").replace({"team": "local", "seed": args.seed, "epochs": args.epochs})
     return measured(config, runs, trials=args.trials, scheduler="pbt", spaces=PBT)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,8 @@ class Tune:
     """Search settings of a recipe; --search.PATH 'loguniform(1, 10)' says what varies, else what the method names."""
 
     config: Annotated[Settings, arg(name="")]
+    train_teachers: bool = False
+    """First train the teachers that the recipe needs and that are not given, into the same folder of runs."""
     trials: int = 16
     """Runs to make; a grid makes one per combination."""
     scheduler: Literal["asha", "pbt", "fifo"] = "asha"
@@ -75,11 +78,12 @@ class Tune:
     sampler: Literal["random", "tpe", "grid"] = "random"
     """How values are chosen; tpe is Optuna's."""
     objective: str = "w-robust"
-    """Held-out robust, clean or w-robust (half and half), or AGENT/TERM; two with a comma are averaged and shown as a Pareto front."""
+    """Held-out robust, clean or w-robust (half and half; w-robust:0.7 counts robust more), or AGENT/TERM, or -AGENT/TERM to make it small;
+    two with a comma are averaged and shown as a Pareto front."""
     share_teachers: bool = True
     """Trials share what frozen teachers say to clean batches."""
     concurrent: int | None = None
-    """Trials at a time, at most; default as many as fit."""
+    """Trials at a time, at most; default as many as fit. Not with pbt, whose trials wait for each other."""
     time_budget: float | None = None
     """Seconds after which no more is run; --resume goes on."""
     resume_if_exists: Annotated[bool, arg(aliases=["--resume"])] = False
@@ -95,7 +99,8 @@ def tune(argv: Sequence[str]) -> None:
     """Search temperatures, balance weights and any other setting of a recipe with Ray Tune."""
     wanted, rest = searched(argv)
     help_only = not rest or {"-h", "--help"} & set(rest)
-    if not help_only and not any(a.startswith("--team") for a in rest) and not _has_gpus():
+    placed = any(a.startswith(("--team", "--address")) for a in rest)
+    if not help_only and not placed and not _on_a_cluster_or_gpu():
         rest = [*rest, "--team=local"]  # a trial without GPUs is cheapest as one process
     command, config = asked(rest, tune, Tune, example="mtard --trials 8 --search.method.temperature 'uniform(1, 10)'")
     from cluster import search as implementation
@@ -121,11 +126,13 @@ def tune(argv: Sequence[str]) -> None:
     answer(command.output, search_report.summary(folder, implementation.results_of(folder)), search_report.show_summary)
 
 
-def _has_gpus() -> bool:
-    """Whether a trial's agents could have GPUs of their own here."""
+def _on_a_cluster_or_gpu() -> bool:
+    """Whether a trial's agents could have GPUs of their own."""
     import torch
 
-    return torch.cuda.is_available()
+    from cluster.run_folder import SUBMITTED
+
+    return SUBMITTED in os.environ or torch.cuda.is_available()
 
 
 def train(argv: Sequence[str]) -> None:
@@ -223,7 +230,8 @@ def asked(argv: Sequence[str], ask: Any, kind: type[C], *, example: str, shortcu
     from cluster.values import differences
 
     chosen: Any = command.config  # a RunConfig, since there is a recipe
-    if isinstance(command, Train) and not command.dry_run and teachers.wanted(chosen, command.train_teachers):
+    dry = isinstance(command, Train) and command.dry_run
+    if isinstance(command, Train | Tune) and not dry and teachers.wanted(chosen, command.train_teachers):
         chosen = teachers.trained(chosen, runs_dir=command.runs_dir, quiet=command.output.quiet)
     config: RunConfig = chosen.absolute()
     launch.check(config)

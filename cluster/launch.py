@@ -30,10 +30,14 @@ from trainers import datasets
 
 @dataclass(frozen=True)
 class Inside:
-    """What a run is part of: told every checkpoint's accuracies; with a placement group, agents take its bundles but the first."""
+    """What a run is part of, which is told every checkpoint's accuracies and says how the run is carried out.
+
+    With a placement group, agents take its bundles but the first.
+    """
 
     reported: Callable[[int, dict[str, Any]], None] | None = None
     group: Any = None
+    asked: RunConfig | None = None
 
 
 def train(
@@ -112,7 +116,7 @@ def resume(
     """
     startup = startup or Startup()
     folder = RunFolder.open(path)
-    config = folder.config
+    config = folder.config.carried_out_as(inside.asked) if inside.asked else folder.config
     if asked is not None:
         config = config.carried_out_as(asked)
         differing = differences(config.to_dict(), asked.to_dict())
@@ -146,7 +150,9 @@ def _execute(folder: RunFolder, config: RunConfig, inside: Inside, startup: Star
                 startup.mark("agents")
                 _train(folder, config, team, stop, known, inside, startup, first=first, wrong=wrong, quiet=quiet)
         except Exception:
-            if not folder.checkpoints.folder.exists():  # nothing has begun: the name is free again
+            if (
+                not folder.checkpoints.folder.exists() and not inside.reported
+            ):  # nothing has begun: the name is free again
                 shutil.rmtree(folder.path)
             raise
     return Run(folder.path)

@@ -33,6 +33,7 @@ def plan(
     *,
     lanes: int = 1,
     own: Mapping[str, Own] | None = None,
+    beside: Sequence[Bundle] = (),
 ) -> list[Bundle]:
     """One bundle per lane of every agent: GPUs where the cluster has any (unless told otherwise), CPUs, a label.
 
@@ -42,14 +43,15 @@ def plan(
         nodes: every node alive.
         lanes: bundles per agent; those of one agent follow each other.
         own: what single agents get otherwise.
+        beside: what must fit in the same group.
 
     Raises:
         NoResources: no placement on these nodes holds the bundles; says what is needed, present and to be changed.
         UsageError: an agent asks for nothing.
     """
     bundles = _bundles(roles, placement, nodes, lanes, own or {})
-    if not fits(bundles, nodes, placement.strategy) and not placement.wait:
-        raise NoResources(_explain(roles, bundles, placement, nodes, lanes, own or {}))
+    if not fits([*beside, *bundles], nodes, placement.strategy) and not placement.wait:
+        raise NoResources(_explain(roles, bundles, placement, nodes, lanes, own or {}, beside))
     return bundles
 
 
@@ -131,6 +133,11 @@ def reserve(bundles: Sequence[Bundle], placement: Placement, *, timeout: float =
     return group
 
 
+def release(group: PlacementGroup) -> None:
+    """Give back what :func:`reserve` got."""
+    remove_placement_group(group)
+
+
 def _ready(group: PlacementGroup, timeout: float) -> bool:
     """Wait in short turns, so that a signal is heard.
 
@@ -159,8 +166,9 @@ def _explain(
     nodes: Sequence[Node],
     lanes: int,
     own: Mapping[str, Own],
+    beside: Sequence[Bundle],
 ) -> str:
-    need = f"{_needs(bundles)} ({placement.strategy}); present: {_present(nodes)}"
+    need = f"{_needs([*beside, *bundles])} ({placement.strategy}); present: {_present(nodes)}"
     for bundle in bundles:
         if not any(node.labels.get(k) == v for node in nodes for k, v in bundle.selector.items()) and bundle.label:
             known = sorted({f"{k}={v}" for n in nodes for k, v in n.labels.items() if not k.startswith("ray.io/")})
@@ -172,14 +180,14 @@ def _explain(
             )
     fixes = []
     relaxed = placement.strategy.removeprefix("STRICT_")
-    if relaxed != placement.strategy and fits(bundles, nodes, relaxed):
+    if relaxed != placement.strategy and fits([*beside, *bundles], nodes, relaxed):
         fixes.append(f"set --placement.strategy {relaxed}")
     shares = [s for s in (*SHARES, 0.0) if s or placement.cpus_per_agent]
     gpus = [s for s in shares if any(b.gpus for b in bundles) and (lanes == 1 or s in (0, 1))]
     fewer_gpus = [("gpus", s, replace(placement, gpus_per_agent=s)) for s in gpus]
     fewer_cpus = [("cpus", s, replace(placement, cpus_per_agent=s)) for s in shares if s]
     for name, share, less in [*fewer_gpus, *fewer_cpus]:
-        if fits(_bundles(roles, less, nodes, lanes, own), nodes, placement.strategy):
+        if fits([*beside, *_bundles(roles, less, nodes, lanes, own)], nodes, placement.strategy):
             fixes.append(f"set --placement.{name}-per-agent {share:g}")
             break
     if lanes > 1:

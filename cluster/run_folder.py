@@ -50,11 +50,7 @@ class RunFolder:
             raise UsageError(
                 f"--name {name!r} is not allowed; use letters, digits, '.', '_' and '-', starting with one of the first two"
             )
-        if SUBMITTED in os.environ and not runs_dir.is_absolute():
-            raise UsageError(
-                f"--runs-dir {runs_dir} is relative: under 'ray job submit' it lies in the job's folder, which Ray erases. Give an "
-                "absolute path that every node sees"
-            )
+        refuse_lost(runs_dir)
         runs_dir.mkdir(parents=True, exist_ok=True)
         path = runs_dir / name if name else _next(runs_dir, config.label)
         try:
@@ -186,6 +182,19 @@ def _next(runs_dir: Path, recipe: str) -> Path:
     pattern = re.compile(re.escape(recipe) + r"-(\d+)")
     numbers = [int(m[1]) for p in runs_dir.iterdir() if (m := pattern.fullmatch(p.name))]
     return runs_dir / f"{recipe}-{max(numbers, default=0) + 1}"
+
+
+def refuse_lost(runs_dir: Path) -> None:
+    """Refuse a folder that does not outlive a submitted job.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if SUBMITTED in os.environ and not runs_dir.is_absolute():
+        raise UsageError(
+            f"--runs-dir {runs_dir} is relative: under 'ray job submit' it lies in the job's folder, which Ray erases. Give an "
+            "absolute path that every node sees"
+        )
 
 
 def _acquire(path: Path) -> TextIO:

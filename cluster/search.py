@@ -20,17 +20,16 @@ from typing import Any, Literal
 
 from agents.checkpoint import to_json, write
 from cluster import assemble, launch, placement, run_config, samplers, session, trial
-from cluster.errors import Exists, Infrastructure, Interrupted, UsageError
-from cluster.fitting import Node
+from cluster.errors import Exists, Infrastructure, Interrupted, SparringError, UsageError
+from cluster.fitting import Bundle, Node
 from cluster.run_config import RunConfig
-from cluster.run_folder import NAME, RunFolder, relative
+from cluster.run_folder import NAME, RunFolder, refuse_lost, relative
 from cluster.trial import Plan
 from trainers.search import Space, Uniform
 
 Scheduler = Literal["asha", "pbt", "fifo"]
-HEAD = {
-    "CPU": 0.01
-}  # a trial's own process on Ray, which only waits; a share of nothing would shift the agents' bundles
+HEAD = Bundle("a trial", 0.01)  # its own process, which only waits; a share of nothing would shift the agents' bundles
+KEPT = 3  # checkpoints at least where trials take over from each other: they are at most two apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +70,7 @@ def tune(
         Exists: a folder of this name, and ``resume`` was not asked for.
         NoResources: not enough for one trial.
         Interrupted: stopped; every finished trial is kept.
+        Infrastructure: some trials could not be carried out; they can go on.
     """
     search = replace(search, config=search.config.absolute())
     check(search)
@@ -81,15 +81,19 @@ def tune(
         _bundles(search.config, [placement.this_machine()])
     with RunFolder(folder).locked(), session.connected(search.config.address):
         wanted = _bundles(search.config, placement.nodes_alive())
+        if search.config.placement.wait:
+            placement.release(placement.reserve(wanted, search.config.placement))  # Tune would wait for ever
         from cluster.tuning import fit
 
         begun = time.monotonic()
-        finished = fit(search, folder, drawn, wanted, length=length, time_budget=time_budget, say=say)
-    results = conclude(folder, search)
+        finished, error = fit(search, folder, drawn, wanted, length=length, time_budget=time_budget, say=say)
+    results = conclude(folder, search, finished=finished)
     if not finished:
         wanted_trials = search.trials if drawn is None else len(drawn)
         ended = f"{sum(r['status'] != 'open' for r in results)} of {wanted_trials} trials ended"
         more = f"continue with the same command and --name {folder.name} --resume"
+        if error:
+            raise Infrastructure(f"trials could not be carried out: {error}; {ended}; {more}")
         in_time = time_budget is None or time.monotonic() - begun < time_budget
         if in_time or not any(r["reports"] for r in results):
             raise Interrupted(f"stopped with {ended}; {more}")
@@ -124,6 +128,12 @@ def check(search: Search) -> None:
             )
     if search.scheduler == "pbt" and search.sampler != "random":
         raise UsageError("pbt draws its first values at random: --sampler random")
+    if search.config.lanes > 1:
+        raise UsageError(f"lanes = {search.config.lanes}: every agent of a trial is one process; search with --lanes 1")
+    if search.scheduler == "pbt" and search.concurrent is not None:
+        raise UsageError(
+            "--concurrent: with pbt all trials wait for each other; those that find no resources take turns by themselves"
+        )
     if search.trials < 1 or (search.scheduler == "pbt" and search.trials < 4):
         raise UsageError(f"trials = {search.trials} is too few; at least {4 if search.scheduler == 'pbt' else 1}")
     trial.check_objective(search.objective, search.config)
@@ -132,6 +142,7 @@ def check(search: Search) -> None:
 
 def _folder(search: Search, runs_dir: Path, name: str | None, *, resume: bool) -> Path:
     label = f"{search.config.label}-search"
+    refuse_lost(runs_dir)
     if name is None:
         if resume:
             raise UsageError("--resume needs --name: which search is to go on?")
@@ -164,52 +175,65 @@ def _folder(search: Search, runs_dir: Path, name: str | None, *, resume: bool) -
     return folder
 
 
-def _bundles(config: RunConfig, nodes: list[Node]) -> list[dict[str, float]]:
+def _bundles(config: RunConfig, nodes: list[Node]) -> list[Bundle]:
     """Bundles of one trial; on Ray the first one is its own process's.
 
     Raises:
         NoResources: not one trial would fit, for which Tune would wait for ever.
     """
-    wanted, own = placement.on_device(config.device, replace(config.placement, wait=0.0), config.agents)
+    wanted, own = placement.on_device(config.device, config.placement, config.agents)
     if config.team == "ray":
-        planned = placement.plan(list(config.method.roles()), wanted, nodes, own=own)
-        return [HEAD, *(b.resources for b in planned)]
+        return [HEAD, *placement.plan(list(config.method.roles()), wanted, nodes, own=own, beside=[HEAD])]
     alone = replace(wanted, gpus_per_agent=wanted.gpus_per_agent or 0.0)
-    return [b.resources for b in placement.plan(["a trial"], alone, nodes)]
+    return placement.plan(["a trial"], alone, nodes)
 
 
-def conclude(folder: Path, search: Search) -> list[dict[str, Any]]:
+def conclude(folder: Path, search: Search, *, finished: bool) -> list[dict[str, Any]]:
     """Write what the trials have shown so far: search.parquet, best/, best.yaml, search.html; every trial's result.
 
+    Args:
+        finished: no trial is still to come or to go on.
+
     Raises:
-        SparringError: every trial failed; the first one's cause.
+        SparringError: every trial failed; the first one's cause and kind.
     """
     results = results_of(folder)
     failed = [r for r in results if r["status"] == "failed"]
-    if failed and len(failed) == len(results):
-        kind = UsageError if failed[0]["code"] == 2 else Infrastructure
+    if finished and failed and len(failed) == len(results):
+        kind = next((k for k in SparringError.__subclasses__() if k.code == failed[0]["code"]), SparringError)
         raise kind(f"every trial failed; the first one, {failed[0]['trial']}: {failed[0]['cause']}")
     from cluster import search_report
 
     best = search_report.best_of(results)
     if best is not None:
-        source, target = folder / "trials" / best["trial"], folder / "best"
-        working = folder / "best.tmp"
-        shutil.rmtree(working, ignore_errors=True)
-        shutil.copytree(source, working, ignore=shutil.ignore_patterns("*.tmp", "run.lock"))
-        shutil.rmtree(target, ignore_errors=True)
-        working.rename(target)
-        config = replace(
-            RunFolder(target).config.carried_out_as(None), data=search.config.data, team=search.config.team
-        )
-        write(folder / "best.yaml", run_config.dump(config).encode())
+        _copy_best(folder / "trials" / best["trial"], folder / "best")
+        config = RunFolder(folder / "best").config.carried_out_as(None)
+        asked = {k: getattr(search.config, k) for k in ("data", "team", "memo")}
+        keep = replace(config.checkpoint, keep=search.config.checkpoint.keep)
+        write(folder / "best.yaml", run_config.dump(replace(config, checkpoint=keep, **asked)).encode())
     search_report.write_all(folder, search, results, best)
     return results
 
 
+def _copy_best(source: Path, target: Path) -> None:
+    """Make ``target`` a copy of the best trial. One that is a copy already stays, and so does what was made of another one."""
+    whats_new = [p.relative_to(source) for p in source.rglob("*") if p.is_file() and p.suffix != ".tmp"]
+    names = ("config.yaml", "metrics.jsonl", *(str(p) for p in whats_new if p.name == "COMMITTED"))
+    if all((target / n).is_file() and (target / n).read_bytes() == (source / n).read_bytes() for n in names):
+        return
+    working = target.with_name("best.tmp")
+    shutil.rmtree(working, ignore_errors=True)
+    shutil.copytree(source, working, ignore=shutil.ignore_patterns("*.tmp", "run.lock"))
+    if (target / "evaluation").exists():
+        number = next(i for i in range(1, 10**6) if not target.with_name(f"best-before-{i}").exists())
+        target.rename(target.with_name(f"best-before-{number}"))
+    shutil.rmtree(target, ignore_errors=True)
+    working.rename(target)
+
+
 def plan_of(search: Search, folder: Path) -> Plan:
     """What every trial is told."""
-    keep = 10**6 if search.scheduler == "pbt" else search.config.checkpoint.keep  # any step may be taken over
+    keep = max(search.config.checkpoint.keep, KEPT if search.scheduler == "pbt" else 0)
     config = replace(search.config, checkpoint=replace(search.config.checkpoint, keep=keep))
     if any(path.startswith("attack") for path in search.spaces) and config.checkpoint.threat is None:
         config = replace(config, checkpoint=replace(config.checkpoint, threat=str(config.threats[0])))
@@ -220,4 +244,5 @@ def plan_of(search: Search, folder: Path) -> Plan:
 
 def results_of(folder: Path) -> list[dict[str, Any]]:
     """Every trial that has begun, in order."""
-    return [trial.result(path) for path in sorted((folder / "trials").iterdir()) if (path / "params.json").exists()]
+    trials = sorted(p for p in (folder / "trials").iterdir() if p.name.isdigit())
+    return [trial.result(path) for path in trials if (path / "params.json").exists()]

@@ -112,14 +112,14 @@ def _best(best: Mapping[str, Any] | None, search: Search) -> str:
 
 
 def best_of(results: Results) -> Mapping[str, Any] | None:
-    """The trial with the highest objective at its last report, among those that came furthest."""
+    """The trial with the highest objective at its end; while none has ended, at the last report of those that came furthest."""
     reported = [r for r in results if r["reports"]]
     if not reported:
         return None
     furthest = max(r["reports"][-1]["step"] for r in reported)
-    return max(
-        (r for r in reported if r["reports"][-1]["step"] == furthest), key=lambda r: r["reports"][-1]["objective"]
-    )
+    ended = [r for r in reported if r["status"] == "finished"]
+    compared = ended or [r for r in reported if r["reports"][-1]["step"] == furthest]
+    return max(compared, key=lambda r: r["reports"][-1]["objective"])
 
 
 def summary(folder: Path, results: Results) -> dict[str, Any]:

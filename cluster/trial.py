@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,11 +15,12 @@ from typing import Any
 
 from agents.checkpoint import to_json, write
 from cluster import launch, run_config
-from cluster.errors import SparringError, UsageError
+from cluster.errors import Exists, SparringError, UsageError
 from cluster.run_config import RunConfig
-from cluster.run_folder import RunFolder
+from cluster.run_folder import STALE, RunFolder
 from trainers.methods.base import Method
 
+LATER = (8, 130)  # exit codes after which the same trial can go on
 RECORDS = ("metrics.jsonl", "validation.jsonl", "alarms.jsonl")
 
 
@@ -40,13 +42,28 @@ def check_objective(objective: str, config: RunConfig) -> None:
         UsageError: with what is reported.
     """
     for part in objective.split(","):
-        agent, slash, value = part.rpartition("/")
-        if part in ("robust", "clean", "w-robust") or (slash and agent in config.method.roles() and value):
+        agent, slash, value = part.removeprefix("-").rpartition("/")
+        if value in ("robust", "clean") and not slash:
+            continue
+        if slash and agent in config.method.roles() and value:
+            continue
+        if not slash and _robust_share(value) is not None:
             continue
         raise UsageError(
-            f"objective {part!r} is never reported; there are robust, clean, w-robust (the products' mean on held-out images) and "
-            f"AGENT/robust, AGENT/clean or AGENT/TERM of any loss term, with {', '.join(config.method.roles())}"
+            f"objective {part!r} is never reported; there are robust, clean, w-robust, w-robust:0.7 (the products' mean on held-out "
+            "images; the share is that of robust) and AGENT/robust, AGENT/clean or AGENT/TERM of any loss term, with "
+            f"{', '.join(config.method.roles())}; a minus before one makes it small: -{next(iter(config.method.roles()))}/total"
         )
+
+
+def _robust_share(part: str) -> float | None:
+    """Of ``w-robust:SHARE``; None for anything else."""
+    name, colon, share = part.partition(":")
+    try:
+        value = float(share) if colon else 0.5
+    except ValueError:
+        return None
+    return value if name == "w-robust" and 0 <= value <= 1 else None
 
 
 def measure(
@@ -67,15 +84,16 @@ def measure(
     products = [accuracies[role] for role in method.deploy()]
     found: dict[str, float] = {}
     for part in objective.split(","):
-        agent, _, name = part.rpartition("/")
-        if part == "w-robust":
-            found[part] = fmean((p["clean"] + p["robust"]) / 2 for p in products)
+        agent, _, name = part.removeprefix("-").rpartition("/")
+        share, sign = _robust_share(name), -1 if part.startswith("-") else 1
+        if agent and name in accuracies.get(agent, {}):
+            found[part] = sign * accuracies[agent][name]
+        elif agent and name in terms.get(agent, {}):
+            found[part] = sign * terms[agent][name]
+        elif share is not None and not agent:
+            found[part] = sign * fmean((1 - share) * p["clean"] + share * p["robust"] for p in products)
         elif not agent:
-            found[part] = fmean(p[part] for p in products)
-        elif name in accuracies.get(agent, {}):
-            found[part] = accuracies[agent][name]
-        elif name in terms.get(agent, {}):
-            found[part] = terms[agent][name]
+            found[part] = sign * fmean(p[name] for p in products)
         else:
             raise UsageError(
                 f"objective {part!r} is never reported; {agent} reports {', '.join({**accuracies.get(agent, {}), **terms.get(agent, {})})}"
@@ -116,8 +134,9 @@ def run(plan: Plan, index: int, params: Mapping[str, Any]) -> None:
             tune.report(dict(report), checkpoint=tune.Checkpoint.from_directory(where))
 
     checkpoint = tune.get_checkpoint() if plan.pbt else None
+    _finish_taking_over(path)
     ended = (path / "result.json").exists()
-    if (path / "config.yaml").exists() and checkpoint is None and (ended or plan.pbt):
+    if (path / "config.yaml").exists() and checkpoint is None:
         for report in result(path)["reports"][-1 if plan.pbt else None :]:
             tell(report)  # a resumed search: what the scheduler knew before; pbt waits until every trial is as far
     if ended:
@@ -141,13 +160,29 @@ def run(plan: Plan, index: int, params: Mapping[str, Any]) -> None:
 
     group = ray.util.get_current_placement_group() if plan.config.team == "ray" else None
     try:
-        launch.resume(path, overrides={"memo": plan.config.memo}, quiet=True, inside=launch.Inside(reported, group))
+        _as_soon_as_free(path, launch.Inside(reported, group, plan.config))
         write(path / "result.json", to_json({"status": "finished"}))
-    except (SparringError, ValueError) as error:
-        code = error.code if isinstance(error, SparringError) else 2
-        if code in (8, 130):
+    except (Exists, OSError, ray.exceptions.RayError):
+        raise  # not the trial's own fault: it can go on
+    except Exception as error:
+        code = error.code if isinstance(error, SparringError) else 2 if isinstance(error, ValueError) else 1
+        if code in LATER:
             raise
-        write(path / "result.json", to_json({"status": "failed", "cause": str(error), "code": code}))
+        cause = str(error) if code > 1 else f"{type(error).__name__}: {error}"
+        write(path / "result.json", to_json({"status": "failed", "cause": cause, "code": code}))
+
+
+def _as_soon_as_free(path: Path, inside: launch.Inside) -> None:
+    """Go on with a run. A process that died on another host seems to hold its folder for some time."""
+    deadline = time.monotonic() + 2 * STALE
+    while True:
+        try:
+            launch.resume(path, quiet=True, inside=inside)
+            return
+        except Exists:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def take_over(path: Path, donor: Path, t: int, params: Mapping[str, float]) -> None:
@@ -163,7 +198,7 @@ def take_over(path: Path, donor: Path, t: int, params: Mapping[str, float]) -> N
     changed = replace(config, changes=changes)
     if donor == path and changed == config:
         return
-    working = path.with_name(f"{path.name}.tmp")
+    working, whole = path.with_name(f"{path.name}.tmp"), path.with_name(f"{path.name}.new")
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     for step in RunFolder(donor).checkpoints.committed():
@@ -176,8 +211,16 @@ def take_over(path: Path, donor: Path, t: int, params: Mapping[str, float]) -> N
     write(working / "params.json", to_json(dict(params)))
     write(working / "config.yaml", run_config.dump(changed).encode())
     RunFolder(working).rewind_metrics(t)
-    shutil.rmtree(path, ignore_errors=True)
-    working.rename(path)
+    working.rename(whole)
+    _finish_taking_over(path)
+
+
+def _finish_taking_over(path: Path) -> None:
+    """Put a whole copy in the trial's place; whoever was killed in between left it there."""
+    whole = path.with_name(f"{path.name}.new")
+    if whole.exists():
+        shutil.rmtree(path, ignore_errors=True)
+        whole.rename(path)
 
 
 def result(path: Path) -> dict[str, Any]:

@@ -5,38 +5,41 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
 from agents.checkpoint import to_json, write
 from cluster import samplers, search, stop, trial
+from cluster.fitting import Bundle
 from cluster.samplers import Params
 from cluster.search import Search
 from trainers.search import Uniform
 
 STEP, GOAL = "step", "objective"
 REDUCTION = 3  # of trials that meet at a rung, the best third goes on
-RUNGS = 2  # at a ninth and a third of the run: before the first, a slow start stops nobody
+RUNGS = 2  # at a ninth of the run or its first checkpoint, and at three times that: a slow start before stops nobody
 
 
 def fit(
     searched: Search,
     folder: Path,
     drawn: Sequence[Params] | None,
-    wanted: Sequence[dict[str, float]],
+    wanted: Sequence[Bundle],
     *,
     length: int,
     time_budget: float | None,
     say: Callable[[str], None],
-) -> bool:
-    """Run every trial that has not ended; whether all have now.
+) -> tuple[bool, str | None]:
+    """Run every trial that has not ended; whether all have now, and why Tune gave one up.
 
     Args:
         drawn: settings per trial; None asks Optuna.
@@ -44,6 +47,7 @@ def fit(
         length: steps of a whole trial.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial may fail before its first report
     plan, count = search.plan_of(searched, folder), searched.trials if drawn is None else len(drawn)
     pbt = searched.scheduler == "pbt"
 
@@ -62,7 +66,7 @@ def fit(
         first = [samplers.known(folder, i) or drawn[i] for i in range(count)]
         space |= {k: tune.sample_from(lambda spec, k=k: first[spec.config.index][k]) for k in searched.spaces}
     tuner = tune.Tuner(
-        tune.with_resources(one, tune.PlacementGroupFactory(list(wanted))),
+        tune.with_resources(one, _group(wanted, searched.config.placement.strategy)),
         param_space=space,
         tune_config=tune.TuneConfig(
             metric=GOAL,
@@ -82,9 +86,18 @@ def fit(
             verbose=0,
         ),
     )
-    with _seeded(searched.config.seed), stop.terminate_as(signal.SIGINT):  # which Tune ends in good order
-        tuner.fit()
-    return all((folder / "trials" / f"{i:03d}" / "result.json").exists() for i in range(count))
+    # SIGINT is what Tune ends in good order for; stdout is the answer's
+    with _seeded(searched.config.seed), stop.terminate_as(signal.SIGINT), redirect_stdout(sys.stderr):
+        errors = tuner.fit().errors
+    finished = all((folder / "trials" / f"{i:03d}" / "result.json").exists() for i in range(count))
+    return finished, str(errors[0]).strip().splitlines()[-1] if errors else None
+
+
+def _group(wanted: Sequence[Bundle], strategy: str) -> Any:
+    """What Tune reserves for every trial."""
+    selectors = [b.selector for b in wanted]
+    labels = {"bundle_label_selector": selectors} if any(selectors) else {}
+    return tune.PlacementGroupFactory([b.resources for b in wanted], strategy=strategy, **labels)
 
 
 def _scheduler(searched: Search, folder: Path, length: int) -> TrialScheduler:
@@ -97,7 +110,7 @@ def _scheduler(searched: Search, folder: Path, length: int) -> TrialScheduler:
         def inside(config: dict[str, Any]) -> dict[str, Any]:
             return {**config, **{k: min(max(config[k], s.low), s.high) for k, s in spaces.items()}}
 
-        return PopulationBasedTraining(
+        return Population(
             time_attr=STEP,
             perturbation_interval=every,
             burn_in_period=_furthest(
@@ -105,6 +118,7 @@ def _scheduler(searched: Search, folder: Path, length: int) -> TrialScheduler:
             ),  # of a resumed search: Tune would wait for ever if all were past its next turn
             hyperparam_mutations=samplers.domains(spaces),
             custom_explore_fn=inside,
+            require_attrs=False,
             synch=True,
             log_config=False,
         )
@@ -117,6 +131,18 @@ def _furthest(folder: Path) -> int:
     return max((r["reports"][-1][STEP] for r in going_on), default=0)
 
 
+class Population(PopulationBasedTraining):  # type: ignore[misc]
+    """Trials that wait for each other at every checkpoint; for one that failed on the way there they do not."""
+
+    def choose_trial_to_run(self, controller: Any) -> Any:
+        chosen, live = super().choose_trial_to_run(controller), controller.get_live_trials()
+        if chosen is None and live and all(t.status == Trial.PAUSED for t in live):
+            here = min(self._trial_state[t].last_train_time for t in live)
+            self._next_perturbation_sync = here + self._perturbation_interval
+            chosen = super().choose_trial_to_run(controller)
+        return chosen
+
+
 class Halving(ASHAScheduler):  # type: ignore[misc]
     """Asynchronous successive halving that leaves a record in the folder of a trial that it stops."""
 
@@ -124,7 +150,11 @@ class Halving(ASHAScheduler):  # type: ignore[misc]
         self._folder = folder
         # a trial's last report must not stop it: it has to end by itself
         super().__init__(
-            time_attr=STEP, grace_period=grace_period, max_t=10**9, reduction_factor=REDUCTION, stop_last_trials=False
+            time_attr=STEP,
+            grace_period=grace_period,
+            max_t=int(1.5 * grace_period * REDUCTION ** (RUNGS - 1)),  # beyond the last rung and before one more
+            reduction_factor=REDUCTION,
+            stop_last_trials=False,
         )
 
     def on_trial_result(self, controller: Any, one: Any, result: dict[str, Any]) -> str:
@@ -143,9 +173,9 @@ class Asked(Searcher):  # type: ignore[misc]
 
         super().__init__(metric=GOAL, mode="max")
         self._count, self._folder, self._next = searched.trials, folder, 0
-        self._optuna = OptunaSearch(
-            samplers.domains(searched.spaces), metric=GOAL, mode="max", seed=searched.config.seed
-        )
+        drawn = sum(samplers.known(folder, i) is not None for i in range(searched.trials))
+        seed = searched.config.seed + drawn  # Optuna's first draws depend on the seed alone: not the same ones again
+        self._optuna = OptunaSearch(samplers.domains(searched.spaces), metric=GOAL, mode="max", seed=seed)
         self._made: dict[str, Params] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -174,7 +204,7 @@ class Asked(Searcher):  # type: ignore[misc]
 
 
 class Lines(tune.Callback):  # type: ignore[misc]
-    """One line per report."""
+    """One line per report; a trial that failed without one has none."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -182,6 +212,8 @@ class Lines(tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        if GOAL not in result:
+            return
         running = sum(t.status == "RUNNING" for t in trials)
         self._say(
             f"trial {_index(trial):03d}  step {result[STEP]}  objective {result[GOAL]:.4f}  ({running} of {len(trials)} running)"

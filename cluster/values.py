@@ -81,8 +81,8 @@ def _refuse(path: str, value: Any, allowed: str) -> NoReturn:
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """``setting: value before -> value after`` for all that differ."""
-    old = flat(before)
-    return [f"{k}: {old.get(k)} -> {v}" for k, v in flat(after).items() if old.get(k) != v]
+    old, new = flat(before), flat(after)
+    return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in {**new, **old} if old.get(k) != new.get(k)]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

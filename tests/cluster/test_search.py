@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from cluster import launch, run_config, samplers, search, search_report, trial
-from cluster.errors import Exists, NoResources, UsageError
-from cluster.run_folder import RunFolder
+from cluster import launch, run_config, samplers, search, search_report, trial, tuning
+from cluster.errors import Exists, NoResources, TrainingStopped, UsageError
+from cluster.run_folder import SUBMITTED, RunFolder
 from cluster.search import Search
 from tests.conftest import Command
 from tests.helpers import CLONE, bytes_of, small
@@ -74,12 +77,28 @@ def test_a_search_of_the_same_name(done: Path) -> None:
         search.tune(searched(objective="clean,robust"), runs_dir=done.parent, name="asha")
     with pytest.raises(UsageError, match=r"is another search \(trials: 4 -> 5\)"):
         search.tune(searched(objective="clean,robust", trials=5), runs_dir=done.parent, name="asha", resume=True)
+    fewer = {"optim.lr": SPACES["optim.lr"]}
+    with pytest.raises(UsageError, match=r"is another search \(spaces.method.temperature: uniform\(1, 10\) -> None\)"):
+        search.tune(searched(objective="clean,robust", spaces=fewer), runs_dir=done.parent, name="asha", resume=True)
 
 
 def test_a_search_that_ended_runs_nothing_again(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {p: p.stat().st_mtime_ns for p in (done / "trials").rglob("metrics.jsonl")}
+    (done / "best" / "evaluation" / "1").mkdir(parents=True)  # what somebody made of the best trial stays
     search.tune(searched(objective="clean,robust"), runs_dir=done.parent, name="asha", resume=True)
     assert {p: p.stat().st_mtime_ns for p in (done / "trials").rglob("metrics.jsonl")} == before
+    assert (done / "best" / "evaluation" / "1").exists()
+
+
+def test_the_best_changes_and_what_was_made_of_the_old_one_stays(done: Path, tmp_path: Path) -> None:
+    target = tmp_path / "best"
+    one, other = (done / "trials" / name for name in ("000", "001"))
+    search._copy_best(one, target)
+    (target / "evaluation").mkdir()
+    search._copy_best(other, target)
+    assert not (target / "evaluation").exists()
+    assert (tmp_path / "best-before-1" / "evaluation").exists()
+    assert [bytes_of(tmp_path / n) for n in ("best", "best-before-1")] == [bytes_of(p) for p in (other, one)]
 
 
 def test_killed_in_the_middle(tmp_path: Path, ray_session: str) -> None:
@@ -141,10 +160,10 @@ def test_terminated_and_gone_on_with(tmp_path: Path) -> None:
 
 def test_out_of_time(tmp_path: Path, ray_session: str) -> None:
     """A time budget ends a search with what it has shown; going on completes it."""
-    asked = searched(scheduler="fifo", concurrent=1, config=searched().config.replace({"max_steps": 200}))
+    asked = searched(scheduler="fifo", concurrent=1, config=searched().config.replace({"max_steps": 1000}))
     said: list[str] = []
-    folder = search.tune(asked, runs_dir=tmp_path, name="s", time_budget=6, say=said.append)
-    assert re.match(r"the time budget of 6 s is used up with \d of 4 trials ended; continue", said[-1])
+    folder = search.tune(asked, runs_dir=tmp_path, name="s", time_budget=12, say=said.append)
+    assert re.match(r"the time budget of 12 s is used up with \d of 4 trials ended; continue", said[-1])
     assert any(r["status"] == "open" for r in results(folder)) or len(results(folder)) < 4
     assert (folder / "best.yaml").exists()
 
@@ -204,13 +223,95 @@ def test_taking_over(tmp_path: Path) -> None:
     assert values[other.path][:20] == values[donor.path][:20]
     assert values[other.path][20:] != values[donor.path][20:]
     assert RunFolder(other.path).config.changes == {10: {"method.temperature": 5.0}}
+    before = bytes_of(other.path)
+    other.path.rename(
+        other.path.with_name("other.new")
+    )  # killed before the whole copy took its place, or in building one
+    (tmp_path / "other.tmp").mkdir()
+    trial._finish_taking_over(other.path)
+    assert bytes_of(other.path) == before
+
+
+def test_unfinished_copies_are_no_trials(tmp_path: Path, done: Path) -> None:
+    shutil.copytree(done, tmp_path / "s")
+    shutil.copytree(done / "trials" / "003", tmp_path / "s" / "trials" / "003.tmp")
+    assert [r["trial"] for r in search.results_of(tmp_path / "s")] == ["000", "001", "002", "003"]
+
+
+def test_the_longest_trial_is_not_the_best_one() -> None:
+    def made(name: str, status: str, step: int, objective: float) -> dict[str, Any]:
+        return {"trial": name, "status": status, "reports": [{"step": step, "objective": objective}]}
+
+    short, long, stopped = made("a", "finished", 10, 0.9), made("b", "finished", 20, 0.8), made("c", "stopped", 5, 1.0)
+    assert search_report.best_of([short, long, stopped]) == short
+    early, late = made("a", "open", 5, 0.9), made("b", "open", 10, 0.8)
+    assert search_report.best_of([early, late]) == late
+
+
+def test_objectives() -> None:
+    method = searched().config.method
+    seen = {"peer0": {"clean": 0.9, "robust": 0.5}, "peer1": {"clean": 0.7, "robust": 0.3}}
+    terms = {"peer0": {"hard": 2.0}}
+    found = trial.measure("w-robust,w-robust:0.75,-peer0/hard,peer1/clean", method, seen, terms)
+    parts = {"w-robust": 0.6, "w-robust:0.75": 0.5, "-peer0/hard": -2.0, "peer1/clean": 0.7}
+    assert found == pytest.approx({**parts, "objective": sum(parts.values()) / 4})
+    for wrong in ("w-robust:2", "w-robust:x", "-", "peer0/", "peer9/clean"):
+        with pytest.raises(UsageError, match="is never reported"):
+            trial.check_objective(wrong, searched().config)
+
+
+def test_a_run_that_seems_held_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that died holds its runs until its last sign of life is old."""
+    asked: list[Path] = []
+
+    def resume(path: Path, **_: Any) -> None:
+        asked.append(path)
+        if len(asked) < 3:
+            raise Exists("run x is locked by process 1 on a host that died")
+
+    monkeypatch.setattr(launch, "resume", resume)
+    monkeypatch.setattr(trial.time, "sleep", lambda _: None)
+    trial._as_soon_as_free(tmp_path, launch.Inside())
+    assert len(asked) == 3
+
+
+class OfPopulation:
+    """A trial of Tune's as a scheduler sees it."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+
+
+def test_a_population_does_not_wait_for_one_that_failed() -> None:
+    """Three wait for the fourth, which ends without the report that would have set them all going."""
+    scheduler = tuning.Population(
+        time_attr="step", metric="objective", mode="max", perturbation_interval=10, synch=True,
+        hyperparam_mutations={"a": [1, 2]},
+    )  # fmt: skip
+    trials = [OfPopulation("PAUSED") for _ in range(3)]
+    running = OfPopulation("RUNNING")
+    for one, step in ((trials[0], 10), (trials[1], 10), (trials[2], 10), (running, 0)):
+        scheduler._trial_state[one] = SimpleNamespace(last_train_time=step)
+    live = {*trials, running}
+    controller = SimpleNamespace(get_trials=lambda: [*trials, running], get_live_trials=lambda: live)
+    assert scheduler.choose_trial_to_run(controller) is None
+    running.status = "ERROR"
+    live.remove(running)
+    assert scheduler.choose_trial_to_run(controller) in trials
+    assert scheduler._next_perturbation_sync == 20
 
 
 def test_tpe(tmp_path: Path, ray_session: str) -> None:
     pytest.importorskip("optuna")
-    folder = search.tune(searched(sampler="tpe", scheduler="fifo", concurrent=1), runs_dir=tmp_path, name="tpe")
-    assert [r["status"] for r in results(folder)] == ["finished"] * 4
-    assert len({r["params"]["method.temperature"] for r in results(folder)}) == 4
+    asked = searched(sampler="tpe", scheduler="fifo", concurrent=1, trials=3)
+    folder = search.tune(asked, runs_dir=tmp_path, name="tpe")
+    assert [r["status"] for r in results(folder)] == ["finished"] * 3
+    made = [r["params"] for r in results(folder)]
+    assert len({p["method.temperature"] for p in made}) == 3
+    again = tuning.Asked(replace(asked, trials=5), folder)  # a longer one, on what these have shown
+    suggested = [again.suggest(str(i)) for i in range(5)]
+    assert [s["params"] for s in suggested[:3] if s] == made
+    assert all(s["params"] not in made for s in suggested[3:] if s)
 
 
 def test_draws_depend_on_nothing_else(tmp_path: Path) -> None:
@@ -255,6 +356,8 @@ def test_the_front_holds_who_is_not_beaten_in_both() -> None:
         ({"objective": "peer7/robust"}, "with peer0, peer1"),
         ({"scheduler": "pbt", "spaces": {"attack.steps": Integers(1, 5)}}, "pbt changes values while a run goes on"),
         ({"scheduler": "pbt", "trials": 2}, "trials = 2 is too few; at least 4"),
+        ({"scheduler": "pbt", "concurrent": 2}, "with pbt all trials wait for each other"),
+        ({"config": small("mat", **OPTIONS, lanes=2)}, "lanes = 2: every agent of a trial is one process"),
     ],
 )
 def test_bad_searches(options: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -288,6 +391,23 @@ def test_a_trial_too_large_is_refused(ray_session: str, tmp_path: Path) -> None:
         search.tune(searched(config=config), runs_dir=tmp_path, name="s")
 
 
+def test_a_trials_own_process_needs_room_too(ray_session: str, tmp_path: Path) -> None:
+    """Two peers fill the cluster exactly: Tune would wait for ever for the hundredth of a CPU beside them."""
+    config = searched().config.replace({"team": "ray", "placement.cpus_per_agent": 4})
+    with pytest.raises(
+        NoResources, match=r"a trial needs 0\.01 CPU and 2 agents need 4 CPU each.*--placement.cpus-per-agent"
+    ):
+        search.tune(searched(config=config), runs_dir=tmp_path, name="s")
+
+
+def test_a_submitted_search_needs_a_folder_that_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SUBMITTED, "{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="--runs-dir runs is relative"):
+        search.tune(searched(), name="s")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_metric_that_is_never_reported(ray_session: str, tmp_path: Path) -> None:
     words = r"every trial failed; the first one, 000: objective 'peer0/hart' is never reported; peer0 reports clean, robust, hard"
     with pytest.raises(UsageError, match=words):
@@ -310,7 +430,36 @@ def test_from_python(ray_session: str, tmp_path: Path) -> None:
 
 def test_when_all_fail_the_first_cause_is_said(ray_session: str, tmp_path: Path) -> None:
     spaces: dict[str, Space] = {"optim.lr": Uniform(1e28, 1e30)}
-    with pytest.raises(
-        Exception, match=r"every trial failed; the first one, 000: training stopped itself: peer0: loss term 'hard'"
-    ):
+    words = r"every trial failed; the first one, 000: training stopped itself: peer0: loss term 'hard'"
+    with pytest.raises(TrainingStopped, match=words):
         search.tune(searched(spaces=spaces, trials=2), runs_dir=tmp_path, name="s")
+
+
+BROKEN = """
+from dataclasses import dataclass
+from trainers.methods.at import At
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(At):
+    \"\"\"Fails in every step where it is told to.\"\"\"
+
+    margin: float = 0.0
+    \"\"\"Above one it fails.\"\"\"
+
+    def loss(self, me, own, batch, **seen):
+        if self.margin > 1:
+            raise RuntimeError("broken on purpose")
+        return super().loss(me, own, batch, **seen)
+"""
+
+
+def test_errors_of_a_users_own_method(ray_session: str, tmp_path: Path) -> None:
+    """A trial that its method ends has failed, with the cause; the others count. None is begun again."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    config = small(f"{tmp_path / 'broken.py'}", **OPTIONS)
+    spaces: dict[str, Space] = {"method.margin": Choice((0, 2))}
+    asked = searched(config=config, spaces=spaces, sampler="grid", scheduler="fifo", concurrent=1)
+    folder = search.tune(asked, runs_dir=tmp_path, name="s")
+    good, bad = results(folder)
+    assert (good["status"], bad["status"]) == ("finished", "failed")
+    assert (bad["cause"], bad["code"]) == ("RuntimeError: broken on purpose", 1)
