@@ -153,15 +153,15 @@ def attack(
     Raises:
         ValueError: pixels outside [0, 1], probabilities instead of logits, eps in the wrong unit.
     """
-    from agents.robustness import check_classifier
-    from trainers.attacks import frozen, run
+    from agents.robustness import check_classifier, judged
+    from trainers.attacks import run
     from trainers.config import Attack
     from trainers.losses import cross_entropy
     from trainers.rng import generator
 
     chosen = Attack(norm=norm, eps=eps, steps=steps, step_size=step_size, restarts=restarts)
     check_classifier(model, x)
-    with frozen(model):
+    with judged(model):
         return run(chosen, lambda z: cross_entropy(model(z), y), x, rng=generator(seed, "attack", device=x.device))
 
 

@@ -16,10 +16,10 @@ from agents.spec import AgentSpec, Facts
 
 
 class _Actor(Endpoint):
-    def __init__(self, spec: AgentSpec) -> None:
+    def __init__(self, spec: AgentSpec, lanes: int) -> None:
         torch.set_num_threads(spec.threads)
         super().__init__(spec)
-        self.agent.warm_up()
+        self.agent.warm_up(lanes)
 
     def describe(self) -> Facts:
         return replace(super().describe(), node=ray.util.get_node_ip_address())

@@ -22,10 +22,9 @@ from torch import Tensor
 
 from agents.base import Base
 from agents.exchange import detach
-from agents.fast import arithmetic
 from agents.learner import copied, weighed
 from agents.parts import cut, joined, rows
-from agents.robustness import accuracies
+from agents.robustness import BLOCK, accuracies
 from agents.state import AgentState, NotFinite
 from trainers import attacks
 from trainers.config import Attack
@@ -74,12 +73,11 @@ class Agent(Base):
         """Run the method's train-mode passes and keep their graph for this step's ``learn``."""
         with self._verb("predict", t):
             assert self._kept is None, f"{self.me}: step {t} was predicted twice"
-            parts = self._parts(t)
-            if len(parts) == 1:
+            if not self._divided(t):
                 own = self._forward(t, seen)
             else:
                 with self._looking():
-                    own = joined([self._forward(t, seen, part) for part in parts])
+                    own = joined([self._forward(t, seen, part) for part in self._parts(t)])
             self._kept = (own, seen)
             values: Message = detach(own)
             return self._publish(values)
@@ -93,12 +91,14 @@ class Agent(Base):
         assert self.learner is not None, f"{self.me} is frozen and cannot learn"
         with self._verb("learn", t):
             when, n = self._when(t), len(self._batches(t)[0])
-            learned = self._whole if len(self._parts(t)) == 1 else self._in_parts
+            learned = self._in_parts if self._divided(t) else self._whole
             values, weights, state, terms = learned(t, when, n, seen)
             if (t + 1) % self.batches.steps_per_epoch == 0:
                 steps = range(t + 1 - self.batches.steps_per_epoch, t + 1)
                 with self._seeded(t, "swa"):
-                    self.learner.end_epoch(when.epoch, (self.batches.batch(s).x for s in steps))
+                    whole = (self.batches.batch(s).x for s in steps)
+                    inputs = (x[part] for x in whole for part in cut(len(x), self.speed.micro_batch))
+                    self.learner.end_epoch(when.epoch, inputs)
             self.views.changed()
             self.method_state, self.t = state, t + 1
             total = sum(weights.get(k, 1.0) * values[k] for k in terms)
@@ -159,9 +159,9 @@ class Agent(Base):
         networks = {"": self.model} | {name: a.network for name, a in averages.items() if a.n > 0}
         networks = {name: self.views.judged(n) for name, n in networks.items()}
         options: dict[str, Any] = {"seed": self.seed, "device": self.batches.device, "dtype": self.batches.dtype}
-        own = self.attacks["train"]
-        with arithmetic("fp32"):
-            return {name: accuracies(n, self.held_out, by, own=own, **options) for name, n in networks.items()}
+        options |= {"at_once": self.speed.micro_batch, "own": self.attacks["train"]}
+        with self._in_memory("evaluate", t, BLOCK):
+            return {name: accuracies(n, self.held_out, by, **options) for name, n in networks.items()}
 
     def state(self, t: int) -> AgentState:
         """A copy of everything that step ``t - 1`` left behind.
@@ -187,11 +187,16 @@ class Agent(Base):
         self.views.changed()
         self._forget()
 
-    def warm_up(self) -> None:
-        """Pay for the first, slow call of every kernel before the first step, and compile; changes nothing."""
+    def warm_up(self, lanes: int = 1) -> None:
+        """Pay for the first, slow call of every kernel before the first step, and compile; changes nothing.
+
+        Args:
+            lanes: among how many a batch will be divided.
+        """
         batch = self.batches.batch(0)
-        batch = batch.rows(self.lanes.rows(len(batch.x)))
-        with self.views.held() as view:
+        share = -(-len(batch.x) // lanes)
+        batch = batch.rows(cut(share, self.speed.micro_batch)[0])
+        with self._in_memory("warm-up", self.t, share), self.views.held() as view:
             if self.learns:
                 attacks.gradient(lambda x: cross_entropy(view(x), batch.y), batch.x)
             else:
@@ -199,6 +204,11 @@ class Agent(Base):
                     view(batch.x)
 
     # Inside --------------------------------------------------------------------------------------------------------
+
+    def _divided(self, t: int) -> bool:
+        """Whether some lane's share is too large to go at once: then all lanes go in parts, and average equally often."""
+        largest = -(-len(self._batches(t)[0]) // self.lanes.count)
+        return len(cut(largest, self.speed.micro_batch)) > 1
 
     def _parts(self, t: int) -> list[slice]:
         return cut(len(self._batch(t).x), self.speed.micro_batch)

@@ -102,12 +102,20 @@ class Base:
     @contextmanager
     def _verb(self, name: str, t: int) -> Iterator[None]:
         self._guard(t)
+        with self._in_memory(name, t), self.meter.timed(name), arithmetic(self.speed.precision):
+            yield
+            if name != "learn" and self.batches.device.type == "cuda":  # what is said next waits for it anyway
+                torch.cuda.synchronize(self.batches.device)
+
+    @contextmanager
+    def _in_memory(self, name: str, t: int, images: int | None = None) -> Iterator[None]:
+        """Say what to do where the device's memory does not hold so many images at once; default a share of the batch."""
         try:
-            with self.meter.timed(name), arithmetic(self.speed.precision):
-                yield
+            yield
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                at_once = min(len(self._batch(t).x), self.speed.micro_batch or self.batches.batch_size)
+                images = images or -(-self.batches.batch_size // self.lanes.count)
+                at_once = min(images, self.speed.micro_batch or images)
                 raise TooLarge(self.me, name, t, str(self.batches.device), at_once) from error
             raise
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from agents.fast import arithmetic
+from agents.parts import cut
 from trainers.attacks import frozen, run
 from trainers.config import Attack
 from trainers.data import Split, to_pixels
@@ -20,7 +22,15 @@ from trainers.rng import generator
 SMALL = (
     500_000  # parameters up to which one thread is as fast as several on an idle machine, and far faster on a busy one
 )
+BLOCK = 256  # held-out examples that share a random generator
 ExampleLoss = Callable[[Tensor, Tensor], Tensor]  # logits [B, K], y [B] -> [B], raised by the attack
+
+
+@contextmanager
+def judged(model: nn.Module) -> Iterator[None]:
+    """``model`` as every figure sees it: eval mode, no gradients of weights, float32 products also on an NVIDIA GPU."""
+    with frozen(model), arithmetic("fp32"):
+        yield
 
 
 def correct(
@@ -30,31 +40,38 @@ def correct(
     *,
     seed: int,
     loss: ExampleLoss = cross_entropy,
-    block: int = 256,
+    block: int = BLOCK,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    at_once: int | None = None,
 ) -> Tensor:
     """Per example of ``split`` whether ``model`` (in eval mode) is right on it after ``attack``; None is the clean image.
 
     With restarts an example counts only if it is right after every one of them. Examples go in blocks of fixed size, each with a random generator of its own, so the result depends on the seed only.
 
+    Args:
+        at_once: images that go through the network together, at most; default a block.
+
     Returns:
         [N] bool, on the CPU.
     """
     hits = []
-    with frozen(model):
+    with judged(model):
         for start in range(0, len(split), block):
-            images, y = (a.to(device) for a in split.take(slice(start, start + block)))
+            images, labels = (a.to(device) for a in split.take(slice(start, start + block)))
             x = to_pixels(images, dtype)
-            right = torch.ones(len(y), dtype=torch.bool, device=device)
-            for restart in range(attack.restarts if attack else 1):
-                adv = x
-                if attack is not None:
-                    rng = generator(seed, "evaluate", start, restart, device=device)
-                    adv = run(replace(attack, restarts=1), lambda z, y=y: loss(model(z), y), x, rng=rng)  # type: ignore[misc]
-                with torch.no_grad():
-                    right &= model(adv).argmax(1) == y
-            hits.append(right.cpu())
+            for part in cut(len(x), at_once):
+                y = labels[part]
+                right = torch.ones(len(y), dtype=torch.bool, device=device)
+                for restart in range(attack.restarts if attack else 1):
+                    adv = x[part]
+                    if attack is not None:  # draws for the whole block, in every part
+                        rng = generator(seed, "evaluate", start, restart, device=device)
+                        once = replace(attack, restarts=1)
+                        adv = run(once, lambda z, y=y: loss(model(z), y), x, rng=rng, rows=part)  # type: ignore[misc]
+                    with torch.no_grad():
+                        right &= model(adv).argmax(1) == y
+                hits.append(right.cpu())
     return torch.cat(hits)
 
 
@@ -100,7 +117,7 @@ def check_classifier(model: nn.Module, x: Tensor, *, classes: int | None = None)
         raise ValueError(
             f"images lie in [{low:.4g}, {high:.4g}]; pixels must be in [0, 1] (divide bytes by 255; normalisation belongs inside the network)"
         )
-    with frozen(model), torch.no_grad():
+    with judged(model), torch.no_grad():
         out = model(x)
     if out.dim() != 2 or len(out) != len(x) or (classes is not None and out.shape[1] != classes):
         expected = f"[{len(x)}, {classes if classes is not None else 'classes'}]"

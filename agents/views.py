@@ -41,7 +41,7 @@ class Views:
         beside: Mapping[str, nn.Module] | None = None,
     ) -> None:
         self._network, self._images, self._speed, self._current = network, images, speed, False
-        near = {name: self._faster(n, speed) or n for name, n in (beside or {}).items()}
+        near = {name: Model(self._faster(n, speed) or n).eval() for name, n in (beside or {}).items()}
         self._fast = self._faster(network, speed)
         self.traced = self._fast is not None or not speed.folded
         self.training = Model(network, helpers=helpers, beside=near)

@@ -26,6 +26,7 @@ from cluster.evaluation import evaluate_run
 from cluster.recipes import needs, recipe
 from cluster.run_config import RunConfig
 from cluster.run_folder import RunFolder
+from cluster.stop import terminate_interrupts
 
 METHODS = ("clean", "at", "mat", "mtard", "peeraid", "mixacm")
 
@@ -47,11 +48,14 @@ def main() -> int:
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/cifar10_short.json")
     args = parser.parse_args()
     if args.minutes:
-        threading.Timer(60 * args.minutes, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        timer = threading.Timer(60 * args.minutes, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.daemon = True  # what ends earlier does not wait for it
+        timer.start()
     try:
-        rows = {method: row(method, args) for method in args.only}
-    except Interrupted as stopped:
-        print(f"{stopped}\nthe same command goes on from there", file=sys.stderr)
+        with terminate_interrupts():  # an evaluation; training finishes its step and saves
+            rows = {method: row(method, args) for method in args.only}
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        print(f"{stopped or 'stopped while it evaluated'}\nthe same command goes on from there", file=sys.stderr)
         return 130
     configs = next(iter(rows.values()))
     record = {
@@ -65,7 +69,7 @@ def main() -> int:
         "rows": rows,
     }
     print(save("cifar10_short", record) if args.save else json.dumps(record))
-    os._exit(0)  # the timer of --minutes must not hold the process
+    return 0
 
 
 def gpu() -> str | None:

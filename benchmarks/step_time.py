@@ -4,7 +4,8 @@
 
 Every round times one step of each variant in turn, so that what else the machine does hits all of them; a ratio is the median
 over the rounds of plain / variant. ``plain`` is benchmarks/plain.py. ``exact`` is what every run does: the same numbers to
-rounding. ``bf16``, ``compile``, ``bf16+compile`` and ``tf32`` are the flags --precision and --compile.
+rounding. ``bf16``, ``compile``, ``bf16+compile`` and ``tf32`` are the flags --precision and --compile. On an NVIDIA GPU ``plain``
+multiplies float32 as such, too, though PyTorch's own default for convolutions is TensorFloat-32.
 
 The peak is the fastest of several convolutions measured here in the same precision; the share is FLOPs of a step (torch's
 counter, which counts convolutions and matrix products) over its time, over that peak.
@@ -29,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from agents import checkpoint, networks
+from agents.fast import arithmetic
 from cluster import images
 from cluster.recipes import images as recipe_for_images
 from cluster.run_config import RunConfig
@@ -41,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "compile": {"compile": True},
     "bf16+compile": {"precision": "bf16", "compile": True},
 }
+BATCHES = 16  # of images: an epoch's last, smaller batch comes after more rounds than anybody asks for
 WARM_UP = 1  # steps of every variant before the first round
 PEAKS = ((64, 32), (128, 16), (256, 8), (512, 4))  # channels, side: the 3x3 convolutions of a ResNet-18
 
@@ -53,7 +56,7 @@ def main() -> None:
     result |= {"n": args.rounds, "batch": args.batch, "threads": args.threads, "network": args.network}
     if device.type == "cuda":
         result["device"] = torch.cuda.get_device_name()
-    result["peak_gflops"] = {p: peak(p, args.batch, device) for p in ("fp32", "bf16")}
+    result["peak_gflops"] = {p: peak(p, args.batch, device) for p in ("fp32", "tf32", "bf16")}
     result["methods"] = {}
     for method in args.methods:
         result["methods"][method] = compare(method, args, device, result["peak_gflops"])
@@ -96,7 +99,7 @@ def compare(name: str, args: argparse.Namespace, device: torch.device, peaks: di
                 with Flops() as counter:
                     step()
                 flops = counter.total
-                share = flops / took / 1e9 / peaks["bf16" if "bf16" in v else "fp32"]
+                share = flops / took / 1e9 / peaks[VARIANTS.get(v, {}).get("precision", "fp32")]
                 found[v] |= {"gflop": flops / 1e9, "share_of_peak": share}
         for v in args.variants:
             found[f"{v}_ratio"] = median(s["plain"] / s[v] for s in samples)
@@ -106,7 +109,7 @@ def compare(name: str, args: argparse.Namespace, device: torch.device, peaks: di
 def configured(name: str, args: argparse.Namespace, folder: Path, changes: dict[str, Any]) -> RunConfig:
     """The method's recipe for CIFAR-10 on random images, its frozen networks with random weights."""
     config = recipe_for_images(name, "cifar10", args.network)
-    data = random_images((3, 32, 32), count=4 * args.batch)
+    data = random_images((3, 32, 32), count=BATCHES * args.batch)
     config = config.replace({"data.name": data, "data.cache": str(folder / "cache"), "batch_size": args.batch})
     config = config.replace({"threads_per_agent": args.threads, "max_steps": 10**6, "seed": args.seed, "team": "local"})
     config = config.replace({"device": args.device, **changes})
@@ -143,7 +146,12 @@ def plain_step(name: str, args: argparse.Namespace, device: torch.device) -> Cal
         }
         x, y = dataset.train.pixels()[: args.batch].to(device), dataset.train.all_labels()[: args.batch].to(device)
     step = plain.METHODS[name](made)
-    return lambda: step(x, y)
+
+    def in_float32() -> None:
+        with arithmetic("fp32"):
+            step(x, y)
+
+    return in_float32
 
 
 def seconds(step: Callable[[], None], device: torch.device) -> float:
@@ -159,7 +167,7 @@ def peak(precision: str, batch: int, device: torch.device) -> float:
     """GFLOP/s of the fastest 3x3 convolution of a ResNet-18."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     best = 0.0
-    with torch.no_grad():
+    with torch.no_grad(), arithmetic(precision):
         for channels, side in PEAKS:
             conv = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(device, dtype)
             conv = conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.robustness import fitting_threads, wilson
-from cluster.evaluation import evaluate_model
+from agents.robustness import fitting_threads, judged, wilson
+from cluster.evaluation import device_of, evaluate_model
 from cluster.models import deployed, load_agent, load_test
 from cluster.run_folder import RunFolder
 from trainers import datasets
-from trainers.attacks import BALLS, frozen, run
+from trainers.attacks import BALLS, run
 from trainers.config import Attack, Threat
 from trainers.data import Split
 from trainers.losses import cross_entropy
@@ -125,24 +125,24 @@ def spread_out(split: Split, count: int) -> Tensor:
 
 
 def craft(model: nn.Module, split: Split, threat: Threat, *, seed: int, steps: int = STEPS) -> Tensor:
-    """Adversarial examples of a network on every image: [n, C, H, W]."""
-    out = []
+    """Adversarial examples of a network, wherever it is, on every image: [n, C, H, W], on the CPU."""
+    out, device = [], device_of(model)
     attack = Attack(norm=threat.norm, eps=threat.eps, steps=steps)
-    with frozen(model):
+    with judged(model):
         for start in range(0, len(split), 256):
             part = split[torch.arange(start, min(start + 256, len(split)))]
-            x, y = part.pixels(), part.all_labels()
-            rng = generator(
-                seed, f"pgd-{steps}", start // 256, 0
-            )  # as evaluate_model in blocks of 256, to the same examples
-            out.append(run(attack, lambda z, y=y: cross_entropy(model(z), y), x, rng=rng))  # type: ignore[misc]
+            x, y = part.pixels().to(device), part.all_labels().to(device)
+            # as evaluate_model in blocks of 256, to the same examples
+            rng = generator(seed, f"pgd-{steps}", start // 256, 0, device=device)
+            out.append(run(attack, lambda z, y=y: cross_entropy(model(z), y), x, rng=rng).cpu())  # type: ignore[misc]
     return torch.cat(out)
 
 
 def predict(model: nn.Module, x: Tensor) -> Tensor:
-    """Predicted classes [n], in eval mode."""
-    with frozen(model), torch.no_grad():
-        return torch.cat([model(part).argmax(1) for part in torch.split(x, 256)])
+    """Predicted classes [n], in eval mode, on the CPU."""
+    device = device_of(model)
+    with judged(model), torch.no_grad():
+        return torch.cat([model(part.to(device)).argmax(1).cpu() for part in torch.split(x, 256)])
 
 
 def cross_matrix(models: dict[str, nn.Module], split: Split, adversarial: dict[str, Tensor]) -> dict[str, Any]:

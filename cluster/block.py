@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from agents.robustness import judged
 from cluster.named_attacks import Block, parse
-from trainers.attacks import BALLS, frozen
+from trainers.attacks import BALLS
 from trainers.config import Threat
 from trainers.losses import margin
 
@@ -45,7 +46,7 @@ def evaluate_block(
 
     The model's modes and gradients come back as they were; random draws depend on (seed, attack, block) only.
     """
-    with frozen(model):
+    with judged(model):
         with torch.no_grad():
             clean = model(block.x)
         predicted = clean.argmax(1)

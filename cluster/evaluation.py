@@ -68,7 +68,7 @@ def evaluate_model(
         UsageError: unknown attack.
         ValueError: the model returns probabilities or the wrong shape.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     chosen = parse_attacks(attacks, threats[0])
     classes = check(model, split)
     columns: dict[str, dict[str, Tensor]] = {}
@@ -87,9 +87,14 @@ def evaluate_model(
     return flagged(result, model, split, threats[0], seed=seed, masking=masking if chosen else 0)
 
 
+def device_of(*models: nn.Module) -> torch.device:
+    """Where the first of the networks is."""
+    return next((p.device for model in models for p in model.parameters()), torch.device("cpu"))
+
+
 def check(model: nn.Module, split: Split) -> int:
     """Refuse a network that is no classifier of these images; its number of classes."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     some = split[torch.arange(min(16, len(split)))].pixels().to(device)
     check_classifier(model, some)
     with torch.no_grad():
@@ -215,7 +220,7 @@ def _attack(
         partial(pixels, split),
         seed=seed,
         attacks=attacks,
-        sources=_sources(attacks),
+        sources={name: source.to(device_of(*models.values())) for name, source in _sources(attacks).items()},
         workers=min(workers, len(left)),
         done=Meter(len(left), progress).done,
     )
@@ -233,7 +238,7 @@ def _sources(attacks: Sequence[str]) -> dict[str, nn.Module]:
 
 def _corruptions(model: nn.Module, root: Path, split: Split) -> dict[str, float]:
     height, width, channels = split.images.shape[1:]
-    device = next(model.parameters()).device
+    device = device_of(model)
     try:
         found = corruptions.load(root, shape=(channels, height, width))
         return {name: share(correct(model, images, None, seed=0, device=device)) for name, images in found}

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.robustness import fitting_threads
+from agents.robustness import fitting_threads, judged
 from cluster.named_attacks import Block, parse
 from cluster.results import Result
-from trainers.attacks import frozen, gradient
+from trainers.attacks import gradient
 from trainers.config import Threat
 from trainers.data import Split
 from trainers.losses import cross_entropy
@@ -72,7 +72,7 @@ def examine(model: nn.Module, split: Split, threat: Threat, *, seed: int = 0, de
         if not value <= threshold:  # also when NaN
             flags.append(Flag(name, test, value, threshold, meaning))
 
-    with frozen(model):
+    with judged(model):
         with torch.no_grad():
             first, second = model(x), model(x)
         noise = float((first - second).abs().max())

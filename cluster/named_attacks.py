@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainers.attacks import frozen, run
+from agents.robustness import judged
+from trainers.attacks import run
 from trainers.config import Attack, Threat
 from trainers.losses import cross_entropy, margin
 from trainers.rng import generator, seed_of
@@ -105,7 +106,7 @@ def _gradient_attack(name: str, attack: Attack, loss: Callable[[Tensor, Tensor],
 def _transfer(name: str, threat: Threat, sources: Mapping[str, nn.Module] | None) -> Crafter:
     def craft(model: nn.Module, block: Block) -> Tensor:
         source = (sources or {})[name.removeprefix("transfer:")]
-        with frozen(source):
+        with judged(source):
             return parse("pgd-20", threat)(source, block)
 
     return craft

@@ -31,7 +31,7 @@ from agents.exchange import flatten
 from agents.lanes import LaneBroken, Meeting
 from agents.spec import AgentSpec, Facts
 from cluster import failures, hosts
-from cluster.errors import Infrastructure
+from cluster.errors import Infrastructure, of_agent
 from cluster.fitting import Bundle
 from cluster.team import Failure, Kind, Pending, asked
 from trainers import user
@@ -107,7 +107,7 @@ class RayTeam:
             cause = failures.unwrap(error)
             if cause is error or isinstance(cause, LaneBroken):
                 raise Infrastructure(f"the agents could not be started: {cause}") from error
-            raise cause from error
+            raise of_agent(cause, None) from error
         except BaseException:
             self.close()
             raise
@@ -222,7 +222,7 @@ class RayTeam:
                     num_gpus=bundle.gpus,
                     scheduling_strategy=strategy,
                     runtime_env=self._runtime_env,
-                ).remote(self._specs[role])
+                ).remote(self._specs[role], count)
                 lane[role] = RayHandle(actor, self._note)
         for i, lane in enumerate(self._lanes):
             self._lanes[i] = _Lane((role, lane[role]) for role in self._specs if role in lane)

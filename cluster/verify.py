@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.checkpoint import sha256
+from agents.robustness import judged
 from cluster import blocks
 from cluster.block import inside
 from cluster.blocks import BROKEN, Job
@@ -25,7 +26,6 @@ from cluster.evaluation_folder import jobs_of, read_all
 from cluster.models import load_test
 from cluster.results import summarise
 from cluster.target import Recorded
-from trainers.attacks import frozen
 from trainers.config import Threat
 from trainers.data import Split
 
@@ -119,7 +119,7 @@ def _rows(job: Job, model: nn.Module, split: Split, attacks: list[str], verdict:
     missing = [a for a in attacks if f"{BROKEN}{a}" not in table]
     if missing:
         return [*found, f"{name}: no column of attack {', '.join(missing)}"]
-    with frozen(model), torch.no_grad():
+    with judged(model), torch.no_grad():
         clean = model(x).argmax(1)
     for i in _where(clean != table["clean_prediction"]):
         found.append(
@@ -157,7 +157,7 @@ def _witnesses(
         if f"{BROKEN}{by}" not in table or not table[f"{BROKEN}{by}"][i]:
             found.append(f"{job.path.name}: row {job.start + i} has a witness of {by}, which is not said to break it")
     verdict.witnesses += int(has.sum())
-    with frozen(model), torch.no_grad():
+    with judged(model), torch.no_grad():
         wrong = model(adv).argmax(1) != y
     near = inside(adv, x, job.threat)
     for i in _where(has & ~near):

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.robustness import judged
 from serve.models import Served
-from trainers.attacks import frozen, run
+from trainers.attacks import run
 from trainers.config import Attack, Threat
 from trainers.losses import cross_entropy
 from trainers.rng import generator
@@ -38,7 +39,7 @@ def attack(
     norm = Threat.parse(served.card["threats"][0]).norm if served.card["threats"] else "linf"
     seen: list[Tensor] = []
     deadline = time.monotonic() + seconds
-    with frozen(served.model):
+    with judged(served.model):
         with torch.no_grad():
             before = served.model(clean).softmax(1)
         y = before.argmax(1) if label is None else torch.tensor([label])

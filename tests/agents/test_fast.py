@@ -10,12 +10,16 @@ import torch
 from torch import nn
 
 from agents import networks
+from agents.exchange import map_leaves
 from agents.fast import Fast
 from agents.networks import NetworkConfig
 from tests.helpers import TinyNet, losses, make_team
 from trainers.config import SpeedConfig
+from trainers.methods.adaad import Adaad
+from trainers.methods.adaiad import Adaiad
 from trainers.methods.base import Method, Model
 from trainers.methods.mat import Mat
+from trainers.methods.mixacm import Mixacm
 from trainers.methods.mtard import Mtard
 from trainers.methods.peeraid import Peeraid
 from trainers.methods.trades import Trades
@@ -145,6 +149,46 @@ def test_bfloat16_stays_inside_the_network() -> None:
     assert losses(team) != losses(exact)
     assert {p.dtype for p in agent.model.parameters()} == {torch.float32}
     assert Model(agent.model)(agent.batches.batch(0).x).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "method", [Mat(), Adaad(), Adaiad(), Mixacm(transform="forced_affine")], ids=lambda m: type(m).__name__
+)
+@pytest.mark.parametrize("folded", [True, False])
+def test_losses_are_computed_in_the_images_own_type(
+    method: Method, folded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a loss is given under bfloat16: own passes, networks beside, what a method trains besides."""
+    seen: list[torch.dtype] = []
+    original = type(method).loss
+
+    def loss(self: Any, me: str, own: Any, batch: Any, **given: Any) -> Any:
+        map_leaves(
+            lambda a: seen.append(a.dtype) if isinstance(a, torch.Tensor) and a.is_floating_point() else None,
+            (own, given),
+        )
+        return original(self, me, own, batch, **given)
+
+    monkeypatch.setattr(type(method), "loss", loss)
+    team = make_team(method, speed=SpeedConfig(precision="bf16", folded=folded), dtype=torch.float32)
+    method.step(team, 0)
+    assert set(seen) == {torch.float32}
+
+
+def test_both_forms_are_compared_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an NVIDIA GPU would compare two different roundings to 10 bits, and find the folded one wrong."""
+    seen = []
+
+    class Looked(TinyNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not isinstance(x, torch.fx.Proxy):
+                seen.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(x)
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert Fast.of(Looked().eval(), torch.rand(2, 1, 8, 8)) is not None
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

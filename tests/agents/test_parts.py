@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from agents.lanes import Lanes
 from agents.parts import cut, joined, rows
+from agents.robustness import correct
 from agents.state import NotFinite, TooLarge
 from tests.helpers import TinyNet, losses, make_team
-from trainers.config import SpeedConfig
+from trainers.config import Attack, SpeedConfig
 from trainers.methods.at import At
 from trainers.methods.base import Method
 from trainers.methods.mat import Mat
@@ -111,7 +115,45 @@ def test_out_of_memory_names_the_flag(speed: SpeedConfig, images: int) -> None:
     network = Greedy()
     team = make_team(At(), {"model": network}, speed=speed)
     network.full = True
-    with pytest.raises(
-        TooLarge, match=rf"in craft of step 0 with {images} images at once.*--micro-batch {images // 2}"
-    ):
-        team["model"].craft(0)
+    agent = team["model"].agent
+    named = rf"with {images} images at once.*--micro-batch {images // 2}"
+    with pytest.raises(TooLarge, match=f"in craft of step 0 {named}"):
+        agent.craft(0)
+    with pytest.raises(TooLarge, match=f"in warm-up of step 0 {named}"):
+        agent.warm_up()
+    with pytest.raises(TooLarge, match="in evaluate of step 0 with "):
+        agent.evaluate(0, [])
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_no_more_images_than_asked_for_go_through_a_network(lanes: int) -> None:
+    """Before, in and after a step: the warm-up, the verbs, the held-out accuracies."""
+    team = make_team(Mat(), speed=SpeedConfig(micro_batch=3, folded=False), batch_size=8)
+    seen: list[int] = []
+    for handle in team.values():
+        handle.agent.model.register_forward_hook(lambda m, args, out: seen.append(len(args[0])))
+        handle.agent.warm_up(lanes)
+    Mat().step(team, 0)
+    for handle in team.values():
+        handle.agent.evaluate(1, [Attack(eps=0.1, steps=1)])
+    assert max(seen) == 3
+
+
+def test_accuracies_in_parts_are_the_whole_ones() -> None:
+    agent = make_team(At())["model"].agent
+    for attack in (None, Attack(eps=0.1, steps=3), Attack(norm="l1", eps=1.5, steps=3, restarts=2)):
+        options: dict[str, Any] = {"seed": 1, "dtype": torch.float64}
+        whole = correct(agent.model, agent.held_out, attack, **options)
+        assert torch.equal(correct(agent.model, agent.held_out, attack, at_once=5, **options), whole)
+        assert 0 < whole.sum() < len(whole)
+
+
+def test_lanes_of_unequal_shares_divide_them_alike() -> None:
+    """33 images in two lanes, at most 16 at once: the lane with 16 goes in parts too, or one would average oftener."""
+    for index in (0, 1):
+        lanes = {"model": Lanes(index, 2)}
+        agent = make_team(At(), n=33, batch_size=33, lanes=lanes, speed=SpeedConfig(micro_batch=16))["model"].agent
+        assert agent._divided(0)
+        assert not make_team(At(), n=33, batch_size=33, lanes=lanes, speed=SpeedConfig(micro_batch=17))[
+            "model"
+        ].agent._divided(0)

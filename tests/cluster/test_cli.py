@@ -376,12 +376,12 @@ def test_doctor(sparring: Command) -> None:
 @pytest.mark.parametrize("args", [["--help"], *([c, "--help"] for c in cli.COMMANDS)], ids=" ".join)
 def test_help_is_quick_and_costs_no_torch(args: list[str]) -> None:
     code = (
-        "import sys, time; start = time.perf_counter(); sys.path.insert(0, sys.argv[1]); from cluster.main import main; "
-        "code = main(sys.argv[2:]); print(time.perf_counter() - start, file=sys.stderr); "
+        "import sys, time; start = time.process_time(); sys.path.insert(0, sys.argv[1]); from cluster.main import main; "
+        "code = main(sys.argv[2:]); print(time.process_time() - start, file=sys.stderr); "
         "assert not {'torch', 'ray'} & set(sys.modules); sys.exit(code)"
     )
     times = []
-    for _ in range(3):
+    for _ in range(3):  # of a core's time: it waits for nothing, and other tests take turns with it
         done = subprocess.run(
             [sys.executable, "-c", code, str(CLONE), *args], capture_output=True, text=True, check=False
         )

@@ -152,7 +152,7 @@ class Mixacm(Method):
             f"student and teacher give {len(own.maps)} and {len(teacher.maps)} channel maps; expected {len(transforms)}",
         )
         own_maps = own.maps[len(own.maps) - len(transforms) :]
-        return Answer(own.logits, tuple(f(a) for f, a in zip(transforms, own_maps, strict=True)))
+        return Answer(own.logits, tuple(f(a).to(a.dtype) for f, a in zip(transforms, own_maps, strict=True)))
 
     def loss(self, me: str, own: Answer, batch: Batch, *, state: State, when: When, teacher: Answer) -> Loss:
         assert batch.y2 is not None
