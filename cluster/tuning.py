@@ -78,13 +78,7 @@ def fit(
             time_budget_s=time_budget,
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(folder / ".tune"),
-            failure_config=tune.FailureConfig(max_failures=searched.config.max_failures),
-            callbacks=[Lines(say)],
-            verbose=0,
-        ),
+        run_config=_quietly(folder / ".tune", searched.config.max_failures, say),
     )
     # SIGINT is what Tune ends in good order for; stdout is the answer's
     with _seeded(searched.config.seed), stop.terminate_as(signal.SIGINT), redirect_stdout(sys.stderr):
@@ -98,6 +92,14 @@ def _group(wanted: Sequence[Bundle], strategy: str) -> Any:
     selectors = [b.selector for b in wanted]
     labels = {"bundle_label_selector": selectors} if any(selectors) else {}
     return tune.PlacementGroupFactory([b.resources for b in wanted], strategy=strategy, **labels)
+
+
+def _quietly(storage: Path, max_failures: int, say: Callable[[str], None]) -> tune.RunConfig:
+    """Tune's own records and words; a trial is begun again after failures that are not its own."""
+    failures = tune.FailureConfig(max_failures=max_failures)
+    return tune.RunConfig(
+        name="tune", storage_path=str(storage), failure_config=failures, callbacks=[Lines(say)], verbose=0
+    )
 
 
 def _scheduler(searched: Search, folder: Path, length: int) -> TrialScheduler:
