@@ -134,15 +134,27 @@ def _furthest(folder: Path) -> int:
 
 
 class Population(PopulationBasedTraining):  # type: ignore[misc]
-    """Trials that wait for each other at every checkpoint; for one that failed on the way there they do not."""
+    """Trials that wait for each other at every checkpoint; for one that failed on the way there they do not.
+
+    Tune asks who goes on and starts a process for that one, and for no other until it runs; a process that becomes free takes
+    over the one named, and what was being started for it is thrown away. So that all places are taken, Tune hears of every
+    trial for which nothing is being started, then of the one whose process is farthest from ready.
+    """
 
     def choose_trial_to_run(self, controller: Any) -> Any:
-        chosen, live = super().choose_trial_to_run(controller), controller.get_live_trials()
-        if chosen is None and live and all(t.status == Trial.PAUSED for t in live):
+        live = controller.get_live_trials()
+        paused = [t for t in controller.get_trials() if t.status == Trial.PAUSED]
+        if live and len(paused) == len(live) and not any(self._goes_on(t) for t in paused):
             here = min(self._trial_state[t].last_train_time for t in live)
             self._next_perturbation_sync = here + self._perturbation_interval
-            chosen = super().choose_trial_to_run(controller)
-        return chosen
+        pending = [
+            t for t in controller.get_trials() if t.status == Trial.PENDING and self._trial_state[t].last_train_time
+        ]
+        named = [*filter(self._goes_on, paused), *reversed(pending)]
+        return named[0] if named else super().choose_trial_to_run(controller)
+
+    def _goes_on(self, one: Any) -> bool:
+        return bool(self._trial_state[one].last_train_time < self._next_perturbation_sync)
 
 
 class Halving(ASHAScheduler):  # type: ignore[misc]

@@ -297,8 +297,12 @@ def test_a_population_does_not_wait_for_one_that_failed() -> None:
     assert scheduler.choose_trial_to_run(controller) is None
     running.status = "ERROR"
     live.remove(running)
-    assert scheduler.choose_trial_to_run(controller) in trials
+    assert scheduler.choose_trial_to_run(controller) is trials[0]
     assert scheduler._next_perturbation_sync == 20
+    trials[0].status = "PENDING"  # Tune has a process started for it
+    assert scheduler.choose_trial_to_run(controller) is trials[1]  # and is to start another
+    trials[1].status = trials[2].status = "PENDING"
+    assert scheduler.choose_trial_to_run(controller) is trials[2]  # a free process takes over the one begun last
 
 
 def test_tpe(tmp_path: Path, ray_session: str) -> None:
