@@ -71,10 +71,8 @@ class Fast(nn.Module):
             if graph is None:
                 return None
             plain = cls(network, graph)
-            with (
-                torch.no_grad(),
-                arithmetic("fp32"),
-            ):  # in 10 bits two ways to the same logits differ by more than rounding
+            # in 10 bits two ways to the same logits differ by more than rounding
+            with torch.no_grad(), arithmetic("fp32"):
                 same = torch.allclose(plain(images), network(images), rtol=1e-3, atol=1e-4)
         if not same:
             return None

@@ -150,9 +150,8 @@ def _execute(folder: RunFolder, config: RunConfig, inside: Inside, startup: Star
                 startup.mark("agents")
                 _train(folder, config, team, stop, known, inside, startup, first=first, wrong=wrong, quiet=quiet)
         except Exception:
-            if (
-                not folder.checkpoints.folder.exists() and not inside.reported
-            ):  # nothing has begun: the name is free again
+            begun = folder.checkpoints.folder.exists()
+            if not begun and not inside.reported:  # the name is free again; a search keeps the trial, and why it failed
                 shutil.rmtree(folder.path)
             raise
     return Run(folder.path)

@@ -217,8 +217,8 @@ def conclude(folder: Path, search: Search, *, finished: bool) -> list[dict[str, 
 
 def _copy_best(source: Path, target: Path) -> None:
     """Make ``target`` a copy of the best trial. One that is a copy already stays, and so does what was made of another one."""
-    whats_new = [p.relative_to(source) for p in source.rglob("*") if p.is_file() and p.suffix != ".tmp"]
-    names = ("config.yaml", "metrics.jsonl", *(str(p) for p in whats_new if p.name == "COMMITTED"))
+    committed = [str(p.relative_to(source)) for p in source.rglob("COMMITTED")]
+    names = ("config.yaml", "metrics.jsonl", *committed)
     if all((target / n).is_file() and (target / n).read_bytes() == (source / n).read_bytes() for n in names):
         return
     working = target.with_name("best.tmp")

@@ -224,9 +224,8 @@ def test_taking_over(tmp_path: Path) -> None:
     assert values[other.path][20:] != values[donor.path][20:]
     assert RunFolder(other.path).config.changes == {10: {"method.temperature": 5.0}}
     before = bytes_of(other.path)
-    other.path.rename(
-        other.path.with_name("other.new")
-    )  # killed before the whole copy took its place, or in building one
+    # killed before the whole copy took its place, or in building one
+    other.path.rename(other.path.with_name("other.new"))
     (tmp_path / "other.tmp").mkdir()
     trial._finish_taking_over(other.path)
     assert bytes_of(other.path) == before
