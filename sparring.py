@@ -1,5 +1,8 @@
 """Sparring: train image classifiers that make each other robust. The public Python API and the ``sparring`` command.
 
+This file is a package: ``__path__`` names the folder that holds ``trainers/``, ``agents/``, ``cluster/`` and ``serve/``, so they
+are ``sparring.trainers`` and so on, and nothing of ours is importable by a name that may be somebody else's.
+
 run    = sparring.train(sparring.recipe("mat-digits", **{"epochs": 2, "attack.eps": 0.1}))
 model  = sparring.load(run.path, agent="peer0")
 adv    = sparring.attack(model, x, y, norm="linf", eps=0.1, steps=10)
@@ -13,22 +16,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-_CLONE = Path(__file__).resolve().parent
-if not (_CLONE / "cluster" / "main.py").is_file():
+_HERE = Path(__file__).resolve().parent
+_HOMES = (
+    _HERE,
+    _HERE / "sparring-code",
+)  # a clone; what a wheel installs, where no other package's `agents` can be meant
+__path__ = [str(home) for home in _HOMES if (home / "cluster" / "__main__.py").is_file()][:1]
+if not __path__:
     raise ImportError(
-        f"sparring.py stands in {_CLONE} without the folders cluster/, agents/ and trainers/ beside it: it was copied away "
-        "from its clone. Install the clone in place: pip install -e ."
+        f"sparring.py stands in {_HERE} without the folders cluster/, agents/ and trainers/: it was copied away from them. "
+        "Install the clone in place: pip install -e ."
     )
-if sys.path[0] != str(_CLONE):
-    sys.path.insert(0, str(_CLONE))  # our folders are the packages; another `agents` may be installed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from cluster.results import Result
-    from cluster.run import Run, Searched
-    from cluster.run_config import RunConfig
-    from trainers.config import NormName
+    from sparring.cluster.config.run_config import RunConfig
+    from sparring.cluster.evaluation.results import Result
+    from sparring.cluster.runs.run import Run
+    from sparring.cluster.search.results import Searched
+    from sparring.trainers.config import NormName
 
 __version__ = "0.1.0"
 __all__ = ["attack", "evaluate", "load", "main", "recipe", "resume", "train", "tune"]
@@ -44,7 +51,7 @@ def recipe(name: str, **overrides: object) -> RunConfig:
     Raises:
         ValueError: unknown recipe or setting, or a value that is not allowed.
     """
-    from cluster import recipes
+    from sparring.cluster.config import recipes
 
     return recipes.recipe(name).replace(overrides)
 
@@ -58,16 +65,19 @@ def train(
     quiet: bool = False,
 ) -> Run:
     """Train a new run and return it: ``path``, ``metrics``, ``best``, ``agents``."""
-    from cluster import launch
+    from sparring.cluster.training import launch
+    from sparring.cluster.training.job import Circumstances
 
-    return launch.train(config, runs_dir=Path(runs_dir), name=name, resume_if_exists=resume_if_exists, quiet=quiet)
+    how = Circumstances(quiet=quiet)
+    return launch.train(config, runs_dir=Path(runs_dir), name=name, resume_if_exists=resume_if_exists, how=how)
 
 
 def resume(path: str | Path, *, quiet: bool = False) -> Run:
     """Continue an interrupted run to the result that it would have had."""
-    from cluster import launch
+    from sparring.cluster.training import launch
+    from sparring.cluster.training.job import Circumstances
 
-    return launch.resume(Path(path), quiet=quiet)
+    return launch.resume(Path(path), how=Circumstances(quiet=quiet))
 
 
 def tune(
@@ -95,12 +105,13 @@ def tune(
     Raises:
         ValueError: settings that cannot be searched.
     """
-    from cluster import search
-    from cluster.run import Searched
-    from trainers.search import parse
+    from sparring.cluster.search import search
+    from sparring.cluster.search.results import Searched
+    from sparring.cluster.search.settings import Search
+    from sparring.trainers.search import parse
 
     chosen = {k: parse(v) for k, v in spaces.items()} if spaces is not None else config.method.SEARCH
-    asked = search.Search(
+    asked = Search(
         config=config,
         spaces=chosen,
         trials=trials,
@@ -122,8 +133,8 @@ def load(path: str | Path, *, agent: str | None = None, checkpoint: str = "best"
         agent: role; needed when the run has several products.
         checkpoint: ``best`` by held-out robust accuracy, or ``last``.
     """
-    from cluster.models import load_agent
-    from cluster.run_folder import RunFolder
+    from sparring.cluster.models.trained import load_agent
+    from sparring.cluster.runs.folder import RunFolder
 
     return load_agent(RunFolder.open(Path(path)), agent, checkpoint=checkpoint)[0]
 
@@ -153,11 +164,11 @@ def attack(
     Raises:
         ValueError: pixels outside [0, 1], probabilities instead of logits, eps in the wrong unit.
     """
-    from agents.robustness import check_classifier, judged
-    from trainers.attacks import run
-    from trainers.config import Attack
-    from trainers.losses import cross_entropy
-    from trainers.rng import generator
+    from sparring.agents.robustness import check_classifier, judged
+    from sparring.trainers.attacks import run
+    from sparring.trainers.config import Attack
+    from sparring.trainers.losses import cross_entropy
+    from sparring.trainers.rng import generator
 
     chosen = Attack(norm=norm, eps=eps, steps=steps, step_size=step_size, restarts=restarts)
     check_classifier(model, x)
@@ -175,18 +186,18 @@ def evaluate(
     seed: int = 0,
 ) -> Result:
     """Accuracy of ``model`` on the test images of ``dataset``, worst case per example over attacks and threats."""
-    from cluster import evaluation, models
-    from trainers.config import DataConfig, Threat
+    from sparring.cluster.evaluation.direct import evaluate_model
+    from sparring.cluster.models.trained import load_test
+    from sparring.trainers.config import DataConfig, Threat
 
-    split = models.load_test(DataConfig(name=dataset), examples)
-    return evaluation.evaluate_model(
-        model, split, attacks=attacks, threats=[Threat.parse(t) for t in threats], seed=seed, masking=256
-    )
+    split = load_test(DataConfig(name=dataset), examples)
+    parsed = [Threat.parse(t) for t in threats]
+    return evaluate_model(model, split, attacks=attacks, threats=parsed, seed=seed, masking=256)
 
 
 def main() -> int:
     """The ``sparring`` command."""
-    from cluster.main import main as run
+    from sparring.cluster.commands.main import main as run
 
     return run()
 

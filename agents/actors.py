@@ -11,8 +11,8 @@ from dataclasses import replace
 import ray
 import torch
 
-from agents.endpoint import Endpoint
-from agents.spec import AgentSpec, Facts
+from sparring.agents.endpoint import Endpoint
+from sparring.agents.spec import AgentSpec, Facts
 
 
 class _Actor(Endpoint):

@@ -20,17 +20,17 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from agents.base import Base
-from agents.exchange import detach
-from agents.learner import copied, weighed
-from agents.parts import cut, joined, rows
-from agents.robustness import BLOCK, accuracies
-from agents.state import AgentState, NotFinite
-from trainers import attacks
-from trainers.config import Attack
-from trainers.losses import cross_entropy
-from trainers.methods.base import Method
-from trainers.types import Adversarial, Answer, Loss, Message, Metrics, State, When
+from sparring.agents.base import Base
+from sparring.agents.exchange import detach
+from sparring.agents.learner import copied, weighed
+from sparring.agents.parts import cut, joined, mean, rows
+from sparring.agents.robustness import BLOCK, Judging, accuracies
+from sparring.agents.state import AgentState, NotFinite
+from sparring.trainers import attacks
+from sparring.trainers.config import Attack
+from sparring.trainers.losses import cross_entropy
+from sparring.trainers.methods.base import Method
+from sparring.trainers.types import Adversarial, Answer, Loss, Message, Metrics, State, When
 
 # values of terms and stats, weights of the terms, next state, names of the terms
 _Learned: TypeAlias = tuple[dict[str, float], dict[str, float], State, list[str]]
@@ -113,7 +113,10 @@ class Agent(Base):
         loss = self._loss(t, own, seen)
         values = self._values(loss, t, n)
         weights, state = self.method.balance(self.me, values, self.method_state, when)
-        again = lambda: weighed(self._loss(t, self._forward(t, given), seen), weights)  # noqa: E731
+
+        def again() -> Tensor:
+            return weighed(self._loss(t, self._forward(t, given), seen), weights)
+
         self.learner.step(weighed(loss, weights), when, again, lambda gradients: self.lanes.mean_(gradients, n))
         return values, weights, state, list(loss.terms)
 
@@ -121,28 +124,22 @@ class Agent(Base):
         """Step on the sum of the parts' gradients. Weights that depend on the whole batch's losses need a look at them first."""
         assert self.learner is not None
         given, parts, size = (self._kept or (None, seen))[1], self._parts(t), len(self._batch(t).x)
+        shares = [(part.stop - part.start) / size for part in parts]
 
         def loss_of(part: slice) -> Loss:
             return self._loss(t, self._forward(t, given, part), seen, part)
 
-        def mean(losses: Sequence[Loss]) -> Loss:
-            shares = [(part.stop - part.start) / size for part in parts]
-            pairs = list(zip(shares, losses, strict=True))
-            terms = {k: torch.stack([w * x.terms[k].detach() for w, x in pairs]).sum() for k in losses[0].terms}
-            stats = {k: torch.stack([w * x.stats[k].detach() for w, x in pairs]).sum() for k in losses[0].stats}
-            return Loss(terms, stats)
-
         weights: dict[str, float] = {}
         if type(self.method).balance is not Method.balance:
             with self._looking():
-                values = self._values(mean([loss_of(part) for part in parts]), t, n)
+                values = self._values(mean(shares, [loss_of(part) for part in parts]), t, n)
             weights, _ = self.method.balance(self.me, values, self.method_state, when)
         self.learner.begin(when)
         losses = []
-        for part in parts:
+        for share, part in zip(shares, parts, strict=True):
             losses.append(loss_of(part))
-            (weighed(losses[-1], weights) * ((part.stop - part.start) / size)).backward()
-        whole = mean(losses)
+            (weighed(losses[-1], weights) * share).backward()
+        whole = mean(shares, losses)
         values = self._values(whole, t, n)
         weights, state = self.method.balance(self.me, values, self.method_state, when)
         self.learner.end(lambda gradients: self.lanes.mean_(gradients, n))
@@ -156,12 +153,18 @@ class Agent(Base):
         """Accuracies on the held-out images of the network ("") and of each average of its weights. Changes nothing."""
         self._guard(t)
         averages = self.learner.averages if self.learner else {}
-        networks = {"": self.model} | {name: a.network for name, a in averages.items() if a.n > 0}
-        networks = {name: self.views.judged(n) for name, n in networks.items()}
-        options: dict[str, Any] = {"seed": self.seed, "device": self.batches.device, "dtype": self.batches.dtype}
-        options |= {"at_once": self.speed.micro_batch, "own": self.attacks["train"]}
+        networks = {"": self.model}
+        networks |= {name: a.network for name, a in averages.items() if a.n > 0}
+        how = Judging(
+            seed=self.seed,
+            device=self.batches.device,
+            dtype=self.batches.dtype,
+            at_once=self.speed.micro_batch,
+        )
+        own = self.attacks["train"]
         with self._in_memory("evaluate", t, BLOCK):
-            return {name: accuracies(n, self.held_out, by, **options) for name, n in networks.items()}
+            judged = {name: self.views.judged(n) for name, n in networks.items()}
+            return {name: accuracies(n, self.held_out, by, how, own=own) for name, n in judged.items()}
 
     def state(self, t: int) -> AgentState:
         """A copy of everything that step ``t - 1`` left behind.
@@ -202,8 +205,6 @@ class Agent(Base):
             else:
                 with torch.no_grad():
                     view(batch.x)
-
-    # Inside --------------------------------------------------------------------------------------------------------
 
     def _divided(self, t: int) -> bool:
         """Whether some lane's share is too large to go at once: then all lanes go in parts, and average equally often."""

@@ -4,82 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from agents.exchange import nbytes
-from agents.fast import arithmetic
-from agents.lanes import Lanes
-from agents.learner import Learner
-from agents.memo import Memo
-from agents.meter import Meter
-from agents.state import TooLarge, WrongStep
-from agents.views import Views
-from trainers import optim
-from trainers.config import Attack, OptimConfig, SpeedConfig
-from trainers.data import Batches, Split
-from trainers.methods.base import Method
-from trainers.rng import generator, seeded
-from trainers.types import Batch, Message, Metrics, When
+from sparring.agents.exchange import nbytes
+from sparring.agents.fast import arithmetic
+from sparring.agents.lanes import Lanes
+from sparring.agents.learner import Learner
+from sparring.agents.memo import Memo
+from sparring.agents.meter import Meter
+from sparring.agents.state import TooLarge, WrongStep
+from sparring.agents.views import Views
+from sparring.trainers import optim
+from sparring.trainers.config import Attack, OptimConfig, SpeedConfig
+from sparring.trainers.data import Batches, Split
+from sparring.trainers.methods.base import Method
+from sparring.trainers.rng import generator, seeded
+from sparring.trainers.types import Batch, Message, Metrics, When
 
 M = TypeVar("M")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Makings:
+    """What an agent is made of."""
+
+    me: str  # role name
+    index: int  # place of the role in ``method.roles()``; part of every random key
+    method: Method  # shared by all agents
+    model: nn.Module  # its network, on its device
+    batches: Batches  # the run's training batches
+    held_out: Split  # examples on which ``evaluate`` compares checkpoints
+    config: OptimConfig  # its optimiser and schedule
+    attacks: Mapping[str, Attack]  # as configured, by name
+    seed: int  # of the run
+    total_steps: int  # length of the run, for the schedule
+    classes: int
+    helpers: nn.Module | None = None  # what the method trains besides the network
+    beside: Mapping[str, nn.Module] | None = None  # frozen networks that the method calls in its hooks here
+    lanes: Lanes = field(default_factory=Lanes)  # which share of every batch is this replica's
+    memo: Memo | None = None  # where a frozen agent's answers to clean batches are kept
+    speed: SpeedConfig = field(default_factory=SpeedConfig)  # precision, compilation and splitting of what is computed
+
+
 class Base:
-    """An agent without its verbs.
+    """An agent without its verbs."""
 
-    Args:
-        me: role name.
-        index: place of the role in ``method.roles()``; part of every random key.
-        method: the method, shared by all agents.
-        model: its network, on its device.
-        batches: the run's training batches.
-        held_out: examples on which ``evaluate`` compares checkpoints.
-        config: its optimiser and schedule.
-        attacks: the configured attacks by name.
-        seed: the run's seed.
-        total_steps: length of the run, for the schedule.
-        classes: number of classes.
-        helpers: what the method trains besides the network.
-        beside: frozen networks that the method calls in its hooks here.
-        lanes: which share of every batch is this replica's.
-        memo: where a frozen agent's answers to clean batches are kept.
-        speed: precision, compilation and splitting of what is computed.
-    """
-
-    def __init__(
-        self,
-        *,
-        me: str,
-        index: int,
-        method: Method,
-        model: nn.Module,
-        batches: Batches,
-        held_out: Split,
-        config: OptimConfig,
-        attacks: Mapping[str, Attack],
-        seed: int,
-        total_steps: int,
-        classes: int,
-        helpers: nn.Module | None = None,
-        beside: Mapping[str, nn.Module] | None = None,
-        lanes: Lanes = Lanes(),
-        memo: Memo | None = None,
-        speed: SpeedConfig = SpeedConfig(),
-    ) -> None:
-        self.me, self.index, self.method, self.model = me, index, method, model
-        self.speed = speed
-        self.views = Views(model, batches.batch(0).x[:2], speed, helpers=helpers, beside=beside)
+    def __init__(self, made: Makings) -> None:
+        self.me, self.index, self.method, self.model = made.me, made.index, made.method, made.model
+        self.batches, self.held_out = made.batches, made.held_out
+        self.config, self.attacks, self.speed = made.config, made.attacks, made.speed
+        self.seed, self.total_steps, self.classes = made.seed, made.total_steps, made.classes
+        self.lanes, self.memo = made.lanes, made.memo
+        example = self.batches.batch(0).x[:2]
+        self.views = Views(self.model, example, self.speed, helpers=made.helpers, beside=made.beside)
         self.view = self.views.training
-        self.batches, self.held_out, self.config, self.attacks = batches, held_out, config, attacks
-        self.seed, self.total_steps, self.classes, self.lanes = seed, total_steps, classes, lanes
-        self.memo = memo
-        self.learns = method.roles()[me].learns
-        self.learner = Learner(self.view, config, epochs=total_steps / batches.steps_per_epoch) if self.learns else None
-        self.method_state = method.start_state(me)
+        self.learns = self.method.roles()[self.me].learns
+        epochs = self.total_steps / self.batches.steps_per_epoch
+        self.learner = Learner(self.view, self.config, epochs=epochs) if self.learns else None
+        self.method_state = self.method.start_state(self.me)
         self.t, self.lr_factor = 0, 1.0
         self.meter = Meter()
         self.view.train(self.learns)

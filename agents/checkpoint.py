@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from agents import networks
-from agents.networks import Network, NetworkConfig
-from agents.state import AgentState
+from sparring.agents import networks
+from sparring.agents.networks import Network, NetworkConfig
+from sparring.agents.state import AgentState
 
 FORMAT = 1
 

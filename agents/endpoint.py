@@ -10,12 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from agents import checkpoint
-from agents.exchange import nest, pack, unpack
-from agents.lanes import Lanes, Place, join
-from agents.spec import AgentSpec, Facts, describe
-from trainers.config import Attack
-from trainers.types import Metrics
+from sparring.agents import checkpoint
+from sparring.agents.exchange import nest, pack, unpack
+from sparring.agents.lanes import Lanes, Place, join
+from sparring.agents.spec import AgentSpec, Facts, describe
+from sparring.trainers.config import Attack
+from sparring.trainers.types import Metrics
 
 
 class Endpoint:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.types import Message
+from sparring.trainers.types import Message
 
 
 @dataclass(frozen=True, slots=True)

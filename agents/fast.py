@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from agents.networks import Network
-from trainers.attacks import frozen
-from trainers.config import SpeedConfig
-from trainers.repeated import hooked
+from sparring.agents.networks import Network
+from sparring.trainers.attacks import frozen
+from sparring.trainers.config import SpeedConfig
+from sparring.trainers.repeated import hooked
 
 
 class Fast(nn.Module):

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents import networks
-from agents.checkpoint import CheckpointError
-from agents.networks import Network, NetworkConfig
+from sparring.agents import networks
+from sparring.agents.checkpoint import CheckpointError
+from sparring.agents.networks import Network, NetworkConfig
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 NESTED = ("state_dict", "model", "model_state_dict", "net")  # names under which training scripts keep the weights

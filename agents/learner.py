@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from trainers import optim
-from trainers.averaging import Average, recompute_batch_norm
-from trainers.config import OptimConfig
-from trainers.methods.base import Model
-from trainers.perturbation import perturbed
-from trainers.types import Loss, When
+from sparring.trainers import optim
+from sparring.trainers.averaging import Average, recompute_batch_norm
+from sparring.trainers.config import OptimConfig
+from sparring.trainers.methods.base import Model
+from sparring.trainers.perturbation import perturbed
+from sparring.trainers.types import Loss, When
 
 
 class Learner:

@@ -10,8 +10,8 @@ from uuid import uuid4
 import torch
 from torch import nn
 
-from agents.checkpoint import write
-from trainers.types import Answer
+from sparring.agents.checkpoint import write
+from sparring.trainers.types import Answer
 
 
 class Memo:

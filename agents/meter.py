@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-from agents.state import peak_memory
-from trainers.types import Metrics
+from sparring.agents.state import peak_memory
+from sparring.trainers.types import Metrics
 
 
 class Meter:

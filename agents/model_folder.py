@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import nn
 
-from agents.checkpoint import CheckpointError, load_model, save_model, sha256, to_json, write
-from agents.ensemble import Ensemble
-from agents.networks import Network
+from sparring.agents.checkpoint import CheckpointError, load_model, save_model, sha256, to_json, write
+from sparring.agents.ensemble import Ensemble
+from sparring.agents.networks import Network
 
 FORMAT = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")

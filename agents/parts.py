@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.exchange import map_leaves
-from trainers.types import Message
+from sparring.agents.exchange import map_leaves
+from sparring.trainers.types import Loss, Message
 
 
 def cut(n: int, size: int | None) -> list[slice]:
@@ -42,3 +42,15 @@ def _leaves(message: Message | Any) -> list[Tensor]:
     found: list[Tensor] = []
     map_leaves(found.append, message)
     return found
+
+
+def mean(shares: Sequence[float], losses: Sequence[Loss]) -> Loss:
+    """The loss of a whole batch from those of its parts, without a graph.
+
+    Args:
+        shares: of the batch's images, per part; their sum is 1.
+    """
+    pairs = list(zip(shares, losses, strict=True))
+    terms = {k: torch.stack([w * x.terms[k].detach() for w, x in pairs]).sum() for k in losses[0].terms}
+    stats = {k: torch.stack([w * x.stats[k].detach() for w, x in pairs]).sum() for k in losses[0].stats}
+    return Loss(terms, stats)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from agents.fast import arithmetic
-from agents.parts import cut
-from trainers.attacks import frozen, run
-from trainers.config import Attack
-from trainers.data import Split, to_pixels
-from trainers.losses import cross_entropy
-from trainers.rng import generator
+from sparring.agents.fast import arithmetic
+from sparring.agents.parts import cut
+from sparring.trainers.attacks import frozen, run
+from sparring.trainers.config import Attack
+from sparring.trainers.data import Split, to_pixels
+from sparring.trainers.losses import cross_entropy
+from sparring.trainers.rng import generator
 
-SMALL = (
-    500_000  # parameters up to which one thread is as fast as several on an idle machine, and far faster on a busy one
-)
+SMALL = 500_000  # parameters up to which one thread is as fast as several when idle, and far faster on a busy machine
 BLOCK = 256  # held-out examples that share a random generator
 ExampleLoss = Callable[[Tensor, Tensor], Tensor]  # logits [B, K], y [B] -> [B], raised by the attack
 
@@ -33,54 +30,51 @@ def judged(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def correct(
-    model: nn.Module,
-    split: Split,
-    attack: Attack | None,
-    *,
-    seed: int,
-    loss: ExampleLoss = cross_entropy,
-    block: int = BLOCK,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    at_once: int | None = None,
-) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """How examples are judged."""
+
+    seed: int
+    loss: ExampleLoss = cross_entropy  # raised by the attack
+    block: int = BLOCK  # examples that share a random generator
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+    at_once: int | None = None  # images that go through the network together, at most; default a block
+
+
+def correct(model: nn.Module, split: Split, attack: Attack | None, how: Judging) -> Tensor:
     """Per example of ``split`` whether ``model`` (in eval mode) is right on it after ``attack``; None is the clean image.
 
-    With restarts an example counts only if it is right after every one of them. Examples go in blocks of fixed size, each with a random generator of its own, so the result depends on the seed only.
-
-    Args:
-        at_once: images that go through the network together, at most; default a block.
+    With restarts an example counts only if it is right after every one of them. Examples go in blocks of fixed size, each
+    with a random generator of its own, so the result depends on the seed only.
 
     Returns:
         [N] bool, on the CPU.
     """
     hits = []
     with judged(model):
-        for start in range(0, len(split), block):
-            images, labels = (a.to(device) for a in split.take(slice(start, start + block)))
-            x = to_pixels(images, dtype)
-            for part in cut(len(x), at_once):
+        for start in range(0, len(split), how.block):
+            images, labels = (a.to(how.device) for a in split.take(slice(start, start + how.block)))
+            x = to_pixels(images, how.dtype)
+            for part in cut(len(x), how.at_once):
                 y = labels[part]
-                right = torch.ones(len(y), dtype=torch.bool, device=device)
+                right = torch.ones(len(y), dtype=torch.bool, device=how.device)
                 for restart in range(attack.restarts if attack else 1):
                     adv = x[part]
                     if attack is not None:  # draws for the whole block, in every part
-                        rng = generator(seed, "evaluate", start, restart, device=device)
+                        rng = generator(how.seed, "evaluate", start, restart, device=how.device)
                         once = replace(attack, restarts=1)
-                        adv = run(once, lambda z, y=y: loss(model(z), y), x, rng=rng, rows=part)  # type: ignore[misc]
+                        adv = run(once, lambda z, y=y: how.loss(model(z), y), x, rng=rng, rows=part)  # type: ignore[misc]
                     with torch.no_grad():
                         right &= model(adv).argmax(1) == y
                 hits.append(right.cpu())
     return torch.cat(hits)
 
 
-def accuracies(
-    model: nn.Module, split: Split, by: Sequence[Attack], *, own: Attack, **options: Any
-) -> dict[str, float]:
+def accuracies(model: nn.Module, split: Split, by: Sequence[Attack], how: Judging, *, own: Attack) -> dict[str, float]:
     """``clean``; ``robust``: right after every attack of ``by`` too; ``own_attack``: after ``own``; ``n`` images."""
-    clean, trained = (correct(model, split, a, **options) for a in (None, own))
-    robust = torch.stack([clean, *(correct(model, split, a, **options) for a in by)]).all(0)
+    clean, trained = (correct(model, split, a, how) for a in (None, own))
+    robust = torch.stack([clean, *(correct(model, split, a, how) for a in by)]).all(0)
     return {
         "clean": clean.double().mean().item(),
         "robust": robust.double().mean().item(),

@@ -10,17 +10,18 @@ from typing import Literal
 
 import torch
 
-from agents import checkpoint, networks
-from agents.agent import Agent
-from agents.lanes import Lanes
-from agents.memo import Memo
-from agents.robustness import check_classifier
-from trainers import methods, user
-from trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig, require
-from trainers.data import Batches, Dataset, Split
-from trainers.datasets import Prepared
-from trainers.methods.base import Method
-from trainers.rng import seeded
+from sparring.agents import checkpoint, networks
+from sparring.agents.agent import Agent
+from sparring.agents.base import Makings
+from sparring.agents.lanes import Lanes
+from sparring.agents.memo import Memo
+from sparring.agents.robustness import check_classifier
+from sparring.trainers import methods, user
+from sparring.trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig, require
+from sparring.trainers.data import Batches, Dataset, Split
+from sparring.trainers.datasets import Prepared
+from sparring.trainers.methods.base import Method
+from sparring.trainers.rng import seeded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ class AgentSpec:
             configs = {name: _config(*other, dataset) for name, other in self.others.items()}
             with seeded("helpers", self.seed, self.index):
                 helpers = method.helpers(self.me, {name: networks.widths(c) for name, c in configs.items()})
-        return Agent(
+        made = Makings(
             me=self.me,
             index=self.index,
             method=method,
@@ -102,20 +103,14 @@ class AgentSpec:
             memo=self._memo(method, network, batches, lanes) if not role.learns else None,
             speed=self.speed,
         )
+        return Agent(made)
 
     def _memo(self, method: Method, network: networks.Network, batches: Batches, lanes: Lanes) -> Memo | None:
         """Where the answers of a frozen network to clean batches are kept, if no hook of the method changes either."""
         own = type(method)
-        if (
-            self.memo is None
-            or lanes.count > 1
-            or (own.reply, own.inputs, own.answer_mode)
-            != (
-                Method.reply,
-                Method.inputs,
-                Method.answer_mode,
-            )
-        ):
+        changed = own.reply, own.inputs, own.answer_mode
+        plain = changed == (Method.reply, Method.inputs, Method.answer_mode)
+        if self.memo is None or lanes.count > 1 or not plain:
             return None
         how = (str(batches.device), str(self.speed))
         seen = (batches.sha256, self.batch_size, self.seed, str(self.data), *how)

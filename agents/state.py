@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from trainers.types import State
+from sparring.trainers.types import State
 
 
 class TooLarge(Exception):

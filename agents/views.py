@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from agents.fast import Fast
-from trainers import attacks
-from trainers.config import SpeedConfig
-from trainers.methods.base import Model
-from trainers.repeated import hooked
+from sparring.agents.fast import Fast
+from sparring.trainers import attacks
+from sparring.trainers.config import SpeedConfig
+from sparring.trainers.methods.base import Model
+from sparring.trainers.repeated import hooked
 
 
 class Views:

@@ -19,12 +19,14 @@ from typing import Any
 
 from common import circumstances, random_images, save
 
-from agents import checkpoint, networks
-from cluster import assemble, images, session
-from cluster.recipes import recipe
-from cluster.run_config import RunConfig
-from cluster.team import Pending
-from trainers.types import Metrics
+from sparring.agents import checkpoint, networks
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.machines import session
+from sparring.cluster.runs import images
+from sparring.cluster.team import assemble
+from sparring.cluster.team.team import Pending
+from sparring.trainers.types import Metrics
 
 WARM_UP = 4  # steps
 OWN = ("craft", "answer", "predict", "learn")

@@ -20,13 +20,14 @@ from typing import Any
 
 from common import circumstances, save
 
-from cluster import launch
-from cluster.errors import Interrupted
-from cluster.evaluation import evaluate_run
-from cluster.recipes import needs, recipe
-from cluster.run_config import RunConfig
-from cluster.run_folder import RunFolder
-from cluster.stop import terminate_interrupts
+from sparring.cluster.config.recipes import needs, recipe
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.errors import Interrupted
+from sparring.cluster.evaluation.evaluation import evaluate_run
+from sparring.cluster.machines.stop import terminate_interrupts
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
 
 METHODS = ("clean", "at", "mat", "mtard", "peeraid", "mixacm")
 
@@ -96,7 +97,13 @@ def row(method: str, args: argparse.Namespace) -> dict[str, Any]:
     config = configured(method, args)
     for teacher in needs(recipe(f"{method}-cifar10-short")).values():
         name = teacher.partition("-")[0]
-        launch.train(configured(name, args), runs_dir=args.runs_dir, name=name, resume_if_exists=True, quiet=True)
+        launch.train(
+            configured(name, args),
+            runs_dir=args.runs_dir,
+            name=name,
+            resume_if_exists=True,
+            how=Circumstances(quiet=True),
+        )
     done = args.runs_dir / f"{method}.json"
     if done.exists():
         return dict(json.loads(done.read_text()))

@@ -22,7 +22,7 @@ def circumstances(*, seed: int) -> dict[str, Any]:
     """Command, commit, machine, versions, seed."""
     import torch
 
-    from cluster.environment import commit
+    from sparring.cluster.config.environment import commit
 
     return {
         "command": " ".join(["python", os.path.relpath(sys.argv[0], CLONE), *sys.argv[1:]]),

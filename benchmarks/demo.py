@@ -10,8 +10,8 @@ from pathlib import Path
 
 from common import circumstances, save
 
-from cluster.demo import THREAT, demo
-from cluster.recipes import recipe
+from sparring.cluster.commands.demo import THREAT, demo
+from sparring.cluster.config.recipes import recipe
 
 
 def main() -> None:

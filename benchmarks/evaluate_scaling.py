@@ -25,15 +25,17 @@ import torch
 from common import CLONE, circumstances, save
 from pyautoattack import AutoAttack
 
-from cluster import launch, session
-from cluster.blocks import BROKEN, Job
-from cluster.eval_workers import Pool
-from cluster.evaluation import pixels
-from cluster.evaluation_folder import jobs_of, read_all
-from cluster.models import load_agent, load_test
-from cluster.recipes import recipe
-from cluster.run_folder import RunFolder
-from trainers.config import DataConfig, Threat
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.evaluation.blocks import BROKEN, Job
+from sparring.cluster.evaluation.evaluation import pixels
+from sparring.cluster.evaluation.folder import jobs_of, read_all
+from sparring.cluster.evaluation.workers import Pool
+from sparring.cluster.machines import session
+from sparring.cluster.models.trained import load_agent, load_test
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
+from sparring.trainers.config import DataConfig, Threat
 
 THREAT = Threat("linf", 0.15)
 BLOCK = 32
@@ -50,7 +52,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         changes = {"team": "local", "checkpoint.every": 10**6, **({"epochs": args.epochs} if args.epochs else {})}
-        run = launch.train(recipe("at").replace(changes), runs_dir=Path(folder), name="at", quiet=True)
+        run = launch.train(
+            recipe("at").replace(changes), runs_dir=Path(folder), name="at", how=Circumstances(quiet=True)
+        )
         model, _ = load_agent(RunFolder(run.path), checkpoint="last")
         record = {**scaling(model, args, Path(folder), run.path), **unsharded(model, args)}
     record = {**circumstances(seed=0), "n": args.rounds, "attack": args.attack, **record}
@@ -104,10 +108,10 @@ def killed(run: Path, args: argparse.Namespace) -> tuple[tuple[bytes, ...], int]
     Also how many of the kills came before the end.
     """
     evaluate = (
-        f"from cluster.evaluation import evaluate_run; evaluate_run(RunFolder(Path({str(run)!r})), name='killed', "
+        f"from sparring.cluster.evaluation.evaluation import evaluate_run; evaluate_run(RunFolder(Path({str(run)!r})), name='killed', "
         f"attacks=['clean', {args.attack!r}], threats=['{THREAT}'], examples={args.examples}, block={BLOCK}, checkpoint='last', masking=0)"
     )
-    code = f"import sys; sys.path.insert(0, {str(CLONE)!r}); from pathlib import Path; from cluster.run_folder import RunFolder; {evaluate}"
+    code = f"import sys; sys.path.insert(0, {str(CLONE)!r}); from pathlib import Path; from sparring.cluster.runs.folder import RunFolder; {evaluate}"
     place = run / "evaluation" / "killed"
     kills = 0
     for blocks in (1, 2, 3, None):
@@ -130,7 +134,7 @@ def unsharded(model: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Robust accuracy on the whole test split: in blocks, and by one call of the authors' code."""
     split = load_test(DataConfig(), None if args.attack == "autoattack" else 32)
     with tempfile.TemporaryDirectory() as folder:
-        from cluster.blocks import run_blocks
+        from sparring.cluster.evaluation.blocks import run_blocks
 
         jobs = jobs_of(Path(folder), ["model"], [THREAT], len(split), 64)
         run_blocks(

@@ -21,13 +21,13 @@ import torch
 from common import circumstances
 from step_time import configured
 
-from agents.exchange import unpack
-from agents.fast import arithmetic
-from cluster import images
-from cluster.team import LocalTeam
-from trainers import attacks
-from trainers.losses import cross_entropy
-from trainers.types import Adversarial
+from sparring.agents.exchange import unpack
+from sparring.agents.fast import arithmetic
+from sparring.cluster.runs import images
+from sparring.cluster.team.team import LocalTeam
+from sparring.trainers import attacks
+from sparring.trainers.losses import cross_entropy
+from sparring.trainers.types import Adversarial
 
 STEPS = 3
 ALLOWED = 1e-3  # of a loss, of the length of logits or gradients, after steps that both took: rounding of 2^-24 per operation, through 3 steps of a ResNet-18

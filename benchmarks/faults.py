@@ -28,9 +28,11 @@ from typing import Any
 import numpy as np
 from common import CLONE, circumstances, save
 
-from cluster import launch, session
-from cluster.recipes import recipe
-from cluster.run_config import RunConfig
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.machines import session
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
 from tests.helpers import bytes_of
 
 METHODS = {
@@ -83,14 +85,16 @@ def configuration(method: str, folder: Path) -> RunConfig:
                 recipe("at").replace({**changes, "team": "local", "max_steps": 5}),
                 runs_dir=folder,
                 name="teacher",
-                quiet=True,
+                how=Circumstances(quiet=True),
             )
         changes |= {f"agents.{role}.init": str(teacher) for role in ("clean_teacher", "robust_teacher")}
     return recipe(method).replace(changes)
 
 
 def run_bytes(config: RunConfig, folder: Path, name: str) -> dict[str, Any]:
-    return bytes_of(launch.train(config.replace({"team": "local"}), runs_dir=folder, name=name, quiet=True).path)
+    return bytes_of(
+        launch.train(config.replace({"team": "local"}), runs_dir=folder, name=name, how=Circumstances(quiet=True)).path
+    )
 
 
 class Fault:
@@ -113,7 +117,9 @@ class Fault:
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
-        launch.train(self.config.replace(changes), runs_dir=self.run.parent, name=self.run.name, quiet=True)
+        launch.train(
+            self.config.replace(changes), runs_dir=self.run.parent, name=self.run.name, how=Circumstances(quiet=True)
+        )
         assert acted, "the run ended before the fault"
         watcher.join()
         return sum(map(float, re.findall(r"recovered in ([\d.]+) s", (self.run / "log.txt").read_text())))
@@ -152,11 +158,11 @@ def killed_during_save(fault: Fault) -> float:
 def driver_killed(fault: Fault) -> float:
     """The driver with a Ray of its own; recovery is the restart's time to its first step."""
     fault.run.parent.mkdir(exist_ok=True)
-    from cluster import run_config
+    from sparring.cluster.config import run_config
 
     file = fault.run.with_suffix(".yaml")
     file.write_text(run_config.dump(fault.config))
-    command = [sys.executable, "-m", "cluster"]
+    command = [sys.executable, "-m", "sparring.cluster"]
     train = [
         *command,
         "train",

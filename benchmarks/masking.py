@@ -14,16 +14,18 @@ from typing import Any
 
 from common import CLONE, circumstances, save
 
-from cluster import launch, masking
-from cluster.models import load_agent, load_test
-from cluster.recipes import recipe
-from cluster.run_folder import RunFolder
-from trainers.config import DataConfig, Threat
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.evaluation import masking
+from sparring.cluster.models.trained import load_agent, load_test
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
+from sparring.trainers.config import DataConfig, Threat
 
 
 def main() -> None:
     sys.path.insert(0, str(CLONE))
-    from tests.cluster.test_masking import MASKED
+    from tests.cluster.evaluation.test_masking import MASKED
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
@@ -37,7 +39,9 @@ def main() -> None:
         for seed in range(args.seeds):
             changes = {"team": "local", "seed": seed, "checkpoint.every": 10**6}
             changes |= {"epochs": args.epochs} if args.epochs else {}
-            run = launch.train(recipe("at").replace(changes), runs_dir=Path(folder), name=f"s{seed}", quiet=True)
+            run = launch.train(
+                recipe("at").replace(changes), runs_dir=Path(folder), name=f"s{seed}", how=Circumstances(quiet=True)
+            )
             models.append(load_agent(RunFolder(run.path), checkpoint="last")[0])
     honest = [[f.name for f in masking.examine(m, split, threat)] for m in models]
     masked = {

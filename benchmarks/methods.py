@@ -15,16 +15,17 @@ from typing import Any
 
 from common import circumstances, save
 
-from agents.endpoint import Endpoint
-from agents.networks import Network
-from cluster import launch
-from cluster.evaluation import evaluate_run
-from cluster.images import prepare
-from cluster.recipes import recipe
-from cluster.run_config import RunConfig
-from cluster.run_folder import RunFolder
-from cluster.team import LocalHandle
-from trainers import methods
+from sparring.agents.endpoint import Endpoint
+from sparring.agents.networks import Network
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.evaluation.evaluation import evaluate_run
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.runs.images import prepare
+from sparring.cluster.team.team import LocalHandle
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
+from sparring.trainers import methods
 
 ATTACKS = ["clean", "pgd-20"]
 
@@ -73,7 +74,7 @@ def passes(config: RunConfig) -> dict[str, dict[str, int]]:
 def measure(method: str, runs: Path, epochs: int | None) -> dict[str, Any]:
     """Train, evaluate the products on all test images, count."""
     config = configured(method, runs, epochs)
-    run = launch.train(config, runs_dir=runs, name=method, quiet=True)
+    run = launch.train(config, runs_dir=runs, name=method, how=Circumstances(quiet=True))
     report = evaluate_run(RunFolder(run.path), attacks=ATTACKS, masking=0)
     return {
         "products": {

@@ -23,13 +23,14 @@ import torch
 from common import circumstances, save
 from methods import passes
 
-from agents.robustness import wilson
-from cluster import launch
-from cluster.evaluation import evaluate_model
-from cluster.models import chosen_agents, load_agent, load_test
-from cluster.recipes import needs, recipe
-from cluster.run_folder import RunFolder
-from trainers.config import DataConfig
+from sparring.agents.robustness import wilson
+from sparring.cluster.config.recipes import needs, recipe
+from sparring.cluster.evaluation.evaluation import evaluate_model
+from sparring.cluster.models.trained import chosen_agents, load_agent, load_test
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
+from sparring.trainers.config import DataConfig
 
 PLAIN = {"method.kd_weight": 0.0, "method.acm_weight": 0.0}
 ROWS: dict[
@@ -150,7 +151,7 @@ def trained(
         return path, 0.0
     config = recipe(name).replace({"team": "local", "epochs": args.epochs, "seed": args.seed, **(changes or {})})
     started = time.perf_counter()
-    launch.train(config, runs_dir=runs, name=path.name, quiet=True)
+    launch.train(config, runs_dir=runs, name=path.name, how=Circumstances(quiet=True))
     return path, time.perf_counter() - started
 
 

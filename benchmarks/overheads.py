@@ -22,9 +22,10 @@ from typing import Any
 
 from common import CLONE, circumstances, random_images, save
 
-from cluster import assemble, session
-from cluster.recipes import recipe
-from cluster.team import Pending
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.machines import session
+from sparring.cluster.team import assemble
+from sparring.cluster.team.team import Pending
 
 WARM_UP = 3  # steps
 

@@ -19,10 +19,12 @@ import torch
 from common import circumstances, save
 
 import sparring
-from agents.robustness import correct
-from cluster import images, launch
-from cluster.recipes import recipe
-from trainers.config import Attack
+from sparring.agents.robustness import Judging, correct
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.runs import images
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
+from sparring.trainers.config import Attack
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -51,12 +53,12 @@ def compared(method: str, args: argparse.Namespace) -> dict[str, Any]:
                 config = recipe(method).replace({"team": "local", "seed": seed, "precision": precision})
                 if args.max_steps:
                     config = config.replace({"max_steps": args.max_steps})
-                run = launch.train(config, runs_dir=Path(folder), name="run", quiet=True)
+                run = launch.train(config, runs_dir=Path(folder), name="run", how=Circumstances(quiet=True))
                 model = sparring.load(run.path, agent=config.method.deploy()[0])
             test = images.prepare(config.data, quiet=True).load().test
             attack = Attack(norm=config.attack.norm, eps=config.attack.eps, steps=20)
-            right[precision].append(correct(model, test, attack, seed=seed))
-            clean[precision].append(correct(model, test, None, seed=seed).double().mean().item())
+            right[precision].append(correct(model, test, attack, Judging(seed)))
+            clean[precision].append(correct(model, test, None, Judging(seed)).double().mean().item())
     change = torch.cat(right["bf16"]).double() - torch.cat(right["fp32"]).double()
     return {
         "robust": {p: [r.double().mean().item() for r in right[p]] for p in PRECISIONS},

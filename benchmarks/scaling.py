@@ -19,9 +19,10 @@ import numpy as np
 import ray
 from common import circumstances, save
 
-from cluster import assemble, session
-from cluster.recipes import recipe
-from cluster.team import Pending
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.machines import session
+from sparring.cluster.team import assemble
+from sparring.cluster.team.team import Pending
 
 POINTS = "1x1,2x1,3x1,4x1,5x1,6x1,7x1,8x1,2x2,2x3,3x2,2x4"
 WARM_UP = 4  # steps

@@ -22,13 +22,20 @@ from typing import Any
 from common import circumstances, save
 from scipy.stats import wilcoxon
 
-from cluster import launch, run_config, search, search_report, session, trial
-from cluster.recipes import needs, recipe
-from cluster.run_config import RunConfig
-from cluster.run_folder import RunFolder
-from cluster.search import Search
+from sparring.cluster.config import run_config
+from sparring.cluster.config.recipes import needs, recipe
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.machines import session
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.search import report as search_report
+from sparring.cluster.search import search
+from sparring.cluster.search.objective import reports
+from sparring.cluster.search.results import results_of
+from sparring.cluster.search.settings import Search
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
+from sparring.trainers.search import Space, Uniform
 from tests.helpers import bytes_of, chosen, planted
-from trainers.search import Space, Uniform
 
 PBT: dict[str, Space] = {"method.alpha": Uniform(0, 1), "method.temperature": Uniform(1, 10)}
 TEACHER = "resnet18"  # the clean one of "shared"
@@ -78,17 +85,19 @@ def measured(config: RunConfig, runs: Path, *, trials: int, **options: Any) -> d
     started = time.perf_counter()
     folder = search.tune(asked, runs_dir=runs, name="search")
     seconds = time.perf_counter() - started
-    best = search_report.best_of(search.results_of(folder))
+    best = search_report.best_of(results_of(folder))
     assert best is not None
-    again = launch.train(run_config.load(folder / "best.yaml"), runs_dir=runs, name="again", quiet=True)
-    found = search.results_of(folder)
+    again = launch.train(
+        run_config.load(folder / "best.yaml"), runs_dir=runs, name="again", how=Circumstances(quiet=True)
+    )
+    found = results_of(folder)
     return {
         "seconds": round(seconds, 1),
         "steps": [r["reports"][-1]["step"] for r in found],
         "objective": [r["reports"][-1]["objective"] for r in found],
         "changes": [len(RunFolder(p).config.changes) for p in sorted((folder / "trials").iterdir())],
         "best": {"params": best["params"], **best["reports"][-1]},
-        "repeated": trial.reports(RunFolder(again.path), asked.objective)[-1] == best["reports"][-1],
+        "repeated": reports(RunFolder(again.path), asked.objective)[-1] == best["reports"][-1],
     }
 
 
@@ -106,7 +115,7 @@ def on_planted(runs: Path, args: argparse.Namespace) -> dict[str, Any]:
             asked = planted(steps=18, every=1, seed=seed, scheduler=scheduler, trials=12, concurrent=1)
             folder = search.tune(asked, runs_dir=runs, name=f"{scheduler}-{seed}")
             halving[scheduler].append(chosen(folder))
-            steps[scheduler].append(sum(r["reports"][-1]["step"] for r in search.results_of(folder)))
+            steps[scheduler].append(sum(r["reports"][-1]["step"] for r in results_of(folder)))
     return {
         "samples": {**found, **halving},
         "means": {k: fmean(v) for k, v in {**found, **halving}.items()},
@@ -149,7 +158,9 @@ def with_teachers(runs: Path, args: argparse.Namespace, *, clean: str | None = N
         own: dict[str, object] = {"max_steps": 1} if brief else {}
         if clean is not None and role == "clean_teacher":
             own["network"] = clean
-        path = launch.train(recipe(name).replace(common | own), runs_dir=runs, name=role, quiet=True).path
+        path = launch.train(
+            recipe(name).replace(common | own), runs_dir=runs, name=role, how=Circumstances(quiet=True)
+        ).path
         changes[f"agents.{role}.init"] = str(path)
         if "network" in own:
             changes[f"agents.{role}.network"] = clean

@@ -187,9 +187,9 @@ def bare(folder: str, port: str) -> None:
     import torch
     import uvicorn
 
-    from serve.images import decode
-    from serve.models import Models
-    from serve.settings import Settings
+    from sparring.serve.images import decode
+    from sparring.serve.models import Models
+    from sparring.serve.settings import Settings
 
     torch.set_num_threads(1)
     models, app = Models(Settings(models_dir=folder)), FastAPI()
@@ -217,8 +217,8 @@ def bare(folder: str, port: str) -> None:
 
 def publish(folder: Path, name: str) -> None:
     """A model with random weights: only its cost counts."""
-    from agents import model_folder, networks
-    from agents.networks import NetworkConfig
+    from sparring.agents import model_folder, networks
+    from sparring.agents.networks import NetworkConfig
 
     channels, height, width = SHAPES[name]
     config = NetworkConfig(SPECS[name], channels, height, width, 10, (0.5,) * channels, (0.5,) * channels)

@@ -29,12 +29,12 @@ from common import circumstances, random_images, save
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from agents import checkpoint, networks
-from agents.fast import arithmetic
-from cluster import images
-from cluster.recipes import images as recipe_for_images
-from cluster.run_config import RunConfig
-from cluster.team import LocalTeam
+from sparring.agents import checkpoint, networks
+from sparring.agents.fast import arithmetic
+from sparring.cluster.config.recipes import images as recipe_for_images
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.runs import images
+from sparring.cluster.team.team import LocalTeam
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "exact": {},

@@ -16,10 +16,10 @@ from typing import Any
 
 from common import circumstances, random_images, save
 
-from cluster import assemble
-from cluster.recipes import recipe
-from cluster.run_config import RunConfig
-from cluster.team import Pending, Team
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.team import assemble
+from sparring.cluster.team.team import Pending, Team
 
 ROUND = 6.0  # seconds of one team
 WARM_UP = 6  # steps; the first ones pay for imports, allocation and kernel selection

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from common import circumstances, save
 
-from cluster import launch
-from cluster.evaluation import evaluate_run
-from cluster.recipes import recipe
-from cluster.run_folder import RunFolder
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.evaluation.evaluation import evaluate_run
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
 
 ATTACKS = ["clean", "pgd-20", "margin-pgd-20", "square-300"]
 
@@ -28,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
     config = recipe("mat_multi").replace({"team": "local", **({"epochs": args.epochs} if args.epochs else {})})
     with tempfile.TemporaryDirectory() as folder:
-        run = launch.train(config, runs_dir=Path(folder), name="run", quiet=True)
+        run = launch.train(config, runs_dir=Path(folder), name="run", how=Circumstances(quiet=True))
         report = evaluate_run(
             RunFolder(run.path), attacks=ATTACKS, agents=["generalist", *config.method.norms()], examples=args.examples
         )

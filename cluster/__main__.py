@@ -1,5 +1,5 @@
-"""``python -m cluster``: the same as the ``sparring`` command, from a clone or a Ray job's working directory."""
+"""``python -m sparring.cluster``: the same as the ``sparring`` command, from a clone or a Ray job's working directory."""
 
-from cluster.main import main
+from sparring.cluster.commands.main import main
 
 raise SystemExit(main())

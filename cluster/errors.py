@@ -65,8 +65,8 @@ def of_agent(cause: BaseException, good: Path | None) -> BaseException:
     Args:
         good: the last good checkpoint, if there is one.
     """
-    from agents.checkpoint import CheckpointError  # late: the commands' help needs no torch
-    from agents.state import NotFinite, TooLarge
+    from sparring.agents.checkpoint import CheckpointError  # late: the commands' help needs no torch
+    from sparring.agents.state import NotFinite, TooLarge
 
     if isinstance(cause, NotFinite):
         return TrainingStopped(

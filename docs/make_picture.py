@@ -14,13 +14,13 @@ import torch
 CLONE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CLONE))
 
-from agents.robustness import correct  # noqa: E402
-from cluster.models import load_agent, load_test  # noqa: E402
-from cluster.run_folder import RunFolder  # noqa: E402
-from trainers.attacks import frozen, run  # noqa: E402
-from trainers.config import Attack, DataConfig  # noqa: E402
-from trainers.losses import cross_entropy  # noqa: E402
-from trainers.rng import generator  # noqa: E402
+from sparring.agents.robustness import correct  # noqa: E402
+from sparring.cluster.models.trained import load_agent, load_test  # noqa: E402
+from sparring.cluster.runs.folder import RunFolder  # noqa: E402
+from sparring.trainers.attacks import frozen, run  # noqa: E402
+from sparring.trainers.config import Attack, DataConfig  # noqa: E402
+from sparring.trainers.losses import cross_entropy  # noqa: E402
+from sparring.trainers.rng import generator  # noqa: E402
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

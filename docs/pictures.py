@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 CLONE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CLONE))
 
-from trainers import methods  # noqa: E402
+from sparring.trainers import methods  # noqa: E402
 
 FOLDER = CLONE / "docs" / "images" / "methods"
 COLUMN, ROW, BOX_WIDTH, BOX_HEIGHT, LEFT, TOP = 150, 64, 104, 34, 132, 18

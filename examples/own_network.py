@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from agents.networks import NetworkConfig
+from sparring.agents.networks import NetworkConfig
 
 
 class MLP(nn.Module):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import tempfile
 
 import sparring
-from trainers.config import DataConfig
-from trainers.datasets import load
+from sparring.trainers.config import DataConfig
+from sparring.trainers.datasets import load
 
 
 def main() -> None:

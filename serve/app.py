@@ -1,4 +1,4 @@
-"""The Ray Serve application: ``serve.app:app``, whose arguments are ``serve.settings.Settings``.
+"""The Ray Serve application: ``sparring.serve.app:app``, whose arguments are ``serve.settings.Settings``.
 
 Deployments: **ingress** (limits, token, decoding; no torch in its process), **predictor** (models, batches), **attack**
 (only with ``demo``; one at a time, at low priority) and **ledger** (counts of all ingresses, for ``/metrics``).
@@ -22,11 +22,12 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from serve import background
-from serve.batches import Batches
-from serve.catalogue import NotFound
-from serve.ledger import Event, Ledger
-from serve.settings import Settings
+from sparring.serve import background
+from sparring.serve.backend import Busy
+from sparring.serve.batches import Batches
+from sparring.serve.catalogue import NotFound
+from sparring.serve.ledger import Event, Ledger
+from sparring.serve.settings import Settings
 
 log = logging.getLogger("sparring.serve")
 KEPT = 10_000  # counts that an ingress keeps while the ledger is away
@@ -58,7 +59,7 @@ def app(settings: Settings | dict[str, Any]) -> Application:
     if settings.demo:
         one_at_a_time = {"max_ongoing_requests": 1, "max_queued_requests": 4}
         attack = _deployment(Attacker, "attack", ray_actor_options={"num_cpus": 0.25}, **one_at_a_time).bind(settings)
-    counts = _deployment(Counts, "ledger", ray_actor_options={"num_cpus": 0}).bind()
+    counts = _deployment(Ledger, "ledger", ray_actor_options={"num_cpus": 0}).bind()
     return _deployment(
         ray_serve.ingress()(Ingress),
         "ingress",
@@ -88,7 +89,7 @@ class Predictor:
     def __init__(self, settings: Settings) -> None:
         import torch
 
-        from serve.models import Models
+        from sparring.serve.models import Models
 
         background.log_lines()
         torch.set_num_threads(settings.threads)
@@ -99,7 +100,7 @@ class Predictor:
 
     async def predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
         """One answer of ``Models.predict``; ``{"unknown": why}`` when the version is not served."""
-        from serve.models import Unknown
+        from sparring.serve.models import Unknown
 
         answer = await self._batches.ask((name, version, x))
         return {"unknown": str(answer)} if isinstance(answer, Unknown) else answer
@@ -115,7 +116,7 @@ class Attacker:
     def __init__(self, settings: Settings) -> None:
         import torch
 
-        from serve.models import Models
+        from sparring.serve.models import Models
 
         background.log_lines()
         os.nice(NICE)
@@ -126,33 +127,14 @@ class Attacker:
 
     def attack(self, name: str, version: int | None, x: np.ndarray, **options: Any) -> dict[str, Any]:
         """See ``serve.attack.attack``; ``{"unknown": why}`` when the version is not served."""
-        from serve.attack import attack
-        from serve.models import Unknown
+        from sparring.serve.attack import attack
+        from sparring.serve.models import Unknown
 
         try:
             number, served = self._models.get(name, version)
         except Unknown as error:
             return {"unknown": str(error)}
         return {"version": number, **attack(served, x, **options)}
-
-
-class Counts:
-    """One :class:`serve.ledger.Ledger` for all replicas of the ingress."""
-
-    def __init__(self) -> None:
-        self._ledger = Ledger()
-
-    def note(self, events: list[Event], newest: dict[str, int], **replica: Any) -> bool:
-        """See ``Ledger.note``."""
-        return self._ledger.note(events, newest, **replica)
-
-    def drain(self) -> bool:
-        """See ``Ledger.drain``."""
-        return self._ledger.drain()
-
-    def text(self) -> bytes:
-        """See ``Ledger.text``."""
-        return self._ledger.text()
 
 
 class Ingress:
@@ -163,7 +145,7 @@ class Ingress:
         self._settings, self._backend = settings, Remote(settings, predictor, attack, counts)
 
     def __serve_build_asgi_app__(self) -> Any:
-        from serve import web
+        from sparring.serve import web
 
         return web.build(self._backend, self._settings)
 
@@ -187,8 +169,6 @@ class Remote:
         return await self._ask(self._attack.attack, name, version, x, **options)
 
     async def metrics(self) -> bytes:
-        from serve.web import Busy
-
         try:
             await self._flush()
             return bytes(await self._counts.text.remote())
@@ -216,8 +196,6 @@ class Remote:
                 await self._flush()
 
     async def _ask(self, method: Any, *args: Any, **options: Any) -> dict[str, Any]:
-        from serve.web import Busy
-
         for attempt in range(ATTEMPTS):
             try:
                 answer: dict[str, Any] = await method.remote(*args, **options)

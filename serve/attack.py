@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.robustness import judged
-from serve.models import Served
-from trainers.attacks import run
-from trainers.config import Attack, Threat
-from trainers.losses import cross_entropy
-from trainers.rng import generator
+from sparring.agents.robustness import judged
+from sparring.serve.models import Served
+from sparring.trainers.attacks import run
+from sparring.trainers.config import Attack, Threat
+from sparring.trainers.losses import cross_entropy
+from sparring.trainers.rng import generator
 
 
 class _OutOfTimeError(Exception):

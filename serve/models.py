@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents import model_folder
-from agents.ensemble import Ensemble
-from serve.catalogue import robustness
-from serve.protocol import metadata
-from serve.settings import Settings
-from trainers.config import Threat
+from sparring.agents import model_folder
+from sparring.agents.ensemble import Ensemble
+from sparring.serve.catalogue import robustness
+from sparring.serve.protocol import metadata
+from sparring.serve.settings import Settings
+from sparring.trainers.config import Threat
 
 log = logging.getLogger("sparring.serve")
 Question: TypeAlias = tuple[

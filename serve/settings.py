@@ -33,7 +33,7 @@ class Limits(BaseModel):
 
 
 class Settings(BaseModel):
-    """Arguments of ``serve.app:app``."""
+    """Arguments of ``sparring.serve.app:app``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
+from typing import Annotated, Any, TypeGuard
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
 
-from serve import images, schemas
-from serve.catalogue import card_of, robustness, shape_of, version_of
-from serve.images import Refused
-from serve.protocol import Invalid, parse_json
-from serve.settings import READERS, Settings
-
-if TYPE_CHECKING:
-    from serve.web import Backend
+from sparring.serve import images, schemas
+from sparring.serve.backend import Backend
+from sparring.serve.catalogue import card_of, robustness, shape_of, version_of
+from sparring.serve.images import Refused
+from sparring.serve.protocol import Invalid, parse_json
+from sparring.serve.settings import READERS, Settings
 
 MODEL = "/v1/models/{name}"
 Top = Annotated[int, Query(ge=1, le=1000, description="Classes to name, most probable first.")]

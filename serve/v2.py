@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from serve import protocol, schemas
-from serve.catalogue import card_of, shape_of, version_of
-from serve.settings import READERS, Settings
-
-if TYPE_CHECKING:
-    from serve.web import Backend
+from sparring.serve import protocol, schemas
+from sparring.serve.backend import Backend
+from sparring.serve.catalogue import card_of, shape_of, version_of
+from sparring.serve.settings import READERS, Settings
 
 MODEL = "/v2/models/{name}"
 VERSIONED = f"{MODEL}/versions/{{version}}"

@@ -4,57 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from serve import manual, v1, v2
-from serve.catalogue import NotFound
-from serve.guard import Guard, TooLargeError, TooSlowError, Watcher, too_large
-from serve.images import Refused
-from serve.protocol import Invalid
-from serve.settings import Settings
+from sparring.serve import manual, v1, v2
+from sparring.serve.backend import Backend, Busy
+from sparring.serve.catalogue import NotFound
+from sparring.serve.guard import Guard, TooLargeError, TooSlowError, too_large
+from sparring.serve.images import Refused
+from sparring.serve.protocol import Invalid
+from sparring.serve.settings import Settings
 
 VERSION = "1"
 PAGE = Path(__file__).parent / "page"
-
-
-class Busy(Exception):
-    """More waits than may wait, or who was to answer is gone."""
-
-
-class Backend(Watcher, Protocol):
-    """Who answers for the models."""
-
-    def models(self) -> dict[str, dict[str, Any]]:
-        """Per served name ``versions`` (number -> card) and ``refused`` (number -> why), as known now."""
-
-    async def predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
-        """See ``serve.models.Models.predict``, for one question.
-
-        Raises:
-            NotFound, Busy
-        """
-
-    async def attack(self, name: str, version: int | None, x: np.ndarray, **options: Any) -> dict[str, Any]:
-        """See ``serve.attack.attack``; ``options``: eps, steps, seconds, label.
-
-        Raises:
-            NotFound, Busy
-        """
-
-    async def metrics(self) -> bytes:
-        """Prometheus' text format, of all replicas."""
-
-    def running(self) -> AbstractAsyncContextManager[None]:
-        """What goes on in the background while requests are answered."""
 
 
 def build(backend: Backend, settings: Settings) -> Guard:

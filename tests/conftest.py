@@ -30,8 +30,8 @@ from typing import Any
 import pytest
 import torch
 
-from cluster import session
-from cluster.main import main
+from sparring.cluster.commands.main import main
+from sparring.cluster.machines import session
 
 torch.set_num_threads(1)
 
@@ -80,10 +80,11 @@ def pooled(_actors: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray teams take their actors from a pool and give them back: for tests in which no process is lost."""
     import ray
 
-    from agents.actors import _Actor
-    from agents.endpoint import Endpoint
-    from agents.spec import AgentSpec, Facts
-    from cluster.ray_team import RayHandle, RayTeam
+    from sparring.agents.actors import _Actor
+    from sparring.agents.endpoint import Endpoint
+    from sparring.agents.spec import AgentSpec, Facts
+    from sparring.cluster.team.ray_handle import RayHandle
+    from sparring.cluster.team.ray_team import RayTeam
 
     class Reusable(_Actor):
         def __init__(self) -> None:

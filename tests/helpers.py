@@ -11,17 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.agent import Agent
-from agents.lanes import Lanes
-from cluster import search, search_report
-from cluster.recipes import recipe
-from cluster.run_config import RunConfig
-from cluster.search import Search
+from sparring.agents.agent import Agent
+from sparring.agents.base import Makings
+from sparring.agents.lanes import Lanes
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.search import report as search_report
+from sparring.cluster.search.results import results_of
+from sparring.cluster.search.settings import Search
+from sparring.trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig
+from sparring.trainers.data import Batches, Split
+from sparring.trainers.methods.base import Method
+from sparring.trainers.types import Metrics
 from tests.planted import final
-from trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig
-from trainers.data import Batches, Split
-from trainers.methods.base import Method
-from trainers.types import Metrics
 
 CLONE = Path(__file__).resolve().parent.parent
 
@@ -67,7 +69,7 @@ def planted(*, steps: int, every: int, seed: int = 0, **options: Any) -> Search:
 
 def chosen(folder: Path) -> float:
     """What the settings that such a search chose come to."""
-    found = search_report.best_of(search.results_of(folder))
+    found = search_report.best_of(results_of(folder))
     assert found is not None
     return final(found["params"]["method.a"], found["params"]["method.b"])
 
@@ -138,7 +140,7 @@ def make_team(
         model = models[role] if models else TinyNet(bn=bn, seed=index)
         helpers = method.helpers(role, {r: [5, 6] for r in roles})
         batches = Batches(split, DataConfig(), batch_size=batch_size, seed=3, dtype=dtype)
-        agent = Agent(
+        made = Makings(
             me=role,
             index=0 if same_start else index,
             method=method,
@@ -155,7 +157,7 @@ def make_team(
             speed=speed,
             lanes=lanes[role] if lanes else Lanes(),
         )
-        team[role] = Handle(agent)
+        team[role] = Handle(Agent(made))
     return team
 
 

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 from torch import tensor
 
-from trainers.losses import cross_entropy
-from trainers.methods.base import Method, Model
-from trainers.search import Space, Uniform
-from trainers.types import LEARNER, Answer, Batch, Loss, Role, State, Team, When
+from sparring.trainers.losses import cross_entropy
+from sparring.trainers.methods.base import Method, Model
+from sparring.trainers.search import Space, Uniform
+from sparring.trainers.types import LEARNER, Answer, Batch, Loss, Role, State, Team, When
 
 BEST = (0.3, 0.7)
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
-from agents import networks
-from agents.checkpoint import save_model
-from agents.networks import NetworkConfig
-from cluster import launch
-from cluster.recipes import RECIPES, needs, recipe
-from cluster.run_config import RunConfig
-from trainers import datasets
+from sparring.agents import networks
+from sparring.agents.checkpoint import save_model
+from sparring.agents.networks import NetworkConfig
+from sparring.cluster.config.recipes import RECIPES, needs, recipe
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
+from sparring.trainers import datasets
 
 LARGE = 100_000_000
 IMAGES = Path(__file__).with_name("tiny_images.py")
@@ -41,7 +42,7 @@ def check(name: str, folder: Path) -> str:
             shown = networks.configure("wide_resnet:depth=10,widen=1,swish=True", dataset)  # its stand-in
         save_model(networks.build(shown), folder / f"{name}-{role}")
         config = config.replace({f"agents.{role}.init": str(folder / f"{name}-{role}")})
-    run = launch.train(config, runs_dir=folder, name=name, quiet=True)
+    run = launch.train(config, runs_dir=folder, name=name, how=Circumstances(quiet=True))
     return f"2 steps, {', '.join(run.agents)}"
 
 

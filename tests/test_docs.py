@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from sparring.trainers import methods
 from tests.conftest import Command
 from tests.helpers import CLONE
-from trainers import methods
 
 PAGES = [CLONE / "README.md", *sorted((CLONE / "docs").glob("*.md"))]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import launch
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
 from tests.conftest import Command
 from tests.helpers import CLONE, bytes_of, small, small_flags
 
@@ -35,7 +36,7 @@ def test_from_a_folder_of_the_users(source: str, tmp_path: Path, pooled: None, s
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["agents"]) == {"member0", "member1", "member2"}
     config = small(str(file), max_steps=6, method__members=3, team="local")
-    local = launch.train(config, runs_dir=tmp_path / "runs", name="local", quiet=True)
+    local = launch.train(config, runs_dir=tmp_path / "runs", name="local", how=Circumstances(quiet=True))
     assert bytes_of(local.path) == bytes_of(tmp_path / "runs" / "over-ray")
     assert sparring("evaluate", "runs/over-ray", "--attacks=fgsm", "--examples=20").returncode == 0
     assert sparring("resume", "runs/over-ray").returncode == 0
@@ -51,7 +52,7 @@ def test_dropped_into_the_methods_folder(source: str, tmp_path: Path) -> None:
         shutil.copytree(CLONE / layer, clone / layer)
     (clone / "trainers" / "methods" / "ensemble_at.py").write_text(source)
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from cluster.main import main; "
+        "import sys; sys.path.insert(0, sys.argv[1]); from sparring.cluster.commands.main import main; "
         "sys.exit(main(['methods']) or main(['recipes']) or main(['train', 'ensemble_at', *sys.argv[2:]]))"
     )
     command = [sys.executable, "-c", code, str(clone), *small_flags(max_steps=2), "--team=local"]

@@ -78,7 +78,7 @@ def test_copied_away_from_its_clone_says_so(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import sparring"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert "copied away from its clone" in done.stderr
+    assert "it was copied away from them" in done.stderr
     assert "pip install -e ." in done.stderr
 
 
@@ -106,7 +106,7 @@ def test_what_ray_would_ship_is_small(tmp_path: Path) -> None:
 
 def test_ray_is_found_or_started_on_purpose_only(ray_session: str) -> None:
     """A Ray that the caller started is used and left running."""
-    from cluster import session
+    from sparring.cluster.machines import session
 
     with session.connected() as runtime_env:
         assert runtime_env == {}

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from trainers.config import Attack, Msd, NormName, Threat
+from sparring.trainers.config import Attack, Msd, NormName, Threat
 
 Objective = Callable[[Tensor], Tensor]  # [B, C, H, W] -> [B]
 

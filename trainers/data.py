@@ -12,9 +12,9 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from trainers.config import DataConfig, require
-from trainers.rng import generator
-from trainers.types import Batch
+from sparring.trainers.config import DataConfig, require
+from sparring.trainers.rng import generator
+from sparring.trainers.types import Batch
 
 
 @dataclass(frozen=True)

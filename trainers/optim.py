@@ -8,8 +8,8 @@ from math import cos, pi
 import torch
 from torch import Tensor, nn
 
-from trainers.config import OptimConfig
-from trainers.types import When
+from sparring.trainers.config import OptimConfig
+from sparring.trainers.types import When
 
 TRIANGLE = (
     (0.0, 0.0),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TypeAlias
 
-from trainers.config import fraction, require
+from sparring.trainers.config import fraction, require
 
 
 @dataclass(frozen=True, slots=True)

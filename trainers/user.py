@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trainers.rng import seed_of
+from sparring.trainers.rng import seed_of
 
 
 def module(path: Path) -> ModuleType:

@@ -10,14 +10,14 @@ from functools import partial
 
 import torch
 
-from agents.networks import foreign, resnet
-from agents.networks.mobilenet import MobileNetV2
-from agents.networks.network import Network, NetworkConfig
-from agents.networks.small_cnn import SmallCNN
-from agents.networks.wide_resnet import WideResNet
-from trainers import user
-from trainers.data import Dataset
-from trainers.rng import seeded
+from sparring.agents.networks import foreign, resnet
+from sparring.agents.networks.mobilenet import MobileNetV2
+from sparring.agents.networks.network import Network, NetworkConfig
+from sparring.agents.networks.small_cnn import SmallCNN
+from sparring.agents.networks.wide_resnet import WideResNet
+from sparring.trainers import user
+from sparring.trainers.data import Dataset
+from sparring.trainers.rng import seeded
 
 __all__ = ["NETWORKS", "Network", "NetworkConfig", "build", "configure"]
 

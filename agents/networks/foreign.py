@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from agents.networks.network import Network, NetworkConfig
-from trainers import user
+from sparring.agents.networks.network import Network, NetworkConfig
+from sparring.trainers import user
 
 
 class Foreign(Network):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from agents.networks.network import Network, NetworkConfig
-from agents.networks.resnet import conv, projection
+from sparring.agents.networks.network import Network, NetworkConfig
+from sparring.agents.networks.resnet import conv, projection
 
 # expansion, channels, blocks, stride of the first block
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

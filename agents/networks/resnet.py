@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from agents.networks.network import Network, NetworkConfig
+from sparring.agents.networks.network import Network, NetworkConfig
 
 
 def conv(a: int, b: int, size: int, stride: int = 1) -> nn.Conv2d:

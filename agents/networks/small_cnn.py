@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from agents.networks.network import Network, NetworkConfig
-from trainers.config import require
+from sparring.agents.networks.network import Network, NetworkConfig
+from sparring.trainers.config import require
 
 
 class SmallCNN(Network):

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.networks.network import Network, NetworkConfig
-from agents.networks.resnet import conv
-from trainers.config import require
+from sparring.agents.networks.network import Network, NetworkConfig
+from sparring.agents.networks.resnet import conv
+from sparring.trainers.config import require
 
 
 class WideBlock(nn.Module):

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from agents.state import NotFinite, WrongStep
+from sparring.agents.state import NotFinite, WrongStep
+from sparring.trainers import methods
+from sparring.trainers.config import Attack
+from sparring.trainers.methods.at import At
+from sparring.trainers.methods.base import Method
+from sparring.trainers.types import FROZEN, LEARNER, Answer, Batch, Loss, Message, Role
 from tests.helpers import TinyNet, make_team
-from trainers import methods
-from trainers.config import Attack
-from trainers.methods.at import At
-from trainers.methods.base import Method
-from trainers.types import FROZEN, LEARNER, Answer, Batch, Loss, Message, Role
 
 
 def everything(model: nn.Module) -> list[object]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents import networks
-from agents.networks import NetworkConfig
+from sparring.agents import networks
+from sparring.agents.networks import NetworkConfig
 
 COUNTS = {
     ("resnet18", 10): 11_173_962,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents import checkpoint, networks
-from agents.checkpoint import CheckpointError
-from agents.networks import NetworkConfig
-from agents.state import AgentState
+from sparring.agents import checkpoint, networks
+from sparring.agents.checkpoint import CheckpointError
+from sparring.agents.networks import NetworkConfig
+from sparring.agents.state import AgentState
 
 NETWORK = NetworkConfig("small_cnn:width=2", 1, 8, 8, 10, (0.3,), (0.4,))
 

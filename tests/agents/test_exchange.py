@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.exchange import detach, flatten, nbytes, nest, pack, unpack
-from trainers.types import Adversarial, Answer, Message
+from sparring.agents.exchange import detach, flatten, nbytes, nest, pack, unpack
+from sparring.trainers.types import Adversarial, Answer, Message
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from agents import networks
-from agents.exchange import map_leaves
-from agents.fast import Fast
-from agents.networks import NetworkConfig
+from sparring.agents import networks
+from sparring.agents.exchange import map_leaves
+from sparring.agents.fast import Fast
+from sparring.agents.networks import NetworkConfig
+from sparring.trainers.config import SpeedConfig
+from sparring.trainers.methods.adaad import Adaad
+from sparring.trainers.methods.adaiad import Adaiad
+from sparring.trainers.methods.base import Method, Model
+from sparring.trainers.methods.mat import Mat
+from sparring.trainers.methods.mixacm import Mixacm
+from sparring.trainers.methods.mtard import Mtard
+from sparring.trainers.methods.peeraid import Peeraid
+from sparring.trainers.methods.trades import Trades
 from tests.helpers import TinyNet, losses, make_team
-from trainers.config import SpeedConfig
-from trainers.methods.adaad import Adaad
-from trainers.methods.adaiad import Adaiad
-from trainers.methods.base import Method, Model
-from trainers.methods.mat import Mat
-from trainers.methods.mixacm import Mixacm
-from trainers.methods.mtard import Mtard
-from trainers.methods.peeraid import Peeraid
-from trainers.methods.trades import Trades
 
 SPECS = ("small_cnn:width=4", "resnet18", "resnet56", "preact_resnet18", "wrn-16-4", "wrn-22-6", "mobilenet_v2")
 FOLDED = {

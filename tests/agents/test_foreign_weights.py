@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents import foreign_weights, networks
-from agents.checkpoint import CheckpointError
-from agents.foreign_weights import DEEPMIND, Layout
-from agents.networks import NetworkConfig
+from sparring.agents import foreign_weights, networks
+from sparring.agents.checkpoint import CheckpointError
+from sparring.agents.foreign_weights import DEEPMIND, Layout
+from sparring.agents.networks import NetworkConfig
 
 SMALL = "wide_resnet:depth=10,widen=2"
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import distributed
 
-from agents.lanes import LaneBroken, Lanes
+from sparring.agents.lanes import LaneBroken, Lanes
+from sparring.trainers.config import Attack
+from sparring.trainers.methods.at import At
+from sparring.trainers.methods.mat import Mat
+from sparring.trainers.methods.mixacm import Mixacm
+from sparring.trainers.methods.mtard import Mtard
+from sparring.trainers.methods.peeraid import Peeraid
+from sparring.trainers.methods.trades import Trades
 from tests.helpers import TinyNet, make_team
-from trainers.config import Attack
-from trainers.methods.at import At
-from trainers.methods.mat import Mat
-from trainers.methods.mixacm import Mixacm
-from trainers.methods.mtard import Mtard
-from trainers.methods.peeraid import Peeraid
-from trainers.methods.trades import Trades
 
 
 def in_lanes(count: int, work: Callable[[Callable[[str], Lanes]], Any]) -> list[Any]:

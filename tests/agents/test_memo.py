@@ -8,9 +8,9 @@ from threading import Barrier
 
 import torch
 
-from agents.memo import Memo
+from sparring.agents.memo import Memo
+from sparring.trainers.types import Answer
 from tests.helpers import TinyNet
-from trainers.types import Answer
 
 CPU = torch.device("cpu")
 

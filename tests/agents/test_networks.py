@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agents import networks
-from agents.networks import NetworkConfig
+from sparring.agents import networks
+from sparring.agents.networks import NetworkConfig
 
 
 def config(spec: str = "small_cnn:width=4", **changes: object) -> NetworkConfig:

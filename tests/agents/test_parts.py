@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
 
-from agents.lanes import Lanes
-from agents.parts import cut, joined, rows
-from agents.robustness import correct
-from agents.state import NotFinite, TooLarge
+from sparring.agents.lanes import Lanes
+from sparring.agents.parts import cut, joined, rows
+from sparring.agents.robustness import Judging, correct
+from sparring.agents.state import NotFinite, TooLarge
+from sparring.trainers.config import Attack, SpeedConfig
+from sparring.trainers.methods.at import At
+from sparring.trainers.methods.base import Method
+from sparring.trainers.methods.mat import Mat
+from sparring.trainers.methods.mtard import Mtard
+from sparring.trainers.methods.peeraid import Peeraid
+from sparring.trainers.methods.rslad import Rslad
+from sparring.trainers.types import Adversarial, Answer
 from tests.helpers import TinyNet, losses, make_team
-from trainers.config import Attack, SpeedConfig
-from trainers.methods.at import At
-from trainers.methods.base import Method
-from trainers.methods.mat import Mat
-from trainers.methods.mtard import Mtard
-from trainers.methods.peeraid import Peeraid
-from trainers.methods.rslad import Rslad
-from trainers.types import Adversarial, Answer
 
 THREE = SpeedConfig(micro_batch=3)
 
@@ -142,9 +140,9 @@ def test_no_more_images_than_asked_for_go_through_a_network(lanes: int) -> None:
 def test_accuracies_in_parts_are_the_whole_ones() -> None:
     agent = make_team(At())["model"].agent
     for attack in (None, Attack(eps=0.1, steps=3), Attack(norm="l1", eps=1.5, steps=3, restarts=2)):
-        options: dict[str, Any] = {"seed": 1, "dtype": torch.float64}
-        whole = correct(agent.model, agent.held_out, attack, **options)
-        assert torch.equal(correct(agent.model, agent.held_out, attack, at_once=5, **options), whole)
+        whole = correct(agent.model, agent.held_out, attack, Judging(seed=1, dtype=torch.float64))
+        parts = correct(agent.model, agent.held_out, attack, Judging(seed=1, dtype=torch.float64, at_once=5))
+        assert torch.equal(parts, whole)
         assert 0 < whole.sum() < len(whole)
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from agents.robustness import check_classifier, correct, wilson
+from sparring.agents.robustness import Judging, check_classifier, correct, wilson
+from sparring.trainers.config import Attack
+from sparring.trainers.data import Split
 from tests.helpers import TinyNet
-from trainers.config import Attack
-from trainers.data import Split
 
 
 def split(n: int = 60) -> Split:
@@ -21,7 +21,7 @@ def split(n: int = 60) -> Split:
 
 def test_clean_is_argmax() -> None:
     model, s = TinyNet(), split()
-    hits = correct(model, s, None, seed=0, block=7)
+    hits = correct(model, s, None, Judging(seed=0, block=7))
     assert model.training
     assert torch.equal(hits, model.eval()(s.pixels()).argmax(1) == s.all_labels())
 
@@ -29,8 +29,8 @@ def test_clean_is_argmax() -> None:
 def test_restarts_can_only_find_more() -> None:
     torch.manual_seed(0)
     model, s = nn.Sequential(nn.Flatten(), nn.Linear(36, 4)), split(200)
-    one = correct(model, s, Attack(eps=0.5, steps=1, step_size=1e-3), seed=0)
-    many = correct(model, s, Attack(eps=0.5, steps=1, step_size=1e-3, restarts=6), seed=0)
+    one = correct(model, s, Attack(eps=0.5, steps=1, step_size=1e-3), Judging(seed=0))
+    many = correct(model, s, Attack(eps=0.5, steps=1, step_size=1e-3, restarts=6), Judging(seed=0))
     assert bool((many <= one).all())
     assert many.sum() < one.sum()
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from agents import networks
-from agents.networks import NetworkConfig
+from sparring.agents import networks
+from sparring.agents.networks import NetworkConfig
 from tests.reference.common import close, load
 
 SPECS = {"resnet18": "resnet18", "wideresnet34x10": "wrn-34-10"}

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.agent import Agent
+from sparring.agents.agent import Agent
+from sparring.agents.base import Makings
+from sparring.trainers import attacks
+from sparring.trainers.config import Attack, OptimConfig
+from sparring.trainers.data import Split
+from sparring.trainers.methods.base import Method
+from sparring.trainers.types import Batch
 from tests.helpers import Handle
-from trainers import attacks
-from trainers.config import Attack, OptimConfig
-from trainers.data import Split
-from trainers.methods.base import Method
-from trainers.types import Batch
 
 EPS, ALPHA = 8 / 255, 2 / 255
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 5e-5}
@@ -107,18 +108,20 @@ def team(
     return {
         role: Watched(
             Agent(
-                me=role,
-                index=i,
-                method=method,
-                model=models[role],
-                batches=batches,  # type: ignore[arg-type]
-                held_out=held,
-                config=optim if isinstance(optim, OptimConfig) else optim[role],
-                attacks={"train": attack},
-                seed=0,
-                total_steps=total_steps,
-                classes=10,
-                beside=beside,
+                Makings(
+                    me=role,
+                    index=i,
+                    method=method,
+                    model=models[role],
+                    batches=batches,  # type: ignore[arg-type]
+                    held_out=held,
+                    config=optim if isinstance(optim, OptimConfig) else optim[role],
+                    attacks={"train": attack},
+                    seed=0,
+                    total_steps=total_steps,
+                    classes=10,
+                    beside=beside,
+                )
             )
         )
         for i, role in enumerate(method.roles())

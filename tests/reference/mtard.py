@@ -9,6 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparring.trainers import attacks, optim
+from sparring.trainers.config import Attack, OptimConfig
+from sparring.trainers.losses import cross_entropy, margin
+from sparring.trainers.methods.mtard import Mtard, Passes
+from sparring.trainers.types import Adversarial, Answer, Batch, When
 from tests.reference.common import (
     ALPHA,
     EPS,
@@ -28,11 +33,6 @@ from tests.reference.common import (
     team,
     tensor,
 )
-from trainers import attacks, optim
-from trainers.config import Attack, OptimConfig
-from trainers.losses import cross_entropy, margin
-from trainers.methods.mtard import Mtard, Passes
-from trainers.types import Adversarial, Answer, Batch, When
 
 LOGITS = ("student_adv", "student_nat", "teacher_adv", "teacher_nat")
 

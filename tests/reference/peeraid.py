@@ -12,6 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparring.trainers import attacks, optim
+from sparring.trainers.config import Attack, OptimConfig
+from sparring.trainers.losses import cross_entropy, kl
+from sparring.trainers.methods.peeraid import Peeraid
 from tests.reference.common import (
     ALPHA,
     EPS,
@@ -32,10 +36,6 @@ from tests.reference.common import (
     team,
     tensor,
 )
-from trainers import attacks, optim
-from trainers.config import Attack, OptimConfig
-from trainers.losses import cross_entropy, kl
-from trainers.methods.peeraid import Peeraid
 
 ROLES = ("peer", "student")
 

@@ -10,6 +10,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from sparring.trainers.config import Attack
+from sparring.trainers.methods.adaad import Adaad
+from sparring.trainers.methods.adaiad import Adaiad
+from sparring.trainers.methods.akd2 import Akd2
+from sparring.trainers.methods.ard import Ard
+from sparring.trainers.methods.at import At
+from sparring.trainers.methods.base import Method
+from sparring.trainers.methods.iad import Iad
+from sparring.trainers.methods.lbgat import Lbgat
+from sparring.trainers.methods.rslad import Rslad
+from sparring.trainers.methods.trades import Trades
 from tests.reference.common import (
     LISTENING,
     Arrays,
@@ -26,17 +37,6 @@ from tests.reference.common import (
     team,
     tensor,
 )
-from trainers.config import Attack
-from trainers.methods.adaad import Adaad
-from trainers.methods.adaiad import Adaiad
-from trainers.methods.akd2 import Akd2
-from trainers.methods.ard import Ard
-from trainers.methods.at import At
-from trainers.methods.base import Method
-from trainers.methods.iad import Iad
-from trainers.methods.lbgat import Lbgat
-from trainers.methods.rslad import Rslad
-from trainers.methods.trades import Trades
 
 Options = Mapping[str, Any]
 

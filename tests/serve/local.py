@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from serve.attack import attack
-from serve.catalogue import NotFound
-from serve.ledger import Ledger
-from serve.models import Models, Unknown
-from serve.settings import Settings
+from sparring.serve.attack import attack
+from sparring.serve.catalogue import NotFound
+from sparring.serve.ledger import Ledger
+from sparring.serve.models import Models, Unknown
+from sparring.serve.settings import Settings
 
 
 class Local:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from agents import model_folder, networks
-from agents.networks import NetworkConfig
+from sparring.agents import model_folder, networks
+from sparring.agents.networks import NetworkConfig
 
 SHAPE = (1, 8, 8)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from torch import Tensor, nn
 
-from serve.attack import attack
-from serve.models import Models, Served
-from serve.settings import Settings
+from sparring.serve.attack import attack
+from sparring.serve.models import Models, Served
+from sparring.serve.settings import Settings
 from tests.serve.made import pixels, published
 
 

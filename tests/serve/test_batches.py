@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from serve.batches import Batches
+from sparring.serve.batches import Batches
 
 
 def test_a_burst_goes_together_and_a_lone_question_does_not_wait() -> None:

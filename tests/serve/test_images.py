@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.images import Refused, decode, decode_base64, encode
+from sparring.serve.images import Refused, decode, decode_base64, encode
 from tests.serve.made import pixels, png
 
 GREY, RGB = (1, 8, 8), (3, 16, 16)

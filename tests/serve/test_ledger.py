@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serve import ledger
-from serve.ledger import Ledger
+from sparring.serve import ledger
+from sparring.serve.ledger import Ledger
 
 
 def test_counts_add_up_and_models_that_are_gone_disappear() -> None:

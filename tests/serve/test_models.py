@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from agents import model_folder
-from serve.models import KEPT, Models, Unknown
-from serve.settings import Settings
+from sparring.agents import model_folder
+from sparring.serve.models import KEPT, Models, Unknown
+from sparring.serve.settings import Settings
 from tests.serve.made import pixels, published
 
 
@@ -152,7 +152,7 @@ def test_a_copy_that_was_not_complete_is_looked_at_again(tmp_path: Path) -> None
 
 
 def test_networks_that_diverged_are_refused(tmp_path: Path) -> None:
-    from agents.networks import Network
+    from sparring.agents.networks import Network
 
     published(tmp_path / "a")
     network = model_folder.load(tmp_path / "a" / "1")

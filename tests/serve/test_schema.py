@@ -12,8 +12,8 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 from starlette.testclient import TestClient
 
-from serve import web
-from serve.settings import Limits, Settings
+from sparring.serve import web
+from sparring.serve.settings import Limits, Settings
 from tests.serve.local import Local
 from tests.serve.made import published
 

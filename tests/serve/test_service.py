@@ -21,14 +21,14 @@ import numpy as np
 import pytest
 import torch
 
-from agents import model_folder
+from sparring.agents import model_folder
 from tests.helpers import CLONE, SMALL
 from tests.serve.live import Service, clients, running
 from tests.serve.made import infer, pixels, png, published
 from tests.serve.test_images import HOSTILE as FILES
 from tests.serve.test_web import BAD
 
-MODELS = CLONE / "examples" / "models"
+MODELS = CLONE / "serve" / "demo"
 KEYS = 16  # different images that clients ask about
 
 
@@ -91,7 +91,7 @@ def test_answers_are_those_of_the_loaded_model(service: Service) -> None:
 def test_a_run_published_while_the_service_runs(service: Service, folder: Path) -> None:
     """It is served within seconds, and answers as ``sparring.load`` of its run does, to 1e-6."""
     import sparring
-    from cluster import card
+    from sparring.cluster.models import card
 
     config = sparring.recipe("at-digits", **SMALL, team="local").replace({"max_steps": 5})
     run = sparring.train(config, runs_dir=folder / "runs", name="own", quiet=True)

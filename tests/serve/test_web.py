@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from serve import web
-from serve.guard import HEADERS
-from serve.settings import Limits, Settings
+from sparring.serve import web
+from sparring.serve.guard import HEADERS
+from sparring.serve.settings import Limits, Settings
 from tests.serve.local import Local
 from tests.serve.made import infer, pixels, png, published
 
@@ -115,7 +115,7 @@ def test_an_attack_stays_in_its_ball(http: TestClient) -> None:
     answer = http.post("/v1/models/digits:attack", json=asked).json()
     assert (answer["norm"], answer["eps"], answer["steps"]) == ("linf", 0.1, 5)
     assert answer["flipped"] == (answer["clean"][0]["index"] != answer["adversarial"][0]["index"])
-    from serve.images import decode, decode_base64
+    from sparring.serve.images import decode, decode_base64
 
     seen = decode(decode_base64(answer["images"]["adversarial"]), x.shape, pixels=1000)
     assert 0.09 < np.abs(seen - x).max() <= 0.1 + 1 / 255

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparring.trainers import attacks
+from sparring.trainers.config import Attack
+from sparring.trainers.losses import cross_entropy
 from tests.helpers import TinyNet
-from trainers import attacks
-from trainers.config import Attack
-from trainers.losses import cross_entropy
 
 EPS, STEP, STEPS = 0.1, 0.02, 8
 

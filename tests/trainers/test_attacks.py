@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainers import attacks
-from trainers.config import Attack, Threat
-from trainers.losses import cross_entropy, kl, margin
-from trainers.rng import generator
+from sparring.trainers import attacks
+from sparring.trainers.config import Attack, Threat
+from sparring.trainers.losses import cross_entropy, kl, margin
+from sparring.trainers.rng import generator
 
 SHAPE = (5, 2, 6, 6)
 EPS = {"linf": 0.1, "l2": 0.5, "l1": 3.0}

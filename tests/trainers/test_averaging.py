@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparring.trainers.averaging import Average, recompute_batch_norm
+from sparring.trainers.config import OptimConfig
+from sparring.trainers.methods.at import At
+from sparring.trainers.methods.mtard import Mtard
+from sparring.trainers.methods.peeraid import Peeraid
+from sparring.trainers.perturbation import perturbed
 from tests.helpers import TinyNet, make_team
-from trainers.averaging import Average, recompute_batch_norm
-from trainers.config import OptimConfig
-from trainers.methods.at import At
-from trainers.methods.mtard import Mtard
-from trainers.methods.peeraid import Peeraid
-from trainers.perturbation import perturbed
 
 CONSTANT: dict[str, Any] = {"schedule": "constant", "lr": 0.05}
 

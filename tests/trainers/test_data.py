@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainers.config import DataConfig
-from trainers.data import Batches, Split, augment, to_pixels
-from trainers.datasets import load
-from trainers.rng import generator, seed_of
+from sparring.trainers.config import DataConfig
+from sparring.trainers.data import Batches, Split, augment, to_pixels
+from sparring.trainers.datasets import load
+from sparring.trainers.rng import generator, seed_of
 
 
 def batches(**options: object) -> Batches:

@@ -17,11 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
+from sparring.trainers import datasets
+from sparring.trainers.config import DataConfig
+from sparring.trainers.data import Batches, Dataset
+from sparring.trainers.datasets import cache, cifar
 from tests.helpers import CLONE
-from trainers import datasets
-from trainers.config import DataConfig
-from trainers.data import Batches, Dataset
-from trainers.datasets import cache, cifar
 
 REAL = CLONE.parent / "shared" / "data"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the real images in {REAL}")

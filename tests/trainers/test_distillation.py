@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparring.trainers.methods.adaiad import Adaiad
+from sparring.trainers.methods.akd2 import Akd2
+from sparring.trainers.methods.ard import Ard
+from sparring.trainers.methods.iad import Iad
+from sparring.trainers.methods.mart import Mart
+from sparring.trainers.methods.mat import Mat
 from tests.helpers import Handle, TinyNet, losses, make_team
-from trainers.methods.adaiad import Adaiad
-from trainers.methods.akd2 import Akd2
-from trainers.methods.ard import Ard
-from trainers.methods.iad import Iad
-from trainers.methods.mart import Mart
-from trainers.methods.mat import Mat
 
 
 def kl(teacher: Tensor, student: Tensor, t: float = 1.0) -> Tensor:
@@ -98,7 +98,7 @@ def test_mart() -> None:
 
 
 def test_introspection_begins_within_the_short_recipe() -> None:
-    from cluster.recipes import recipe
+    from sparring.cluster.config.recipes import recipe
 
     for name in ("iad", "adaiad"):
         config = recipe(name)
@@ -106,7 +106,7 @@ def test_introspection_begins_within_the_short_recipe() -> None:
 
 
 def test_mat_on_trades_starts_as_trades_and_may_imitate_on_clean_images() -> None:
-    from cluster.recipes import recipe
+    from sparring.cluster.config.recipes import recipe
 
     config = recipe("mat").replace({"method.base": "trades"})
     chosen = config.method.attack("peer0", "train", {"train": config.attack}, state={}, when=None, rng=None)  # type: ignore[arg-type]

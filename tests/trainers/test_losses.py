@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trainers.losses import accuracy, cross_entropy, kl, margin
+from sparring.trainers.losses import accuracy, cross_entropy, kl, margin
 
 
 def test_kl_on_known_numbers() -> None:

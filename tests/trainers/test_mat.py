@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparring.trainers.config import Attack
+from sparring.trainers.losses import kl
+from sparring.trainers.methods.at import At
+from sparring.trainers.methods.mat import Mat
+from sparring.trainers.types import Adversarial
 from tests.helpers import Handle, TinyNet, gradients, losses, make_team
-from trainers.config import Attack
-from trainers.losses import kl
-from trainers.methods.at import At
-from trainers.methods.mat import Mat
-from trainers.types import Adversarial
 
 PRESETS = ["mat", "own_sample", "peer_sample", "mat_hard"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sparring.trainers import methods
 from tests.helpers import make_team
-from trainers import methods
 
 
 def test_names_are_the_files() -> None:

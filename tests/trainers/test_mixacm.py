@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents import networks
-from agents.networks import NetworkConfig
+from sparring.agents import networks
+from sparring.agents.networks import NetworkConfig
+from sparring.trainers import attacks
+from sparring.trainers.methods.base import Model
+from sparring.trainers.methods.mixacm import Mixacm
+from sparring.trainers.rng import generator
+from sparring.trainers.types import Answer, Batch, When
 from tests.helpers import Handle, TinyNet, gradients, make_team, small
-from trainers import attacks
-from trainers.methods.base import Model
-from trainers.methods.mixacm import Mixacm
-from trainers.rng import generator
-from trainers.types import Answer, Batch, When
 
 NOW = When(0, 0, 1.0)
 
@@ -244,9 +244,9 @@ def test_teacher_of_another_label_set_needs_the_soft_labels_off() -> None:
 
 def test_a_step_takes_at_most_four_tenths_of_adversarial_training() -> None:
     """Teacher and student of equal size, one process, PGD-10: the median of interleaved ratios."""
-    from agents.spec import AgentSpec
-    from cluster.images import prepare
-    from trainers.types import Team
+    from sparring.agents.spec import AgentSpec
+    from sparring.cluster.runs.images import prepare
+    from sparring.trainers.types import Team
 
     def team(method: str, **options: Any) -> tuple[Any, Any]:
         made = small(method, team="local", network="small_cnn:width=24", batch_size=128, **options)

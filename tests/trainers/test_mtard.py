@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparring.trainers import optim
+from sparring.trainers.config import Attack, OptimConfig
+from sparring.trainers.losses import kl, kl_offset
+from sparring.trainers.methods.mtard import Mtard, Passes
+from sparring.trainers.types import Adversarial, Answer, Batch, When
 from tests.helpers import TinyNet, make_team
-from trainers import optim
-from trainers.config import Attack, OptimConfig
-from trainers.losses import kl, kl_offset
-from trainers.methods.mtard import Mtard, Passes
-from trainers.types import Adversarial, Answer, Batch, When
 
 NOW = When(0, 0, 1.0)
 K, B = 10, 6

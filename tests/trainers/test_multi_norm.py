@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.robustness import accuracies, correct
+from sparring.agents.robustness import Judging, accuracies, correct
+from sparring.trainers import attacks
+from sparring.trainers.config import NORM_NAMES, Attack, Msd
+from sparring.trainers.losses import cross_entropy
+from sparring.trainers.methods.avg import Avg
+from sparring.trainers.methods.eat import Eat
+from sparring.trainers.methods.mat_multi import MatMulti
+from sparring.trainers.methods.max import Max
+from sparring.trainers.methods.msd import MultiSteepestDescent
+from sparring.trainers.types import When
 from tests.helpers import TinyNet, gradients, losses, make_team
-from trainers import attacks
-from trainers.config import NORM_NAMES, Attack, Msd
-from trainers.losses import cross_entropy
-from trainers.methods.avg import Avg
-from trainers.methods.eat import Eat
-from trainers.methods.mat_multi import MatMulti
-from trainers.methods.max import Max
-from trainers.methods.msd import MultiSteepestDescent
-from trainers.types import When
 
 EACH = {
     "linf": Attack(norm="linf", eps=0.1, steps=4, start="none"),
@@ -86,7 +86,7 @@ def test_average_is_below_the_maximum_and_the_maximum_above_every_norm() -> None
     adv = {p: agent.craft(0, attack=p) for p in NORM_NAMES}
     said = agent.answer(0, adv)
     assert isinstance(said, dict)
-    from trainers.methods.max import worst
+    from sparring.trainers.methods.max import worst
 
     y = agent.batches.batch(0).y
     agent.model.eval()
@@ -189,10 +189,10 @@ def test_eat_draws_the_norm_of_larger_error_more_often() -> None:
 
 def test_union_is_at_most_every_norm_and_clean(model: TinyNet) -> None:
     split = make_team(Avg())["model"].agent.held_out
-    options: dict[str, Any] = {"seed": 0, "dtype": torch.float64}
-    union = accuracies(model, split, list(EACH.values()), own=EACH["linf"], **options)["robust"]
-    clean = correct(model, split, None, **options)
-    single = [correct(model, split, a, **options) for a in EACH.values()]
+    how = Judging(seed=0, dtype=torch.float64)
+    union = accuracies(model, split, list(EACH.values()), how, own=EACH["linf"])["robust"]
+    clean = correct(model, split, None, how)
+    single = [correct(model, split, a, how) for a in EACH.values()]
     assert union == (clean & torch.stack(single).all(0)).double().mean().item()
     assert union <= min(s.double().mean().item() for s in (clean, *single))
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainers import optim
-from trainers.config import OptimConfig
+from sparring.trainers import optim
+from sparring.trainers.config import OptimConfig
 
 
 def scales(config: OptimConfig, steps: list[int]) -> list[float]:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparring.trainers import attacks, optim
+from sparring.trainers.config import Attack, OptimConfig
+from sparring.trainers.losses import kl, kl_elements
+from sparring.trainers.methods.peeraid import Passes, Peeraid
+from sparring.trainers.types import Adversarial, Answer, Batch, When
 from tests.helpers import Handle, gradients, make_team
-from trainers import attacks, optim
-from trainers.config import Attack, OptimConfig
-from trainers.losses import kl, kl_elements
-from trainers.methods.peeraid import Passes, Peeraid
-from trainers.types import Adversarial, Answer, Batch, When
 
 NOW = When(0, 0, 1.0)
 B, K = 5, 10

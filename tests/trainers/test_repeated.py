@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from sparring.trainers.repeated import twice
 from tests.helpers import TinyNet
-from trainers.repeated import twice
 
 
 def images() -> tuple[torch.Tensor, torch.Tensor]:

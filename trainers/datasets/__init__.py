@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trainers import user
-from trainers.config import DataConfig
-from trainers.data import Dataset, Split
-from trainers.datasets import arrays, cache, cifar, folders
-from trainers.datasets.cache import Decoded, Progress, silent
+from sparring.trainers import user
+from sparring.trainers.config import DataConfig
+from sparring.trainers.data import Dataset, Split
+from sparring.trainers.datasets import arrays, cache, cifar, folders
+from sparring.trainers.datasets.cache import Decoded, Progress, silent
 
 Source = Callable[[DataConfig], tuple[object, Callable[[Progress], Decoded]]]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainers import user
-from trainers.config import DataConfig
-from trainers.datasets.cache import Decoded, Progress, fingerprint, key_of
+from sparring.trainers import user
+from sparring.trainers.config import DataConfig
+from sparring.trainers.datasets.cache import Decoded, Progress, fingerprint, key_of
 
 
 def function(config: DataConfig) -> tuple[object, Callable[[Progress], Decoded]]:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainers.data import Dataset, Split
+from sparring.trainers.data import Dataset, Split
 
 FORMAT = 1
 Progress = Callable[[str, int, int], None]  # what, images done, images in all

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainers.config import DataConfig
-from trainers.datasets import decode
-from trainers.datasets.cache import Decoded, Progress, fingerprint
+from sparring.trainers.config import DataConfig
+from sparring.trainers.datasets import decode
+from sparring.trainers.datasets.cache import Decoded, Progress, fingerprint
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 

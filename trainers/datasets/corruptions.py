@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainers.data import Split
-from trainers.datasets.arrays import check
+from sparring.trainers.data import Split
+from sparring.trainers.datasets.arrays import check
 
 
 def load(root: Path, *, shape: tuple[int, int, int]) -> Iterator[tuple[str, Split]]:

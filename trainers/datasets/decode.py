@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from trainers.datasets.cache import Progress
+from sparring.trainers.datasets.cache import Progress
 
 EVERY = 500  # images between two reports of progress
 

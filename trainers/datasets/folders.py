@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainers.config import DataConfig, require
-from trainers.datasets import decode
-from trainers.datasets.cache import Decoded, Progress, fingerprint
-from trainers.rng import generator
+from sparring.trainers.config import DataConfig, require
+from sparring.trainers.datasets import decode
+from sparring.trainers.datasets.cache import Decoded, Progress, fingerprint
+from sparring.trainers.rng import generator
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 MINI_SIZE, MINI_TRAIN = 84, 500  # pixels; images per class that train, the other 100 test

@@ -11,8 +11,8 @@ import importlib
 import inspect
 from pathlib import Path
 
-from trainers import user
-from trainers.methods.base import Method
+from sparring.trainers import user
+from sparring.trainers.methods.base import Method
 
 FOLDER = Path(__file__).parent
 
@@ -31,7 +31,7 @@ def load(name: str) -> type[Method]:
     if name.endswith(".py"):
         module = user.module(Path(name))
     elif name in names():
-        module = importlib.import_module(f"trainers.methods.{name}")
+        module = importlib.import_module(f"sparring.trainers.methods.{name}")
     else:
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""

@@ -20,11 +20,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trainers.config import require
-from trainers.losses import accuracy, kl
-from trainers.methods.base import Method, Model
-from trainers.search import Space, Uniform
-from trainers.types import Adversarial, Batch, Loss, Message, Role, State, Team, When
+from sparring.trainers.config import require
+from sparring.trainers.losses import accuracy, kl
+from sparring.trainers.methods.base import Method, Model
+from sparring.trainers.search import Space, Uniform
+from sparring.trainers.types import Adversarial, Batch, Loss, Message, Role, State, Team, When
 
 
 @dataclass(frozen=True, slots=True)

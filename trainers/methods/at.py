@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.losses import accuracy, cross_entropy
-from trainers.methods.base import Method, Model
-from trainers.types import LEARNER, Adversarial, Answer, Batch, Loss, Role, State, Team, When
+from sparring.trainers.losses import accuracy, cross_entropy
+from sparring.trainers.methods.base import Method, Model
+from sparring.trainers.types import LEARNER, Adversarial, Answer, Batch, Loss, Role, State, Team, When
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.config import NORM_NAMES, require
-from trainers.losses import accuracy, cross_entropy
-from trainers.methods.base import Method, Model
-from trainers.types import LEARNER, Adversarial, Batch, Loss, Message, Role, State, Team, When
+from sparring.trainers.config import NORM_NAMES, require
+from sparring.trainers.losses import accuracy, cross_entropy
+from sparring.trainers.methods.base import Method, Model
+from sparring.trainers.types import LEARNER, Adversarial, Batch, Loss, Message, Role, State, Team, When
 
 
 @dataclass(frozen=True, slots=True)

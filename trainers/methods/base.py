@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Literal
 
 from torch import Generator, Tensor, nn
 
-from trainers.config import Attack, Msd
-from trainers.losses import cross_entropy
-from trainers.repeated import twice
-from trainers.search import Space, Uniform
-from trainers.types import Answer, Batch, Loss, Message, Role, State, Team, When
+from sparring.trainers.config import Attack, Msd
+from sparring.trainers.losses import cross_entropy
+from sparring.trainers.repeated import twice
+from sparring.trainers.search import Space, Uniform
+from sparring.trainers.types import Answer, Batch, Loss, Message, Role, State, Team, When
 
 
 class Model(nn.Module):

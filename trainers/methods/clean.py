@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from trainers.losses import accuracy, cross_entropy
-from trainers.methods.base import Method, Model
-from trainers.types import LEARNER, Answer, Batch, Loss, Role, State, Team, When
+from sparring.trainers.losses import accuracy, cross_entropy
+from sparring.trainers.methods.base import Method, Model
+from sparring.trainers.types import LEARNER, Answer, Batch, Loss, Role, State, Team, When
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch import Generator
 
-from trainers.config import NORM_NAMES, Attack, require
-from trainers.losses import accuracy, cross_entropy
-from trainers.methods.base import Method, Model
-from trainers.rng import generator
-from trainers.types import LEARNER, Adversarial, Answer, Batch, Loss, Role, State, Team, When
+from sparring.trainers.config import NORM_NAMES, Attack, require
+from sparring.trainers.losses import accuracy, cross_entropy
+from sparring.trainers.methods.base import Method, Model
+from sparring.trainers.rng import generator
+from sparring.trainers.types import LEARNER, Adversarial, Answer, Batch, Loss, Role, State, Team, When
 
 
 @dataclass(frozen=True, kw_only=True)

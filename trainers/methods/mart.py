@@ -19,11 +19,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from trainers.config import require
-from trainers.losses import accuracy, cross_entropy, kl
-from trainers.methods.base import Method, Model
-from trainers.search import Space, Uniform
-from trainers.types import LEARNER, Adversarial, Batch, Loss, Message, Role, State, Team, When
+from sparring.trainers.config import require
+from sparring.trainers.losses import accuracy, cross_entropy, kl
+from sparring.trainers.methods.base import Method, Model
+from sparring.trainers.search import Space, Uniform
+from sparring.trainers.types import LEARNER, Adversarial, Batch, Loss, Message, Role, State, Team, When
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor
 
-from trainers.config import NORM_NAMES, Attack, Msd, require
-from trainers.losses import accuracy, cross_entropy, kl
-from trainers.methods.base import Method, Model
-from trainers.methods.max import worst
-from trainers.search import Space, Uniform
-from trainers.types import FROZEN, LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
+from sparring.trainers.config import NORM_NAMES, Attack, Msd, require
+from sparring.trainers.losses import accuracy, cross_entropy, kl
+from sparring.trainers.methods.base import Method, Model
+from sparring.trainers.methods.max import worst
+from sparring.trainers.search import Space, Uniform
+from sparring.trainers.types import FROZEN, LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
 
 G = "generalist"
 

@@ -29,11 +29,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from trainers.config import require
-from trainers.losses import accuracy, cross_entropy, kl
-from trainers.methods.base import Method, Model
-from trainers.search import Choice, Space, Uniform
-from trainers.types import LEARNER, Answer, Batch, Loss, Role, State, Team, When
+from sparring.trainers.config import require
+from sparring.trainers.losses import accuracy, cross_entropy, kl
+from sparring.trainers.methods.base import Method, Model
+from sparring.trainers.search import Choice, Space, Uniform
+from sparring.trainers.types import LEARNER, Answer, Batch, Loss, Role, State, Team, When
 
 T = TypeVar("T")
 

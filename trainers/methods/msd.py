@@ -18,10 +18,10 @@ from typing import Any
 
 from torch import Generator
 
-from trainers.config import NORM_NAMES, Attack, Msd, require
-from trainers.losses import accuracy, cross_entropy
-from trainers.methods.base import Method, Model
-from trainers.types import LEARNER, Adversarial, Answer, Batch, Loss, Role, State, Team, When
+from sparring.trainers.config import NORM_NAMES, Attack, Msd, require
+from sparring.trainers.losses import accuracy, cross_entropy
+from sparring.trainers.methods.base import Method, Model
+from sparring.trainers.types import LEARNER, Adversarial, Answer, Batch, Loss, Role, State, Team, When
 
 
 @dataclass(frozen=True, kw_only=True)

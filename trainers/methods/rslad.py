@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from trainers.config import require
-from trainers.losses import accuracy, kl, kl_offset
-from trainers.methods.base import Method, Model
-from trainers.search import Space, Uniform
-from trainers.types import FROZEN, LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
+from sparring.trainers.config import require
+from sparring.trainers.losses import accuracy, kl, kl_offset
+from sparring.trainers.methods.base import Method, Model
+from sparring.trainers.search import Space, Uniform
+from sparring.trainers.types import FROZEN, LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,104 @@
+"""The ``sparring`` command: typed functions become commands. Their logic lives elsewhere; what is slow is imported late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from sparring.cluster.commands.evaluation import evaluate, export, report, verify
+from sparring.cluster.commands.output import Out, Output, answer
+from sparring.cluster.commands.serve import serve
+from sparring.cluster.commands.training import pretrain, resume, train, tune
+from sparring.cluster.machines.doctor import show as show_doctor
+
+
+def demo(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
+    """Train two peers on real images on this machine and show how robust they become."""
+    from sparring.cluster.commands import demo as implementation
+
+    result = implementation.demo(runs_dir=runs_dir, quiet=output.quiet)
+    answer(output, result, implementation.show)
+
+
+def doctor(*, output: Out = Output()) -> None:
+    """Check this machine: Python, torch, CUDA, Ray, ports, disk, token."""
+    if not show_doctor(as_json=output.json):
+        raise SystemExit(1)
+
+
+def publish(
+    run: Positional[Path],
+    *,
+    name: Annotated[str, arg(name="as")],
+    agent: str | None = None,
+    checkpoint: Literal["best", "last"] = "best",
+    models_dir: Path = Path("models"),
+    output: Out = Output(),
+) -> None:
+    """Copy a run's network with its card into models/NAME/VERSION, which never changes.
+
+    Args:
+        run: The run's folder.
+        name: Of the model: lower-case letters, digits, '.', '_' and '-'.
+        agent: Role, where the method has several products; ensemble: all of them as one network.
+        checkpoint: Best on the held-out images, or last.
+        models_dir: Folder of all models.
+    """
+    from sparring.agents import model_folder
+    from sparring.cluster.models import card
+
+    version = card.publish(run, agent=agent, name=name, models_dir=models_dir, checkpoint=checkpoint)
+    answer(output, {"model": str(version), "card": model_folder.card(version)}, card.show)
+
+
+def runs(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
+    """List all runs."""
+    from sparring.cluster.runs import listing
+
+    answer(output, {"runs": listing.runs(runs_dir)}, listing.show_runs)
+
+
+def methods(*, output: Out = Output()) -> None:
+    """List all methods."""
+    from sparring.cluster.runs import listing
+
+    answer(output, {"methods": listing.methods()}, listing.show_methods)
+
+
+def recipes(name: Positional[str | None] = None, *, output: Out = Output()) -> None:
+    """List all recipes, or print one as YAML for 'sparring train -c'."""
+    from sparring.cluster.config import run_config
+    from sparring.cluster.config.recipes import RECIPES, recipe
+    from sparring.cluster.runs import listing
+
+    if name is None:
+        answer(output, {"recipes": sorted(RECIPES)}, listing.show_recipes)
+    else:
+        config = recipe(name)
+        about = listing.about(config)
+        answer(
+            output, config.to_dict() | about, lambda r: print(listing.comments(about) + run_config.dump(config), end="")
+        )
+
+
+def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
+    """Check every file of every checkpoint of a run against its sha256."""
+    from sparring.cluster.runs import listing
+
+    report = listing.fsck(run)
+    answer(output, report, listing.show_fsck)
+    if report["problems"]:
+        raise SystemExit(5)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    f.__name__: f
+    for f in (
+        *(demo, doctor, train, resume, pretrain, tune, evaluate, verify, publish, serve),
+        *(report, runs, recipes, methods, fsck, export),
+    )
+}
+RUNS = (train, pretrain, tune, evaluate, serve)  # read their own flags: those of a recipe, or a dataclass's

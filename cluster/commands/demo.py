@@ -1,0 +1,74 @@
+"""``sparring demo``: two peers train each other on real images, next to a plainly trained network of the same size."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sparring.cluster import terminal
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.evaluation.evaluation import evaluate_run
+from sparring.cluster.reports import reporting
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
+
+INTRODUCTION = """Sparring demo: two small networks learn to read handwritten digits while under attack. In every step each
+of them invents adversarial examples, Ray carries these and the soft labels to the other, and both learn.
+A third network of the same size is trained plainly, for comparison. All on CPU, about a minute."""
+ATTACK, THREAT = "pgd-20", "linf:0.15"
+
+
+def demo(*, runs_dir: Path, quiet: bool = False) -> dict[str, Any]:
+    """Train MAT with two peers over Ray and a plain network, attack all three, return the table's numbers."""
+    say: Callable[[str], None] = (
+        (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+    )
+    say(INTRODUCTION + "\n")
+    small: dict[str, Any] = {
+        "device": "cpu",
+        "placement.cpus_per_agent": 0.5,
+        "epochs": 30,  # three quarters of the recipe's: enough to see it
+    }  # also where there is one core, or one GPU
+    started = time.perf_counter()
+    mutual = launch.train(recipe("mat-digits").replace(small), runs_dir=runs_dir, how=Circumstances(quiet=quiet))
+    plain = launch.train(
+        recipe("clean-digits").replace({**small, "team": "local"}), runs_dir=runs_dir, how=Circumstances(quiet=quiet)
+    )
+    seconds = time.perf_counter() - started
+    say(f"\nattacking the test images ({ATTACK}, {THREAT}) ...")
+    agents: dict[str, Any] = {}
+    for run, label in ((mutual, "{} (mutual)"), (plain, "plain training")):
+        report = evaluate_run(RunFolder(run.path), attacks=["clean", ATTACK], threats=[THREAT], checkpoint="last")
+        agents |= {label.format(name): result for name, result in report["agents"].items()}
+    return {
+        "report": reporting.report([mutual.path], checkpoint="last", say=say)["report"],
+        "run": str(mutual.path),
+        "plain": str(plain.path),
+        "seconds": round(seconds, 1),
+        "attack": ATTACK,
+        "agents": agents,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """The table and what to do next."""
+    rows = []
+    for name, r in result["agents"].items():
+        robust = next(iter(r["threats"].values()))
+        clean = terminal.with_interval(r["clean_accuracy"], r["clean_ci95"])
+        rows.append([name, clean, terminal.with_interval(robust["robust_accuracy"], robust["ci95"])])
+    n = next(iter(result["agents"].values()))["n"]
+    print()
+    terminal.table(["network", "clean [95 %]", f"{ATTACK}, eps 0.15 [95 %]"], rows)
+    run = os.path.relpath(result["run"])
+    print(
+        f"\naccuracy on {n} test images at the last checkpoint, as in the report; training took {result['seconds']:.0f} s; run folder: {run}"
+    )
+    print(
+        f"report: {os.path.relpath(result['report'])}\nnext: {terminal.command()} evaluate {run} --checkpoint last --attacks clean,fgsm,pgd-100 --threat linf:0.1 --threat l2:1"
+    )

@@ -1,0 +1,190 @@
+"""The commands that look at trained networks: evaluate, report, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+from sparring.cluster.commands.output import Out, Output, answer, say
+from sparring.cluster.errors import UsageError
+from sparring.trainers.config import DataConfig
+
+if TYPE_CHECKING:
+    from sparring.cluster.models.target import Target
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a network that is no run's needs."""
+
+    network: str | None = None
+    """What a file of weights is of: resnet18, wrn-34-10, ..."""
+    mapping: Path | None = None
+    """YAML that turns a file's names into ours: keys, drop, mean, std (docs/adding-a-network.md)."""
+    data: Annotated[str, arg(name="data.name")] = "digits"
+    """Data set of its test images."""
+    root: Annotated[Path, arg(name="data.root")] = Path("data")
+    """Folder that holds the data set."""
+    cache: Annotated[str, arg(name="data.cache")] = "~/.cache/sparring"
+    """Folder for decoded images."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Attack a run's networks on the test images."""
+
+    run: Positional[str]
+    """A run's folder, or models/NAME; ensemble:RUN takes all its products as one network; file.py:function, or a file of weights with
+    --network, is a network from elsewhere (then --threat and --data.name are needed)."""
+    attacks: str = "clean,pgd-20"
+    """Comma-separated: clean, fgsm, pgd-K, pgd-KxR, margin-pgd-K, square-Q, autoattack, transfer:RUN."""
+    threat: UseAppendAction[tuple[str, ...]] = ()
+    """NORM:EPS such as linf:8/255 or l2:0.5; repeat for a curve or several norms. Default: the run's own."""
+    agent: UseAppendAction[tuple[str, ...]] = ()
+    """Role to evaluate; repeat for several. Default: the method's products."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Best on the held-out images, or last."""
+    examples: int | None = None
+    """First so many test images only."""
+    name: str | None = None
+    """Name of the evaluation's folder."""
+    cross: bool = False
+    """Also every agent on the examples crafted on every other (PGD-20, first threat)."""
+    elsewhere: Annotated[Elsewhere, arg(name="")] = field(default_factory=Elsewhere)
+    """Of a network from elsewhere."""
+    corruption_root: Annotated[Path | None, arg(name="data.corruption-root")] = None
+    """Folder of .npy files per corruption, as CIFAR-10-C; adds the accuracy under each."""
+    workers: int = 0
+    """Ray actors that attack at the same time; 0: this process. The numbers do not depend on it."""
+    address: str | None = None
+    """Ray cluster on which the workers run (host:port); default one of its own on this machine."""
+    block: int = 64
+    """Examples per block; part of what a number depends on."""
+    masking: int = 256
+    """Examples on which signs of masked gradients are looked for; 0: none."""
+    output: Out = field(default_factory=Output)
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """Attack a run's networks on the test images."""
+    command = tyro.cli(Evaluate, args=list(argv), prog="sparring evaluate")
+    from sparring.cluster.evaluation import results
+    from sparring.cluster.evaluation.evaluation import Asked, evaluate_target
+    from sparring.cluster.models import card
+
+    asked = Asked(
+        attacks=command.attacks.split(","),
+        threats=command.threat,
+        examples=command.examples,
+        name=command.name,
+        cross=command.cross,
+        corruption_root=command.corruption_root,
+        workers=command.workers,
+        block=command.block,
+        masking=command.masking,
+    )
+    target = _target(command)
+    with _cluster(command.address, command.workers):
+        report = evaluate_target(target, asked, say(command.output))
+    if (target.path / "card.json").is_file():
+        card.update(target.path)
+    answer(command.output, report, results.show)
+
+
+@contextmanager
+def _cluster(address: str | None, workers: int) -> Iterator[None]:
+    """A connection that workers will use, where a cluster is named."""
+    if address is None:
+        yield
+        return
+    if workers == 0:
+        raise UsageError("--address needs --workers W: without workers this process attacks alone")
+    from sparring.cluster.machines import session
+
+    with session.connected(address):
+        yield
+
+
+def _target(command: Evaluate) -> Target:
+    from sparring.agents import model_folder
+    from sparring.cluster.models.target import foreign, is_foreign, of_model, of_run
+    from sparring.cluster.runs.folder import RunFolder
+
+    name, elsewhere = command.run, command.elsewhere
+    if is_foreign(name):
+        images = DataConfig(name=elsewhere.data, root=str(elsewhere.root.resolve()), cache=elsewhere.cache)
+        return foreign(name, network=elsewhere.network, data=images, mapping=elsewhere.mapping)
+    version = model_folder.resolve(Path(name))
+    if version is not None:
+        return of_model(version, root=elsewhere.root if elsewhere.root != Path("data") else None)
+    path = name.removeprefix("ensemble:")
+    agents = command.agent if path == name else (*command.agent, "ensemble")
+    return of_run(RunFolder.open(Path(path)), agents, checkpoint=command.checkpoint)
+
+
+def report(
+    runs: Positional[tuple[Path, ...]],
+    *,
+    examples: int | None = None,
+    checkpoint: Literal["best", "last"] = "best",
+    out: Path | None = None,
+    output: Out = Output(),
+) -> None:
+    """Make report.html of a run; of several, one page side by side.
+
+    Args:
+        runs: Run folders.
+        examples: Test images used. Default: as many as about a minute allows.
+        checkpoint: Best on the held-out images, or last.
+        out: Page for several runs. Default: report.html in this folder.
+    """
+    from sparring.cluster.reports import reporting
+
+    result = reporting.report(runs, examples=examples, checkpoint=checkpoint, out=out, say=say(output))
+    answer(output, result, lambda r: print(f"report: {r['report']}"))
+
+
+def verify(path: Positional[Path], *, interval: str | None = None, output: Out = Output()) -> None:
+    """Check an evaluation's witnesses without attacking, or a run's chain; --interval trains a part of it again.
+
+    Args:
+        path: An evaluation's folder, or a run's.
+        interval: random, or A:B of two neighbouring checkpoints.
+    """
+    from sparring.cluster.evaluation import certify
+
+    result = certify.verify(path, interval)
+    answer(output, result, certify.show)
+    if result["problems"]:
+        raise SystemExit(5)
+
+
+def export(
+    run: Positional[Path],
+    *,
+    to: Literal["safetensors", "robustbench"] = "safetensors",
+    agent: str | None = None,
+    evaluation: str | None = None,
+    out: Path | None = None,
+    output: Out = Output(),
+) -> None:
+    """Write a trained network for use elsewhere.
+
+    Args:
+        run: The run's folder.
+        to: safetensors: weights and how to build the network. robustbench: also the zoo's entry and code.
+        agent: Role; needed when the run has several products.
+        evaluation: For robustbench, the evaluation with AutoAttack. Default: the newest that has it.
+        out: New folder. Default: export/RUN-AGENT.
+    """
+    from sparring.cluster.models import export as implementation
+    from sparring.cluster.runs.folder import RunFolder
+
+    result = implementation.export(RunFolder.open(run), to=to, agent=agent, evaluation=evaluation, out=out)
+    answer(output, result, implementation.show)

@@ -1,0 +1,83 @@
+"""From a command line to an exit code: finds the command, turns errors into a sentence."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import tyro
+
+from sparring.cluster.commands.arguments import decimals
+from sparring.cluster.commands.cli import COMMANDS, RUNS
+from sparring.cluster.errors import SparringError, UsageError
+from sparring.cluster.machines.stop import start_library_threads, terminate_interrupts
+from sparring.cluster.terminal import HOME
+
+STARTS_RAY = ("demo", "train", "resume", "pretrain", "tune", "evaluate", "serve")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and turn errors into a sentence and an exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    debug = "--debug" in args
+    try:
+        if args[0] not in COMMANDS:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"command {args[0]!r} is unknown.{hint} Commands: {', '.join(COMMANDS)}")
+        rest = decimals(args[1:])
+        with terminate_interrupts():
+            if args[0] in STARTS_RAY and not {"-h", "--help"} & set(rest):
+                start_library_threads()
+            if COMMANDS[args[0]] in RUNS:
+                COMMANDS[args[0]](rest)
+            else:
+                tyro.cli(COMMANDS[args[0]], args=rest, prog=f"sparring {args[0]}")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
+    except KeyboardInterrupt:
+        more = (
+            "; continue a run with: sparring resume RUN" if args[0] in ("demo", "train", "resume", "pretrain") else ""
+        )
+        print(f"stopped at once{more}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as `head`, has seen enough
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        code = error.code if isinstance(error, SparringError) else 2 if isinstance(error, ValueError) else 1
+        name = "" if code != 1 else f"{type(error).__name__}: "
+        print(f"sparring: {name}{error}" + ("" if code != 1 else f" ({_where(error)})"), file=sys.stderr)
+        return code
+    return 0
+
+
+def _where(error: BaseException) -> str:
+    """The last line of a user's own file on the way to an error, where there is one."""
+    ours, libraries = str(HOME), ("site-packages", "<", "/lib/python")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(ours) and not any(x in f.filename for x in libraries)]
+    return f"{own[-1].filename}, line {own[-1].lineno}; --debug shows all" if own else "--debug shows where"
+
+
+def _overview() -> str:
+    lines = [f"  {name:9} {(f.__doc__ or '').strip().splitlines()[0]}" for name, f in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: sparring COMMAND ...",
+            "",
+            "Trains image classifiers that make each other robust to adversarial examples.",
+            "",
+            *lines,
+            "",
+            "First steps: sparring demo. Help of a command: sparring COMMAND --help",
+        ]
+    )

@@ -1,0 +1,238 @@
+"""Ray Serve started for published models, and stopped in good order."""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sparring.agents import model_folder
+from sparring.cluster.errors import Infrastructure, NoResources, UsageError
+from sparring.cluster.machines import session
+from sparring.cluster.terminal import HOME
+
+EXAMPLES = HOME / "serve" / "demo"  # a robust and a plain network
+APPLICATION = "sparring.serve.app:app"
+NAME = "sparring"
+TOKEN = "SPARRING_TOKEN"
+PASSED = ("predictors", "max_predictors", "ingresses", "gpus", "threads", "batch")
+DRAIN = 30.0  # seconds that requests have to end when the service is stopped
+QUIET = 10  # looks in a row, a tenth of a second apart, that find nothing open
+OVERHEAD = 0.5  # CPUs of ingress and attack
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the service listens and runs."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    address: str | None = None
+    haproxy: bool = False
+
+
+def settings(
+    models: Sequence[str], models_dir: Path | None, *, demo: bool, token_file: Path | None, **options: Any
+) -> dict[str, Any]:
+    """Arguments of the application.
+
+    Raises:
+        UsageError: not NAME=PATH, a folder that is no published model, no model at all, an unreadable token.
+    """
+    named: dict[str, str] = {}
+    for text in models:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise UsageError(f"{text!r} is not NAME=PATH; for example: sparring serve robust=models/robust")
+        try:
+            model_folder.check_name(name)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        named[name] = str(_model(Path(path)))
+    if not models and models_dir is None:
+        models_dir = EXAMPLES if demo and not _any(Path("models")) else Path("models")
+    if models_dir is not None and not _any(models_dir):
+        raise UsageError(
+            f"no published model in {models_dir}; publish one (sparring publish RUN --as NAME), name one "
+            "(sparring serve NAME=models/NAME), or look at two that come along: sparring serve --demo"
+        )
+    if token_file is not None and (not token_file.is_file() or not token_file.read_text().strip()):
+        raise UsageError(f"{token_file} must be a file with a token, for example: openssl rand -hex 32 > {token_file}")
+    made: dict[str, Any] = {"demo": demo, **{k: v for k, v in options.items() if v is not None}}
+    if named:
+        made["models"] = named
+    if models_dir is not None:
+        made["models_dir"] = str(models_dir.resolve())
+    if token_file is not None:
+        made["token_file"] = str(token_file.resolve())
+    return made
+
+
+def to_yaml(args: dict[str, Any], where: Where) -> str:
+    """What ``serve deploy`` and a RayService take."""
+    check_token(args, where.host, elsewhere=True)
+    config = {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": where.host, "port": where.port},
+        "applications": [{"name": NAME, "import_path": APPLICATION, "route_prefix": "/", "args": args}],
+    }
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+def serve(
+    args: dict[str, Any], where: Where, *, ready: Callable[[dict[str, Any]], None], say: Callable[[str], None]
+) -> None:
+    """Answer requests until SIGINT or SIGTERM; then let those in flight end.
+
+    Raises:
+        UsageError: an open address without a token, a port that is taken.
+        NoResources: too few CPUs or GPUs.
+        Infrastructure: the application did not start.
+    """
+    check_token(args, where.host, elsewhere=where.address is not None)
+    _check_port(where)
+    if where.haproxy:
+        os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+    needed = args["predictors"] * args["threads"] + OVERHEAD
+    asked = threading.Event()
+    before = {s: signal.signal(s, lambda *_: asked.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if session.brings_its_own(where.address):
+            session.start(num_cpus=max(os.cpu_count() or 1, ceil(needed)))
+        with session.connected(where.address) as runtime_env:
+            _check_resources(args)
+            from ray import serve as ray_serve
+
+            options = {"host": where.host, "port": where.port, "keep_alive_timeout_s": 60}
+            try:
+                ray_serve.start(proxy_location="EveryNode" if where.address else "HeadOnly", http_options=options)
+            except RuntimeError as error:  # most likely somebody took the port in the meantime
+                first = next((t for t in str(error).splitlines() if "Failed to bind" in t), str(error).splitlines()[0])
+                raise Infrastructure(f"Ray Serve did not start: {first.strip()}; choose another --port") from error
+            try:
+                _run(args, runtime_env)
+                url = f"http://{where.host}:{where.port}/"
+                ready({"url": url, "models": _names(args), "demo": args["demo"]})
+                while not asked.wait(1):
+                    pass
+                say("stopping: requests that came are answered")
+                _drain()
+            finally:
+                ray_serve.shutdown()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Where to look."""
+    url = result["url"]
+    print(f"serving {', '.join(result['models'])} on {url}", flush=True)
+    print(f"  the page:  {url}\n  all paths: {url}docs", flush=True)
+    first = result["models"][0]
+    print(f"  try:       curl --data-binary @image.png {url}v1/models/{first}:classify\nCtrl-C stops it.", flush=True)
+
+
+def check_token(args: dict[str, Any], host: str, *, elsewhere: bool) -> None:
+    """Refuse to listen where others are without a token.
+
+    Args:
+        elsewhere: replicas run where this process's environment is not known; the token must be in a file there.
+
+    Raises:
+        UsageError: says how to give one.
+    """
+    if "token_file" in args or (os.environ.get(TOKEN, "").strip() and not elsewhere) or _loopback(host):
+        return
+    raise UsageError(
+        f"--host {host} can be reached by others and needs a token: openssl rand -hex 32 > token; sparring serve "
+        f"--host {host} --token-file token"
+    )
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_port(where: Where) -> None:
+    if where.address is not None:
+        return
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((where.host, where.port))
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen on {where.host}:{where.port} ({error.strerror}); choose another: --port {where.port + 1}"
+            ) from None
+
+
+def _check_resources(args: dict[str, Any]) -> None:
+    import ray
+
+    have, wanted = ray.cluster_resources(), {"CPU": args["predictors"] * args["threads"] + OVERHEAD}
+    if args["gpus"]:
+        wanted["GPU"] = args["predictors"] * args["gpus"]
+    for kind, count in wanted.items():
+        if have.get(kind, 0) < count:
+            raise NoResources(
+                f"{args['predictors']} predictors need {count:g} {kind}, there are {have.get(kind, 0):g}; choose fewer "
+                "--predictors, --threads or --gpus"
+            )
+
+
+def _run(args: dict[str, Any], runtime_env: dict[str, Any]) -> None:
+    from ray import serve as ray_serve
+
+    module, _, name = APPLICATION.partition(":")
+    application = importlib.import_module(module)
+    chosen = importlib.import_module("sparring.serve.settings").Settings(**args)
+    try:
+        ray_serve.run(getattr(application, name)(chosen), name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        raise Infrastructure(f"the service did not start: {error}") from error
+
+
+def _drain() -> None:
+    """Wait until every ingress takes no more requests and has answered those that came."""
+    from ray import serve as ray_serve
+
+    ledger = ray_serve.get_deployment_handle("ledger", NAME)
+    ended, quiet = time.monotonic() + DRAIN, 0
+    while time.monotonic() < ended and quiet < QUIET:  # requests may still be on their way through the proxy
+        quiet = quiet + 1 if ledger.drain.remote().result(timeout_s=DRAIN) else 0
+        time.sleep(0.1)
+
+
+def _names(args: dict[str, Any]) -> list[str]:
+    folder = Path(args["models_dir"]) if "models_dir" in args else None
+    return sorted(
+        {*args.get("models", {}), *([p.name for p in folder.iterdir() if model_folder.resolve(p)] if folder else [])}
+    )
+
+
+def _any(folder: Path) -> bool:
+    return folder.is_dir() and any(model_folder.resolve(p) for p in folder.iterdir() if p.is_dir())
+
+
+def _model(path: Path) -> Path:
+    if model_folder.resolve(path) is None:
+        if (path / "config.yaml").exists():
+            raise UsageError(f"{path} is a run; publish its network first: sparring publish {path} --as NAME")
+        raise UsageError(f"{path} is no published model; expected models/NAME or models/NAME/VERSION")
+    return path.resolve()

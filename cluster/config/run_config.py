@@ -1,0 +1,242 @@
+"""One complete run as a value, to and from YAML.
+
+``RunConfig`` is the settings and a method. Unknown keys are refused with the nearest allowed one; numbers may be written
+as fractions (``8/255``); only plain YAML is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sparring.agents.checkpoint import to_json
+from sparring.agents.spec import AgentSpec
+from sparring.cluster.config.settings import Own, Settings
+from sparring.cluster.config.values import parse, unknown
+from sparring.trainers import methods, user
+from sparring.trainers.config import Attack, SpeedConfig, Threat
+from sparring.trainers.datasets import Prepared
+from sparring.trainers.methods.base import Method
+
+CHANGEABLE = ("method.", "attack.", "attacks.", "optim.")  # what can change while a run goes on
+# may differ when a run is continued
+OPERATIONAL = ("memo", "trace", "team", "address", "placement", "call_timeout", "max_failures", "mirror")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Settings):
+    """One complete run."""
+
+    method: Method
+    """The method and its options."""
+    recipe: str = ""
+    """Name of the recipe that this configuration started from; names the run's folder."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.method.check({"train": self.attack, **self.attacks})
+        if set(self.attacks) != set(self.method.norms()):
+            wanted = ", ".join(self.method.norms()) or "none besides --attack"
+            raise ValueError(f"attacks: {', '.join(self.attacks) or 'none'} are given; the method takes {wanted}")
+        for name, attack in self.attacks.items():
+            if attack.norm != name:
+                raise ValueError(f"attacks.{name}.norm = {attack.norm!r} is not allowed; expected {name!r}")
+        for t, changed in self.changes.items():
+            if t < 1 or t % self.checkpoint.every:
+                raise ValueError(
+                    f"changes: step {t} is not one of a checkpoint; checkpoint.every = {self.checkpoint.every}"
+                )
+            for path in changed:
+                if not path.startswith(CHANGEABLE) or path == "method.peers":
+                    raise ValueError(f"changes.{t}: {path} cannot change during a run; {', '.join(CHANGEABLE)}* can")
+        if self.changes:
+            self.at(max(self.changes))  # refuses unknown paths and values
+        for role in self.agents:
+            if role not in self.networks():
+                raise ValueError(f"agents.{role}: the method has no such role; it has {', '.join(self.networks())}")
+
+    def networks(self) -> list[str]:
+        """Names of all networks: the roles, then those that live beside another agent."""
+        roles = self.method.roles()
+        return [*roles, *(name for role in roles.values() for name in role.beside)]
+
+    @property
+    def label(self) -> str:
+        """What names the run's folder: the recipe, or method and data when the recipe's data was replaced."""
+        data = Path(self.data.name.rpartition(":")[0]).stem if user.is_function(self.data.name) else self.data.name
+        return self.recipe if data in self.recipe else f"{Path(method_name(self.method)).stem}-{data}"
+
+    @property
+    def sha256(self) -> str:
+        """Of all settings that change what is computed; where and how a run is carried out is left out."""
+        values = {k: v for k, v in self.carried_out_as(None).to_dict().items() if k not in OPERATIONAL}
+        return hashlib.sha256(to_json(values)).hexdigest()
+
+    def carried_out_as(self, other: RunConfig | None) -> RunConfig:
+        """The same computation, placed and watched over as ``other`` asks; without one, neither agents nor images have a place."""
+        theirs = other.agents if other else {}
+        agents = {}
+        for role in dict.fromkeys([*self.agents, *theirs]):
+            where = theirs.get(role, Own())
+            agents[role] = replace(self.agents.get(role, Own()), gpus=where.gpus, label=where.label)
+        agents = {role: own for role, own in agents.items() if own != Own()}
+        there = other.data if other else replace(self.data, root="", cache="", download=False)
+        data = replace(self.data, root=there.root, cache=there.cache, download=there.download)
+        return replace(self, agents=agents, data=data, **({k: getattr(other, k) for k in OPERATIONAL} if other else {}))
+
+    @property
+    def threats(self) -> tuple[Threat, ...]:
+        """The run's threat models: those of the named attacks, else that of the training attack."""
+        return tuple(Threat(a.norm, a.eps) for a in (self.attacks.values() or [self.attack]))
+
+    @property
+    def evaluation_attacks(self) -> tuple[Attack, ...]:
+        """PGD under every threat model of the run, for comparing checkpoints on the held-out images: their union counts."""
+        threats = (Threat.parse(self.checkpoint.threat),) if self.checkpoint.threat else self.threats
+        return tuple(Attack(norm=t.norm, eps=t.eps, steps=self.checkpoint.attack_steps) for t in threats)
+
+    def at(self, t: int) -> RunConfig:
+        """The configuration that holds from step ``t`` until the next change."""
+        so_far = {k: v for step in sorted(self.changes) if step <= t for k, v in self.changes[step].items()}
+        return replace(self, changes={}).replace({k: self._alike(k, v) for k, v in so_far.items()})
+
+    def _alike(self, path: str, value: float) -> float:
+        """The value as a whole number where the setting is one."""
+        now: Any = self
+        for name in path.split("."):
+            now = now.get(name) if isinstance(now, dict) else getattr(now, name, None)
+        return int(value) if isinstance(now, int) and value == int(value) else value
+
+    def specs(self, images: Prepared) -> list[AgentSpec]:
+        """One specification per role, in role order.
+
+        Args:
+            images: the run's data set in the cache.
+        """
+        name = method_name(self.method)
+        options = {f.name: getattr(self.method, f.name) for f in fields(self.method)}
+        own = {name: self.agents.get(name, Own()) for name in self.networks()}
+        others = {name: (o.network or (None if o.init else self.network), o.init) for name, o in own.items()}
+        return [
+            AgentSpec(
+                me=role,
+                index=index,
+                method=name,
+                options=options,
+                network=others[role][0],
+                init=others[role][1],
+                others=others,
+                optim=own[role].optim.over(self.optim),
+                data=self.data,
+                images=images,
+                attacks={"train": self.attack, **self.attacks},
+                batch_size=self.batch_size,
+                epochs=self.epochs,
+                max_steps=self.max_steps,
+                seed=self.seed,
+                threads=self.threads_per_agent,
+                memo=self.memo,
+                speed=SpeedConfig(precision=self.precision, compile=self.compile, micro_batch=self.micro_batch),
+                device=self.device,
+            )
+            for index, role in enumerate(self.method.roles())
+        ]
+
+    def absolute(self) -> RunConfig:
+        """The same with every path made absolute; what ``agents.*.init`` means, ``models/`` knows."""
+        d = self.data
+        extra = str(Path(d.extra).resolve()) if d.extra else None
+        data = replace(d, name=user.absolute(d.name), root=str(Path(d.root).expanduser().resolve()), extra=extra)
+        agents = {role: replace(o, network=o.network and user.absolute(o.network)) for role, o in self.agents.items()}
+        agents = {role: own for role, own in agents.items() if own != Own()}
+        return replace(self, network=user.absolute(self.network), agents=agents, data=data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunConfig.from_dict, (self.to_dict(),)  # another process finds a user's method by its file
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; the method's name stands beside its options."""
+        values = asdict(self)
+        values["method"] = {"name": method_name(self.method), **values["method"]}
+        return {k: values[k] for k in ("recipe", "method", *(k for k in values if k not in ("recipe", "method")))}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """The inverse of :meth:`to_dict`; what is missing takes its default.
+
+        Raises:
+            ValueError: an unknown key or a value of the wrong type, with what is allowed.
+        """
+        values = dict(values)
+        given = values.pop("method", None)
+        if isinstance(given, str):
+            given = {"name": given}
+        if not isinstance(given, Mapping) or "name" not in given:
+            raise ValueError(
+                f"method: expected a mapping with a name, seen {given!r}; allowed: {', '.join(methods.names())}"
+            )
+        options = {k: v for k, v in given.items() if k != "name"}
+        method = parse(methods.load(given["name"]), options, "method")
+        config: RunConfig = parse(cls, {**values, "method": method}, "")
+        return config
+
+    def replace(self, overrides: Mapping[str, Any]) -> RunConfig:
+        """The same run with values changed by path: ``{"epochs": 2, "attack.eps": "8/255", "peers": 3}``."""
+        values = self.to_dict()
+        for path, value in overrides.items():
+            *parents, last = ("method.peers" if path == "peers" else path).split(".")
+            level = values
+            if parents[:1] == ["agents"] and len(parents) > 1:
+                level["agents"].setdefault(parents[1], asdict(Own()))
+            for parent in parents:
+                if not isinstance(level.get(parent), dict):
+                    unknown(path, parent, level)
+                level = level[parent]
+            level[last] = value
+        return RunConfig.from_dict(values)
+
+
+def method_name(method: Method) -> str:
+    """The name, or the file's path, that ``methods.load`` turns into the class of ``method`` again."""
+    module = type(method).__module__
+    if module.startswith("sparring.trainers.methods."):
+        return module.rpartition(".")[2]
+    import sys
+
+    return str(sys.modules[module].__file__)
+
+
+def dump(config: RunConfig) -> str:
+    """As YAML."""
+    return yaml.safe_dump(_plain(config.to_dict()), sort_keys=False)
+
+
+def load(path: Path) -> RunConfig:
+    """From a YAML file.
+
+    Raises:
+        ValueError: the file is missing, is not plain YAML, or holds a key or value that is not allowed.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not plain YAML: {error}") from None
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{path} must hold a mapping of settings, seen {type(values).__name__}")
+    try:
+        return RunConfig.from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value

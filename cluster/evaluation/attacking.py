@@ -1,0 +1,72 @@
+"""The blocks of an evaluation, attacked one after the other in this process; ``workers.py`` does the same on actors.
+
+every job without a file ---> pixels and labels ---> Attacking.attack ---> block-0007.parquet
+draws depend on (seed, attack, block) only, so who attacks a block, and when, changes nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from sparring.agents.checkpoint import write
+from sparring.cluster.evaluation.block import evaluate_block, to_parquet
+from sparring.cluster.evaluation.named_attacks import Block
+from sparring.cluster.evaluation.subjects import device_of
+from sparring.trainers.config import Threat
+
+Seconds: TypeAlias = Mapping[str, float]  # by attack
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One block to evaluate."""
+
+    path: Path
+    start: int
+    stop: int
+    index: int
+    agent: str
+    threat: Threat
+
+
+Images: TypeAlias = Callable[[Job], tuple[Tensor, Tensor]]  # [n, C, H, W] in [0, 1] and labels [n], on the CPU
+Done: TypeAlias = Callable[[Job, Seconds], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Attacking:
+    """Who is attacked, and how: what this process, or each worker, holds."""
+
+    models: Mapping[str, nn.Module]  # by agent
+    sources: Mapping[str, nn.Module]  # of transfer attacks, by name
+    attacks: tuple[str, ...]
+    seed: int
+
+    def attack(self, job: Job, x: Tensor, y: Tensor) -> tuple[bytes, Seconds]:
+        """Evaluate one block; its file as bytes, and seconds per attack."""
+        model = self.models[job.agent]
+        here = device_of(model)
+        block = Block(x.to(here), y.to(here), job.index, self.seed)
+        outcome = evaluate_block(model, block, attacks=self.attacks, threat=job.threat, sources=self.sources)
+        return to_parquet(outcome, job.start), outcome.seconds
+
+    def copied(self, device: torch.device) -> Attacking:
+        """The same on a device, in eval mode, in memory of its own."""
+        models = {name: deepcopy(m).to(device).eval() for name, m in self.models.items()}
+        sources = {name: deepcopy(m).to(device).eval() for name, m in self.sources.items()}
+        return Attacking(models, sources, self.attacks, self.seed)
+
+
+def run(attacking: Attacking, jobs: Sequence[Job], images: Images, done: Done) -> None:
+    """Evaluate every job and write its file."""
+    for job in jobs:
+        content, seconds = attacking.attack(job, *images(job))
+        write(job.path, content)
+        done(job, seconds)

@@ -1,0 +1,164 @@
+"""One block of an evaluation: which examples each attack breaks, and for every broken one a witness that anyone can check.
+
+evaluate_block ---> Outcome ---> to_parquet: one row per example ---> read, by whoever counts or checks
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparring.agents.robustness import judged
+from sparring.cluster.errors import DataError
+from sparring.cluster.evaluation.named_attacks import Block, parse
+from sparring.trainers.attacks import BALLS
+from sparring.trainers.config import Threat
+from sparring.trainers.losses import margin
+
+BROKEN = "broken:"  # prefix of the columns that say whether an attack broke the example
+SLACK = 1e-5  # relative room for float32 in sums of distances
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What happened to the examples of one block, as plain tensors and bytes."""
+
+    label: Tensor  # [n] int64
+    clean_prediction: Tensor  # [n] int64
+    broken: dict[str, Tensor]  # attack -> [n] bool: right when clean, wrong after the attack
+    witness: list[bytes | None]  # pixels of the first attack's example that broke it, [C, H, W] in row order
+    witness_type: list[str | None]  # uint8: survives rounding to 8 bits; float32
+    witness_attack: list[str | None]
+    distance: Tensor  # [n] float32, of the witness in the norm; NaN without one
+    margin: Tensor  # [n] float32: largest wrong logit minus the right one, on the witness, else on the clean image
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def evaluate_block(
+    model: nn.Module,
+    block: Block,
+    *,
+    attacks: Sequence[str],
+    threat: Threat,
+    sources: Mapping[str, nn.Module] | None = None,
+    witnesses: bool = True,
+) -> Outcome:
+    """Attack one block with every named attack. Each attack sees all examples, so its number is its own.
+
+    The model's modes and gradients come back as they were; random draws depend on (seed, attack, block) only.
+    """
+    with judged(model):
+        with torch.no_grad():
+            clean = model(block.x)
+        predicted = clean.argmax(1)
+        right, first = predicted == block.y, block.x.clone()
+        outcome = Outcome(
+            block.y.cpu(),
+            predicted.cpu(),
+            {},
+            [None] * len(block.y),
+            [None] * len(block.y),
+            [None] * len(block.y),
+            torch.full((len(block.y),), torch.nan),
+            margin(clean, block.y).float().cpu(),
+        )
+        found = torch.zeros_like(right)
+        by: list[str | None] = [None] * len(block.y)
+        for name in attacks:
+            started = time.perf_counter()
+            adv = parse(name, threat, sources)(model, block)
+            with torch.no_grad():
+                wrong = right & (model(adv).argmax(1) != block.y)
+            wrong &= inside(adv, block.x, threat)  # an example outside ball or box proves nothing
+            outcome.broken[name] = wrong.cpu()
+            for i in (wrong & ~found).nonzero().flatten().tolist():
+                first[i], by[i] = adv[i], name
+            found |= wrong
+            outcome.seconds[name] = time.perf_counter() - started
+        if witnesses:
+            _witnesses(model, block, first, by, threat, outcome)
+    return outcome
+
+
+def inside(adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """Per example, whether it lies in the ball around ``x`` (float32 rounding apart) and in the box."""
+    near = BALLS[threat.norm].length(adv - x) <= threat.eps * (1 + SLACK) + 1e-6
+    flat = adv.flatten(1)
+    return near & (flat.amin(1) >= 0) & (flat.amax(1) <= 1)
+
+
+def to_8_bits(adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """The nearest multiples of 1/255, for linf those within the ball."""
+    k = (adv * 255).round()
+    if threat.norm == "linf":
+        k = k.clamp(((x - threat.eps) * 255 - 1e-4).ceil(), ((x + threat.eps) * 255 + 1e-4).floor())
+    return k.clamp(0, 255) / 255
+
+
+def _witnesses(
+    model: nn.Module, block: Block, first: Tensor, by: list[str | None], threat: Threat, outcome: Outcome
+) -> None:
+    rounded = to_8_bits(first, block.x, threat)
+    with torch.no_grad():
+        survives = (model(rounded).argmax(1) != block.y) & inside(rounded, block.x, threat)
+        kept = torch.where(survives.view(-1, 1, 1, 1), rounded, first)
+        margins = margin(model(kept), block.y).float().cpu()
+    distances = BALLS[threat.norm].length(kept - block.x).float().cpu()
+    for i, name in enumerate(by):
+        if name is None:
+            continue
+        outcome.witness_attack[i] = name
+        outcome.distance[i], outcome.margin[i] = distances[i], margins[i]
+        pixels = (rounded[i] * 255).round().to(torch.uint8) if survives[i] else first[i].float()
+        outcome.witness[i] = pixels.cpu().numpy().tobytes()
+        outcome.witness_type[i] = "uint8" if survives[i] else "float32"
+
+
+def to_parquet(outcome: Outcome, start: int) -> bytes:
+    """One row per example."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = {
+        "index": pa.array(range(start, start + len(outcome.label)), pa.int64()),
+        "label": outcome.label.numpy(),
+        "clean_prediction": outcome.clean_prediction.numpy(),
+        **{f"{BROKEN}{name}": flags.numpy() for name, flags in outcome.broken.items()},
+        "distance": outcome.distance.numpy(),
+        "margin": outcome.margin.numpy(),
+        "witness_attack": pa.array(outcome.witness_attack, pa.string()),
+        "witness_type": pa.array(outcome.witness_type, pa.string()),
+        "witness": pa.array(outcome.witness, pa.binary()),
+    }
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The columns of a block file: tensors, and lists for the witness.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(path.read_bytes()))
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"block {path} cannot be read: {error}. Remove it and repeat the same evaluate command"
+        ) from error
+    lists = {"witness", "witness_type", "witness_attack"}
+    return {
+        name: table[name].to_pylist() if name in lists else torch.from_numpy(table[name].to_numpy().copy())
+        for name in table.column_names
+    }

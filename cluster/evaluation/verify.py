@@ -1,0 +1,197 @@
+"""Check a published evaluation without attacking: every witness must lie in ball and box and be misclassified.
+
+What is compared: the report with the blocks (sha256 and numbers), the settings with weights and data (sha256), every row
+with the test images, every flag with its witness.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparring.agents.checkpoint import sha256
+from sparring.agents.robustness import judged
+from sparring.cluster.errors import DataError, UsageError
+from sparring.cluster.evaluation.attacking import Job
+from sparring.cluster.evaluation.block import BROKEN, inside, read
+from sparring.cluster.evaluation.direct import parse_attacks
+from sparring.cluster.evaluation.folder import jobs_of, read_all
+from sparring.cluster.evaluation.results import summarise
+from sparring.cluster.evaluation.subjects import check, pixels
+from sparring.cluster.models.target import Recorded
+from sparring.cluster.models.trained import load_test
+from sparring.trainers.config import Threat
+from sparring.trainers.data import Split
+
+
+@dataclass
+class Verdict:
+    """What was checked and what is wrong."""
+
+    witnesses: int = 0
+    rows: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def evaluation(path: Path, *, data: Split | None = None) -> Verdict:
+    """Re-check the evaluation in folder ``path``.
+
+    Args:
+        data: its test images, when they are at hand; otherwise the run's are loaded.
+
+    Raises:
+        UsageError: not a finished evaluation.
+    """
+    verdict = Verdict()
+    for name in ("settings.json", "report.json"):
+        if not (path / name).is_file():
+            raise UsageError(
+                f"{path} is not a finished evaluation (it has no {name}); evaluate first: sparring evaluate RUN"
+            )
+    try:
+        settings, report = (json.loads((path / n).read_bytes()) for n in ("settings.json", "report.json"))
+        threats = [
+            Threat(t.partition(":")[0], eps) for t, eps in zip(settings["threats"], settings["eps"], strict=True)
+        ]
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"settings.json or report.json in {path} cannot be read: {error}") from error
+    recorded = Recorded(path.parent.parent)
+    split = data if data is not None else load_test(recorded.data, settings["n"])
+    problems = verdict.problems
+    if split.sha256 != settings["data"]["sha256"]:
+        problems.append(
+            f"the test images are not those of the evaluation (sha256 of {settings['data']['name']} differs)"
+        )
+    if [str(t) for t in threats] != settings["threats"]:
+        problems.append(f"settings.json: threats {settings['threats']} and eps {settings['eps']} differ")
+    for key in ("seed", "block"):
+        if report.get(key) != settings[key]:
+            problems.append(f"report.json: {key} is {report.get(key)}, settings.json says {settings[key]}")
+    attacks = parse_attacks(settings["attacks"], threats[0])
+    jobs = jobs_of(path, list(settings["agents"]), threats, settings["n"], settings["block"])
+    problems += _files(path, jobs, report)
+    for agent, facts in settings["agents"].items():
+        model = recorded.network(agent, facts)
+        if model is None:
+            problems.append(f"{agent}: no weights with the sha256 of the evaluation are in {path.parent.parent}")
+            continue
+        classes = check(model, split)
+        own = [job for job in jobs if job.agent == agent]
+        for job in own:
+            problems += _rows(job, model, split, attacks, verdict)
+        if not any(str(job.path.name) in p for job in own for p in problems):
+            problems += _numbers(agent, own, threats, attacks, settings, report, classes)
+    return verdict
+
+
+def _files(path: Path, jobs: list[Job], report: dict[str, Any]) -> Iterator[str]:
+    wanted = {str(job.path.relative_to(path)) for job in jobs}
+    listed = report.get("blocks", {})
+    for name in sorted(wanted | set(listed)):
+        if name not in listed:
+            yield f"report.json does not list block {name}"
+        elif not (path / name).is_file():
+            yield f"block {name} is missing"
+        elif sha256(path / name) != listed[name]:
+            yield f"block {name} is altered (its sha256 is not the one in report.json)"
+
+
+def _rows(job: Job, model: nn.Module, split: Split, attacks: list[str], verdict: Verdict) -> list[str]:
+    name = job.path.name
+    try:
+        table = read(job.path)
+    except DataError as error:
+        return [str(error)]
+    x, y = pixels(split, job.start, job.stop)
+    if table["index"].tolist() != list(range(job.start, job.stop)):
+        return [f"{name}: rows {job.start} to {job.stop - 1} are expected, not each is there once"]
+    verdict.rows += len(y)
+    found = [
+        f"{name}: row {job.start + i} has label {table['label'][i]}, the data {y[i]}"
+        for i in _where(table["label"] != y)
+    ]
+    missing = [a for a in attacks if f"{BROKEN}{a}" not in table]
+    if missing:
+        return [*found, f"{name}: no column of attack {', '.join(missing)}"]
+    with judged(model), torch.no_grad():
+        clean = model(x).argmax(1)
+    for i in _where(clean != table["clean_prediction"]):
+        found.append(
+            f"{name}: row {job.start + i} has clean prediction {table['clean_prediction'][i]}, the network says {clean[i]}"
+        )
+    broken = (
+        torch.stack([table[f"{BROKEN}{a}"] for a in attacks]).any(0)
+        if attacks
+        else torch.zeros(len(y), dtype=torch.bool)
+    )
+    has = torch.tensor([w is not None for w in table["witness"]])
+    for i in _where(broken & ~has):
+        found.append(f"{name}: row {job.start + i} is called broken and has no witness")
+    for i in _where(has & ~broken):
+        found.append(f"{name}: row {job.start + i} is called robust and has a witness")
+    for i in _where(broken & (clean != y)):
+        found.append(f"{name}: row {job.start + i} is wrong when clean and called broken by an attack")
+    return found + _witnesses(job, model, x, y, table, has, verdict)
+
+
+def _witnesses(
+    job: Job, model: nn.Module, x: Tensor, y: Tensor, table: dict[str, Any], has: Tensor, verdict: Verdict
+) -> list[str]:
+    adv, found = x.clone(), []
+    for i in _where(has):
+        kind, raw = table["witness_type"][i], table["witness"][i]
+        size = x[i].numel() * (1 if kind == "uint8" else 4)
+        if kind not in ("uint8", "float32") or len(raw) != size:
+            found.append(f"{job.path.name}: the witness of row {job.start + i} is not {size} bytes of {kind}")
+            has[i] = False
+            continue
+        values = torch.frombuffer(bytearray(raw), dtype=getattr(torch, kind)).view_as(x[i])
+        adv[i] = values / 255 if kind == "uint8" else values
+        by = table["witness_attack"][i]
+        if f"{BROKEN}{by}" not in table or not table[f"{BROKEN}{by}"][i]:
+            found.append(f"{job.path.name}: row {job.start + i} has a witness of {by}, which is not said to break it")
+    verdict.witnesses += int(has.sum())
+    with judged(model), torch.no_grad():
+        wrong = model(adv).argmax(1) != y
+    near = inside(adv, x, job.threat)
+    for i in _where(has & ~near):
+        found.append(
+            f"{job.path.name}: the witness of row {job.start + i} is not within {job.threat} and the box [0, 1]"
+        )
+    for i in _where(has & near & ~wrong):
+        found.append(f"{job.path.name}: the witness of row {job.start + i} is classified correctly")
+    return found
+
+
+def _numbers(
+    agent: str,
+    jobs: list[Job],
+    threats: list[Threat],
+    attacks: list[str],
+    settings: dict[str, Any],
+    report: dict[str, Any],
+    classes: int,
+) -> list[str]:
+    """Whether the report's numbers are those of the rows."""
+    columns = {str(t): read_all([j for j in jobs if j.threat == t]) for t in threats}
+    result = summarise(columns, attacks=attacks, with_clean="clean" in settings["attacks"], classes=classes)
+    said = report["agents"].get(agent)
+    if said is None:
+        return [f"report.json has no entry of {agent}"]
+    computed = json.loads(json.dumps(result.to_dict()))
+    return [
+        f"report.json: {key} of {agent} is {said.get(key)!r}, the rows give {value!r}"
+        for key, value in computed.items()
+        if key != "flags" and said.get(key) != value  # flags need attacks of their own
+    ]
+
+
+def _where(mask: Tensor) -> list[int]:
+    found: list[int] = mask.nonzero().flatten().tolist()
+    return found

@@ -1,0 +1,111 @@
+"""Attach to a Ray cluster or start one on this machine, and leave as found.
+
+Ray's workers do not inherit this process's ``sys.path``. Around a local ``ray.init`` the process stands in the folder of our
+code, so every worker finds ``sparring`` there first; an attached cluster gets that folder as its working directory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from sparring.cluster.errors import NoResources
+from sparring.cluster.machines.stop import terminate_held
+from sparring.cluster.runs.folder import SUBMITTED
+from sparring.cluster.terminal import HOME
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nobody's usage is reported without asking
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # the agents are what the machine is for; Ray's 15 starves them beside anything else
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # lost processes are the controller's to explain
+}
+OPTIONS: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+_knows_us: set[str] = set()  # addresses of clusters whose workers find our packages: started or joined here
+
+
+def start(**options: Any) -> str:
+    """Start a Ray on this machine whose workers find our packages first; its address."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    with chdir(HOME), terminate_held():
+        context = ray.init(address="local", include_dashboard=False, **OPTIONS, **options)
+    address = str(context.address_info["address"])
+    _knows_us.add(address)
+    return address
+
+
+def brings_its_own(address: str | None) -> bool:
+    """Whether a connection would start a Ray on this machine: none is given, none is there, and this is no submitted job."""
+    return address is None and not ray.is_initialized() and SUBMITTED not in os.environ
+
+
+@contextmanager
+def connected(address: str | None = None) -> Iterator[dict[str, Any]]:
+    """A Ray connection for the time of the block; one that exists is used and kept.
+
+    Args:
+        address: ``host:port`` of a running cluster; None is the cluster of a submitted job, else a Ray on this machine.
+
+    Yields:
+        The runtime environment that our actors need there.
+
+    Raises:
+        NoResources: no cluster answers at the address.
+    """
+    if ray.is_initialized():  # the caller's own: its workers know nothing of us
+        known = ray.get_runtime_context().gcs_address in _knows_us
+        yield {} if known else {"env_vars": {"PYTHONPATH": str(HOME)}}
+        return
+    try:
+        if brings_its_own(address):
+            start()
+        elif address is None:
+            _join(os.environ["RAY_ADDRESS"], {})  # the job's own environment holds for its agents too
+        else:
+            _join(address, {} if SUBMITTED in os.environ else {"working_dir": str(HOME)})
+        yield {}
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str, runtime_env: dict[str, Any]) -> None:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:  # Ray itself would try for long, and write lines of C++ about it
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise NoResources(f"no Ray cluster answers at {address}: {error}; expected host:port of its head") from error
+    try:
+        with terminate_held():
+            ray.init(address=address, runtime_env=runtime_env, **OPTIONS)
+    except (ConnectionError, RuntimeError, RayError) as error:
+        raise NoResources(_refused(address, error)) from error
+    _knows_us.add(ray.get_runtime_context().gcs_address)
+
+
+def _refused(address: str, error: Exception) -> str:
+    """Why a cluster that is there does not take this process."""
+    text = str(error)
+    if "Version mismatch" in text:
+        found = re.findall(r"Ray: (\S+)\s+Python: (\S+)", text)
+        theirs, ours = (f"Ray {r} on Python {p}" for r, p in (found + [("?", "?")] * 2)[:2])
+        return (
+            f"the cluster at {address} runs {theirs}, this process {ours}: both must be the same on every node. Install here what "
+            "runs there, or the other way round: pip install -e . -c constraints.txt"
+        )
+    return (
+        f"{address} answers, but does not let this process in ({text.splitlines()[0]}). Most likely the cluster's token is not here: "
+        "copy the head's and set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE (mode 600), as on every node. Or the port is not "
+        "the head's, which is 6379 unless it was started with another"
+    )

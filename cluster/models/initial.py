@@ -1,0 +1,76 @@
+"""Where the weights of a role come from: runs, published models, files from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from sparring.agents import foreign_weights, model_folder
+from sparring.agents.checkpoint import save_model, sha256
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.config.settings import Own
+from sparring.cluster.errors import BrokenCheckpoint, UsageError
+from sparring.cluster.models import weights
+from sparring.cluster.models.trained import agent_folder
+from sparring.cluster.runs.folder import RunFolder
+from sparring.trainers.config import DataConfig
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """The same run wherever its agents stand: every path absolute, every ``init`` the folder of weights that it means.
+
+    Raises:
+        UsageError: an ``init`` that means nothing.
+        BrokenCheckpoint: weights that cannot be read or do not fit.
+    """
+    config = config.absolute()
+    agents = {role: _resolved(role, own, config.data) for role, own in config.agents.items()}
+    return replace(config, agents=agents)
+
+
+def _resolved(role: str, own: Own, data: DataConfig) -> Own:
+    if own.init is None:
+        return own
+    path, network = found(role, own, data)
+    return replace(own, network=network, init=str(path), mapping=None)
+
+
+def found(role: str, own: Own, data: DataConfig) -> tuple[Path, str | None]:
+    """The folder (or one file of weights in it) that ``own.init`` means, and the network in it where that is known.
+
+    A run means its agent's best checkpoint, a published model its newest version; a file from elsewhere is turned into a
+    network of ours in the cache of decoded images.
+
+    Raises:
+        UsageError: nothing of that kind is there, or a file whose network is not named.
+        BrokenCheckpoint: the file cannot be read or does not fit.
+    """
+    assert own.init is not None
+    path = Path(own.init)
+    version = model_folder.resolve(path)
+    if version is not None:
+        wrong = model_folder.problems(version)
+        if wrong:
+            raise BrokenCheckpoint("; ".join(wrong))
+        if not (version / "model.safetensors").is_file():
+            raise UsageError(f"{version} is an ensemble of several networks; a role takes one")
+        return version.resolve(), own.network
+    if (path / "model.safetensors").is_file() or (path.parent / "state.json").is_file():
+        return path.resolve(), own.network
+    if path.suffix in foreign_weights.SUFFIXES:
+        return _imported(role, own, data)
+    run, _, agent = own.init.partition("@")
+    return agent_folder(RunFolder.open(Path(run)), agent or None)[0], own.network
+
+
+def _imported(role: str, own: Own, data: DataConfig) -> tuple[Path, str]:
+    flag = f"--agents.{role.replace('_', '-')}"
+    if own.network is None:
+        raise UsageError(f"{own.init} holds weights only; say of what network: {flag}.network wrn-34-10")
+    path, mapping = Path(str(own.init)), Path(own.mapping) if own.mapping else None
+    model = weights.load(path, own.network, data, mapping)
+    content = sha256(path) + repr(model.config) + (mapping.read_text() if mapping else "")
+    folder = Path(data.cache).expanduser() / "weights" / hashlib.sha256(content.encode()).hexdigest()[:24]
+    save_model(model, folder)
+    return folder.resolve(), model.config.spec

@@ -1,0 +1,155 @@
+"""What is evaluated: networks of a run, or one from elsewhere, with the images and the radius that belong to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sparring.agents import foreign_weights, model_folder
+from sparring.agents.checkpoint import CheckpointError, to_json, write
+from sparring.cluster.errors import BrokenCheckpoint, DataError, UsageError
+from sparring.cluster.models import weights
+from sparring.cluster.models.trained import Subject, chosen_agents, load_test, recorded_subject, subject
+from sparring.cluster.runs.folder import RunFolder
+from sparring.trainers import user
+from sparring.trainers.config import DataConfig, Threat
+
+EVALUATED = Path("evaluated")  # folder of networks from elsewhere
+
+
+@dataclass(frozen=True)
+class Target:
+    """Networks by name, each with the sha256 of its weights."""
+
+    path: Path  # evaluations go to path/evaluation
+    data: DataConfig
+    seed: int
+    threats: tuple[Threat, ...]
+    subjects: dict[str, Subject]
+
+
+def of_run(folder: RunFolder, agents: Sequence[str] = (), *, checkpoint: str = "best") -> Target:
+    """A run's products, or the named agents.
+
+    Raises:
+        UsageError: no such agent.
+    """
+    config = folder.config
+    chosen = {a: subject(folder, a, checkpoint=checkpoint) for a in chosen_agents(folder, agents)}
+    return Target(folder.path, config.data, config.seed, config.threats, chosen)
+
+
+def of_model(version: Path, *, root: Path | None = None) -> Target:
+    """A published model, on the test images that its card names.
+
+    Raises:
+        BrokenCheckpoint: a file is missing or altered.
+    """
+    try:
+        model, card = model_folder.load(version), model_folder.card(version)
+    except CheckpointError as error:
+        raise BrokenCheckpoint(str(error)) from error
+    known = card["data"]
+    data = DataConfig(name=known["name"], root=str(root or known["root"]), size=known["size"])
+    if load_test(data).sha256 != known["sha256"]:
+        raise DataError(f"the test images of {known['name']} in {data.root} are not those of the card of {version}")
+    facts = {"weights": model_folder.weights_sha256(version), "step": card["training"]["step"]}
+    threats = tuple(map(Threat.parse, card["threats"]))
+    return Target(version.resolve(), data, card["training"]["seed"], threats, {card["name"]: Subject(model, facts)})
+
+
+def is_foreign(spec: str) -> bool:
+    """Whether ``spec`` is ``file.py:function`` or a file of weights."""
+    return user.is_function(spec) or Path(spec).suffix in foreign_weights.SUFFIXES
+
+
+def foreign(spec: str, *, network: str | None, data: DataConfig, seed: int = 0, mapping: Path | None = None) -> Target:
+    """A network of anybody's: ``file.py:function`` that returns a module, or weights for a network that we can build.
+
+    Args:
+        spec: the function gets no argument; a ``.pt`` is read as plain tensors only, never unpickled.
+        network: for a file of weights, what they are of, for example ``wrn-34-10``.
+        mapping: what turns the file's names into ours, and its normalisation (see ``agents/foreign_weights.py``).
+        data: the test images.
+
+    Raises:
+        UsageError: no network named, or a file that holds none.
+        BrokenCheckpoint: the weights do not fit.
+    """
+    try:
+        model = user.function(spec)() if user.is_function(spec) else _weights(Path(spec), network, data, mapping)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"{spec} returned {type(model).__name__}; expected a torch.nn.Module: pixels in [0, 1] -> logits"
+        )
+    name = user.absolute(spec) if user.is_function(spec) else str(Path(spec).resolve())
+    stem = Path(spec.rpartition(":")[0] if user.is_function(spec) else spec).stem
+    path = EVALUATED.resolve() / stem
+    facts = {"spec": name, "network": network, "data": asdict(data), "seed": seed}
+    facts |= {"mapping": str(mapping.resolve())} if mapping else {}
+    known = path / "model.json"
+    if known.exists() and known.read_bytes() != to_json(facts):
+        raise UsageError(
+            f"{path} holds evaluations of another network or other data; rename the file or move that folder"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    write(known, to_json(facts))
+    return Target(path, data, seed, (), {stem: Subject(model.eval(), {"weights": _sha256(model), "step": 0})})
+
+
+class Recorded:
+    """The networks of a finished evaluation, found again for checking it."""
+
+    def __init__(self, path: Path) -> None:
+        elsewhere, published = (path / "model.json").is_file(), (path / "card.json").is_file()
+        self._run = None if elsewhere or published else RunFolder.open(path)
+        if self._run is not None:
+            self.data = self._run.config.data
+            return
+        self._subjects: dict[str, Subject] = {}
+        if published:
+            target = of_model(path)
+            self.data, self._subjects = target.data, target.subjects
+            return
+        facts = json.loads((path / "model.json").read_bytes())
+        self.data = DataConfig(**facts["data"])
+        try:
+            found = foreign(
+                facts["spec"], network=facts["network"], data=self.data, seed=facts["seed"], mapping=_path(facts)
+            )
+        except (UsageError, BrokenCheckpoint):
+            return
+        self._subjects = found.subjects
+
+    def network(self, agent: str, facts: Mapping[str, Any]) -> nn.Module | None:
+        """The network whose weights have the recorded sha256; None when there is none."""
+        if self._run is not None:
+            return recorded_subject(self._run, agent, facts)
+        known = self._subjects.get(agent)
+        return known.model if known is not None and known.record == dict(facts) else None
+
+
+def _weights(path: Path, network: str | None, data: DataConfig, mapping: Path | None) -> nn.Module:
+    if network is None:
+        raise UsageError(
+            f"{path} holds weights only; say of what network: --network resnet18 (see docs/adding-a-network.md)"
+        )
+    return weights.load(path, network, data, mapping)
+
+
+def _path(facts: Mapping[str, Any]) -> Path | None:
+    return Path(facts["mapping"]) if "mapping" in facts else None
+
+
+def _sha256(model: nn.Module) -> str:
+    from safetensors.torch import save
+
+    return hashlib.sha256(save({k: v.contiguous() for k, v in model.state_dict().items()})).hexdigest()

@@ -1,0 +1,40 @@
+"""``sparring report``: a run's own page, or several runs on one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sparring.agents.checkpoint import write
+from sparring.cluster.errors import Exists, UsageError
+from sparring.cluster.evaluation.analysis import Say, silent
+from sparring.cluster.reports import report as pages
+from sparring.cluster.runs.folder import RunFolder
+
+
+def report(
+    runs: Sequence[Path],
+    *,
+    examples: int | None = None,
+    checkpoint: str = "best",
+    out: Path | None = None,
+    say: Say = silent,
+) -> dict[str, Any]:
+    """Make each run's report.json and report.html, and for several runs one page side by side.
+
+    Raises:
+        UsageError: no run named, or not a run.
+        Exists: the page for several runs is there and was not made by this command.
+    """
+    if not runs:
+        raise UsageError("report needs at least one run: sparring report runs/NAME. List runs with: sparring runs")
+    folders = [RunFolder.open(path) for path in runs]
+    made = [pages.make(folder, examples=examples, checkpoint=checkpoint, say=say) for folder in folders]
+    if len(folders) == 1 and out is None:
+        return {"report": str(made[0])}
+    target = out or Path("report.html")
+    if target.exists() and b"<title>Sparring report: " not in target.read_bytes():
+        raise Exists(f"{target} exists and is not a report; choose another --out")
+    write(target, pages.page(folders).encode())
+    return {"report": str(target.resolve())}

@@ -1,0 +1,250 @@
+"""A run's folder: made once, never overwritten, locked while a process writes it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from sparring.agents.checkpoint import to_json, write
+from sparring.cluster.config import run_config
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.errors import Exists, UsageError
+from sparring.cluster.runs.checkpoints import Checkpoints
+from sparring.cluster.terminal import relative
+
+HEARTBEAT = 10.0  # seconds between signs of life in run.lock
+STALE = 60.0  # seconds without one after which a lock of another host is taken over
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder ``runs/NAME`` and what is in it."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        """The path as a person types it here: relative when below the working directory."""
+        return relative(self.path)
+
+    @classmethod
+    def create(cls, runs_dir: Path, name: str | None, config: RunConfig) -> RunFolder:
+        """A new folder with config.yaml; without a name the next free ``<recipe>-<number>``, or ``<method>-<data>-<number>``.
+
+        Raises:
+            Exists: a run of this name is there.
+            UsageError: the name cannot be a folder's.
+        """
+        if name is not None and not NAME.fullmatch(name):
+            raise UsageError(
+                f"--name {name!r} is not allowed; use letters, digits, '.', '_' and '-', starting with one of the first two"
+            )
+        refuse_lost(runs_dir)
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        path = runs_dir / name if name else _next(runs_dir, config.label)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            if name is None:  # another process took the number at the same moment
+                return cls.create(runs_dir, None, config)
+            raise Exists(
+                f"run {path} exists and is never overwritten. Choose another --name, add --resume-if-exists to continue it, "
+                f"or run: sparring resume {path}"
+            ) from None
+        write(path / "config.yaml", run_config.dump(config).encode())
+        return cls(path.resolve())
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run, by its folder or by its name in ``runs/``.
+
+        Raises:
+            UsageError: not a run's folder.
+        """
+        if not (path / "config.yaml").is_file():
+            if (Path("runs") / path / "config.yaml").is_file():
+                return cls((Path("runs") / path).resolve())
+            near = sorted(p.parent.name for p in path.parent.glob("*/config.yaml"))
+            known = f"; runs in {path.parent}: {', '.join(near)}" if near else ""
+            raise UsageError(f"{path} is not a run (it has no config.yaml){known}. List runs with: sparring runs")
+        return cls(path.resolve())
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return run_config.load(self.path / "config.yaml")
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Its checkpoints."""
+        return Checkpoints(self.path / "checkpoints")
+
+    def write_env(self, facts: dict[str, Any]) -> None:
+        """env.json: versions, hardware, placement; the command that began the run, and those that went on with it."""
+        path = self.path / "env.json"
+        if path.exists():
+            before = json.loads(path.read_text())
+            later = before.get("continued_by", [])
+            if facts["command"] not in (before["command"], *later):
+                later = [*later, facts["command"]]
+            facts = {**facts, "command": before["command"], "continued_by": later}
+        write(path, to_json(facts))
+
+    @property
+    def total_steps(self) -> int | None:
+        """Length of the run; None before it has begun."""
+        path = self.path / "env.json"
+        agents = json.loads(path.read_text())["agents"] if path.exists() else {}
+        return next((int(a["total_steps"]) for a in agents.values()), None)
+
+    def changed_versions(self, facts: dict[str, Any]) -> list[str]:
+        """What has changed since env.json was written and ends the promise of identical bytes."""
+        path = self.path / "env.json"
+        before = json.loads(path.read_text()) if path.exists() else facts
+        lines = [
+            f"{name}: {before['versions'].get(name)} -> {version}: bytes may differ from an undisturbed run"
+            for name, version in facts["versions"].items()
+            if before["versions"].get(name) != version
+        ]
+        if before["processor"] != facts["processor"]:
+            lines.append(f"processor: {before['processor']} -> {facts['processor']}: bytes may differ")
+        return lines
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl: one per agent and step. A last line that a crash cut off is left out."""
+        return self.lines("metrics.jsonl")
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl, validation.jsonl (one per agent and checkpoint) or alarms.jsonl."""
+        path = self.path / name
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def rewind_metrics(self, t: int) -> None:
+        """Forget what step ``t`` and later left: those steps are about to run again."""
+        for name, last in (("metrics.jsonl", t - 1), ("validation.jsonl", t), ("alarms.jsonl", t)):
+            kept = [line for line in self.lines(name) if line["t"] <= last]
+            write(self.path / name, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold run.lock; a lock whose holder is dead is taken over.
+
+        Raises:
+            Exists: another live process holds it; names host and pid.
+        """
+        path = self.path / "run.lock"
+        with _acquire(path) as file:
+            stop = threading.Event()
+
+            def beat() -> None:
+                while not stop.wait(HEARTBEAT):
+                    os.utime(file.fileno())
+
+            thread = threading.Thread(target=beat, daemon=True)
+            before = signal.pthread_sigmask(
+                signal.SIG_BLOCK, {signal.SIGTERM}
+            )  # it is for the main thread, which may hold it back
+            thread.start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            try:
+                yield
+            finally:
+                stop.set()
+                thread.join()
+                path.unlink(missing_ok=True)  # while it is still held
+
+
+def is_running(run: Path) -> bool:
+    """Whether a live process holds the run's lock."""
+    try:
+        with (run / "run.lock").open() as file:
+            return not _held(file)
+    except FileNotFoundError:
+        return False
+
+
+def _next(runs_dir: Path, recipe: str) -> Path:
+    pattern = re.compile(re.escape(recipe) + r"-(\d+)")
+    numbers = [int(m[1]) for p in runs_dir.iterdir() if (m := pattern.fullmatch(p.name))]
+    return runs_dir / f"{recipe}-{max(numbers, default=0) + 1}"
+
+
+def refuse_lost(runs_dir: Path) -> None:
+    """Refuse a folder that does not outlive a submitted job.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if SUBMITTED in os.environ and not runs_dir.is_absolute():
+        raise UsageError(
+            f"--runs-dir {runs_dir} is relative: under 'ray job submit' it lies in the job's folder, which Ray erases. Give an "
+            "absolute path that every node sees"
+        )
+
+
+def _acquire(path: Path) -> TextIO:
+    """The lock file, locked by the kernel until it is closed or this process dies.
+
+    Between hosts whose file system does not carry such locks, the holder's signs of life count.
+    """
+    attempts = 5  # somebody who lists the runs holds a lock for a moment
+    while True:
+        file = path.open("a+")
+        if not _held(file):
+            file.close()
+            attempts -= 1
+            if attempts == 0:
+                _refuse(path)
+            time.sleep(0.05)
+            continue
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()  # its holder removed it between our opening and locking it
+    file.seek(0)
+    holder = _holder(file.read())
+    age = time.time() - os.fstat(file.fileno()).st_mtime
+    if holder.get("host", socket.gethostname()) != socket.gethostname() and age < STALE:
+        file.close()
+        _refuse(path)
+    file.truncate(0)
+    file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+    file.flush()
+    return file
+
+
+def _held(file: TextIO) -> bool:
+    """Try to lock an open file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _refuse(path: Path) -> NoReturn:
+    holder = _holder(path.read_text()) if path.exists() else {}
+    age = time.time() - path.stat().st_mtime if path.exists() else 0
+    raise Exists(
+        f"run {path.parent} is locked by process {holder.get('pid')} on {holder.get('host')} "
+        f"(last sign of life {age:.0f} s ago). Wait for it, or stop it first"
+    )
+
+
+def _holder(text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        return {}

@@ -1,0 +1,141 @@
+"""What there is: runs, methods, the state of a run's checkpoints."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sparring.cluster import terminal
+from sparring.cluster.errors import BrokenCheckpoint, UsageError
+from sparring.cluster.runs.checkpoints import Checkpoints
+from sparring.cluster.runs.folder import is_running
+from sparring.cluster.terminal import relative
+
+METHODS = terminal.HOME / "trainers" / "methods"
+
+
+def runs(runs_dir: Path) -> list[dict[str, Any]]:
+    """Every run in a folder: name, method, last committed step, best held-out accuracy per agent, locked or not."""
+    found = []
+    for config in sorted(runs_dir.glob("*/config.yaml")):
+        path = config.parent
+        checkpoints = Checkpoints(path / "checkpoints")
+        steps = checkpoints.committed()
+        try:
+            best = checkpoints.manifest(steps[-1])["best"] if steps else {}
+        except BrokenCheckpoint:
+            best = {}  # the other runs are still worth listing; fsck says what is wrong with this one
+        found.append(
+            {
+                "run": str(path),
+                "method": yaml.safe_load(config.read_text())["method"]["name"],
+                "step": steps[-1] if steps else None,
+                "best": {agent: entry["value"] for agent, entry in best.items()},
+                "metric": next((entry["metric"] for entry in best.values()), "robust"),
+                "running": is_running(path),
+            }
+        )
+    return found
+
+
+def show_runs(result: dict[str, Any]) -> None:
+    """As a table."""
+    if not result["runs"]:
+        print(f"no runs here; make one with: {terminal.command()} demo")
+        return
+    rows = [
+        [
+            r["run"],
+            Path(r["method"]).stem,
+            "-" if r["step"] is None else str(r["step"]),
+            ", ".join(f"{a} {terminal.percent(v)} {r['metric']}" for a, v in r["best"].items()) or "-",
+            "running" if r["running"] else "",
+        ]
+        for r in result["runs"]
+    ]
+    terminal.table(["run", "method", "saved step", "best held-out accuracy", ""], rows)
+
+
+def methods() -> dict[str, str]:
+    """Name -> first line of the file's docstring, read without importing it."""
+    files = [f for f in sorted(METHODS.glob("*.py")) if f.stem not in ("__init__", "base")]
+    return {f.stem: (ast.get_docstring(ast.parse(f.read_text())) or "").partition("\n")[0] for f in files}
+
+
+def show_methods(result: dict[str, Any]) -> None:
+    """One line per method."""
+    for name, line in result["methods"].items():
+        print(f"{name:10} {line}")
+
+
+def fsck(run: Path) -> dict[str, Any]:
+    """Committed steps of a run and every missing or altered file.
+
+    Raises:
+        UsageError: not a run.
+    """
+    if not (run / "config.yaml").is_file():
+        raise UsageError(f"{run} is not a run (it has no config.yaml). List runs with: sparring runs")
+    checkpoints = Checkpoints(run / "checkpoints")
+    steps = checkpoints.committed()
+    problems = {t: checkpoints.problems(t) for t in steps}
+    whole = [t for t in steps if not problems[t]]
+    return {
+        "run": str(run),
+        "steps": steps,
+        "problems": [p for wrong in problems.values() for p in wrong],
+        "newest_whole": whole[-1] if whole else None,
+    }
+
+
+def show_fsck(report: dict[str, Any]) -> None:
+    """What was found and what to do."""
+    for problem in report["problems"]:
+        print(problem)
+    steps = ", ".join(map(str, report["steps"])) or "none"
+    if not report["problems"]:
+        print(f"{report['run']}: committed steps {steps}; all whole")
+    elif report["newest_whole"] is not None:
+        print(
+            f"the newest whole checkpoint is step {report['newest_whole']}; go on from it with: {terminal.command()} resume {report['run']}"
+        )
+    else:
+        print("no checkpoint is whole")
+
+
+def show_finished(result: dict[str, Any]) -> None:
+    """Held-out accuracy per agent and the next command."""
+    rows = [[a, terminal.percent(v["clean"]), terminal.percent(v["robust"])] for a, v in result["agents"].items()]
+    terminal.table(["on images held out of training", "clean", "robust"], rows)
+    run = relative(result["run"])
+    print("\nat the last checkpoint; 'evaluate' and the report take the best one and the test images")
+    page = f"\nreport: {relative(result['report'])}" if result.get("report") else ""
+    print(f"\nrun folder: {run}{page}\nnext: {terminal.command()} evaluate {run}")
+
+
+def about(config: Any) -> dict[str, Any]:
+    """What stands beside a recipe: the recipes of the teachers it needs, and published results."""
+    from sparring.cluster.config import recipes
+
+    return {"needs": recipes.needs(config), "published": list(recipes.results(config.recipe))}
+
+
+def comments(about: dict[str, Any]) -> str:
+    """The same as lines of YAML comments."""
+    lines = [f"# needs {role}: {name}" for role, name in about["needs"].items()]
+    lines += [f"# published: {text}" for text in about["published"]]
+    return "".join(line + "\n" for line in lines)
+
+
+def show_recipes(result: dict[str, Any]) -> None:
+    """Name, network and length of each."""
+    from sparring.cluster.config.recipes import recipe
+
+    configs = {name: recipe(name) for name in result["recipes"]}
+    width = max(map(len, configs))
+    for name, c in configs.items():
+        threats = ", ".join(map(str, c.threats))
+        print(f"{name:{width}}  {c.network}, {c.epochs} epochs, {threats}")

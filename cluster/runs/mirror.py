@@ -1,0 +1,164 @@
+"""A copy of a run elsewhere, for machines whose disk goes with them: any place that ``pyarrow.fs`` knows (file, s3, gs, hdfs).
+
+    commit of step t --push--> URI/NAME/{config.yaml, env.json, *.jsonl, checkpoints/step-t/..., COMMITTED last}
+    train --resume-if-exists on another machine --pull--> the newest committed step --> continues as resume does
+
+Tried with local folders only; other file systems are pyarrow's.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from pyarrow import ArrowInvalid, fs
+
+from sparring.cluster.config import run_config
+from sparring.cluster.errors import BrokenCheckpoint, Exists, UsageError
+from sparring.cluster.runs.folder import RunFolder
+
+RECORDS = ("config.yaml", "env.json", "metrics.jsonl", "validation.jsonl", "alarms.jsonl", "log.txt")
+COMMITTED = "COMMITTED"
+
+
+def begin(uri: str | None, folder: RunFolder) -> None:
+    """Refuse to copy a new run over another one's copy; the new run's empty folder goes.
+
+    Raises:
+        Exists: there is one of this name.
+    """
+    if uri is not None:
+        try:
+            Mirror(uri, folder.path.name).refuse_another(None)
+        except Exists:
+            shutil.rmtree(folder.path)
+            raise
+
+
+def found(uri: str | None, run: Path) -> bool:
+    """Whether a run to go on with is here, brought from the mirror where only that has it.
+
+    Raises:
+        Exists: the mirror holds another run of this name, or is ahead of this one.
+    """
+    if uri is not None and not run.exists():
+        run.parent.mkdir(parents=True, exist_ok=True)
+        Mirror(uri, run.name).pull(run)
+    if not (run / "config.yaml").exists():
+        return False
+    if uri is not None:
+        Mirror(uri, run.name).refuse_another(RunFolder.open(run))
+    return True
+
+
+class Mirror:
+    """The folder ``URI/NAME``.
+
+    Args:
+        uri: where mirrors live: ``s3://bucket/runs``, ``file:///mnt/runs``.
+        name: the run's.
+
+    Raises:
+        UsageError: no file system of that kind.
+    """
+
+    def __init__(self, uri: str, name: str) -> None:
+        try:
+            self._there, base = fs.FileSystem.from_uri(uri)
+        except (ArrowInvalid, OSError) as error:
+            raise UsageError(
+                f"--mirror {uri!r} is not a place to copy to: {error}. Expected a URI, such as s3://bucket/runs or file:///mnt/runs"
+            ) from error
+        self._base, self._here = f"{base.rstrip('/')}/{name}", fs.LocalFileSystem()
+
+    def refuse_another(self, folder: RunFolder | None) -> None:
+        """Never overwrite a copy that is not this run's, or that is ahead of it.
+
+        Args:
+            folder: the run that will be copied; None for a new one.
+
+        Raises:
+            Exists: says how to go on from the copy.
+        """
+        steps = self._steps()
+        if not steps:
+            return
+        again = "choose another --name, or go on from it: repeat the command with --resume-if-exists"
+        if folder is None:
+            raise Exists(f"the mirror {self._base} holds a run already, until {steps[-1]}; {again}")
+        here = folder.checkpoints.committed()
+        with self._there.open_input_stream(f"{self._base}/config.yaml") as file:
+            copied = yaml.safe_load(file.read())
+        if run_config.RunConfig.from_dict(copied).sha256 != folder.config.sha256:
+            raise Exists(f"the mirror {self._base} holds a run with other settings; choose another --name or --mirror")
+        if not here or folder.checkpoints.path(here[-1]).name < steps[-1]:
+            raise Exists(
+                f"the mirror {self._base} is ahead of {folder}: it has {steps[-1]}. Move {folder} away, and repeat the command "
+                "with --resume-if-exists to go on from the mirror"
+            )
+
+    def push(self, folder: RunFolder, say: Callable[[str], None]) -> None:
+        """Copy the records and every committed checkpoint that is not there yet; steps that the run dropped go.
+
+        Args:
+            say: told when the place cannot be written: training goes on, and the next checkpoint tries again.
+        """
+        try:
+            self._push(folder)
+        except OSError as error:
+            say(f"the mirror {self._base} could not be written ({error}); once more at the next checkpoint")
+
+    def _push(self, folder: RunFolder) -> None:
+        there = set(self._steps())
+        steps = [folder.checkpoints.path(t) for t in folder.checkpoints.committed()]
+        for step in [s for s in steps if s.name not in there]:
+            files = sorted(p for p in step.rglob("*") if p.is_file() and p.name != COMMITTED)
+            for path in [*files, *(folder.path / name for name in RECORDS), step / COMMITTED]:
+                if path.exists():
+                    to = f"{self._base}/{path.relative_to(folder.path)}"
+                    self._there.create_dir(to.rpartition("/")[0])
+                    self._copy(str(path), self._here, f"{to}.part", self._there)
+                    self._there.move(f"{to}.part", to)
+        kept = {step.name for step in steps}
+        for old in there:
+            if old not in kept:
+                self._there.delete_file(f"{self._base}/checkpoints/{old}/{COMMITTED}")
+                self._there.delete_dir(f"{self._base}/checkpoints/{old}")
+
+    def pull(self, run: Path) -> bool:
+        """Bring the run here, with all its committed steps; False when nothing was committed there.
+
+        Raises:
+            BrokenCheckpoint: the copy cannot be read.
+        """
+        steps = self._steps()
+        if not steps:
+            return False
+        selector = fs.FileSelector(self._base, recursive=True)
+        wanted = tuple(f"{self._base}/checkpoints/{s}/" for s in steps)
+        working = run.with_name(f".{run.name}.pull")
+        try:
+            for info in self._there.get_file_info(selector):
+                inside = info.path.removeprefix(f"{self._base}/")
+                if (
+                    info.is_file
+                    and (info.path.startswith(wanted) or "/" not in inside)
+                    and not inside.endswith(".part")
+                ):
+                    (working / inside).parent.mkdir(parents=True, exist_ok=True)
+                    self._copy(info.path, self._there, str(working / inside), self._here)
+        except OSError as error:
+            raise BrokenCheckpoint(f"the mirror {self._base} cannot be read: {error}") from error
+        working.rename(run)
+        return True
+
+    def _steps(self) -> list[str]:
+        """Names of the committed steps there."""
+        selector = fs.FileSelector(f"{self._base}/checkpoints", recursive=True, allow_not_found=True)
+        found = (i.path.removeprefix(f"{self._base}/checkpoints/") for i in self._there.get_file_info(selector))
+        return sorted(path.partition("/")[0] for path in found if path.endswith(f"/{COMMITTED}"))
+
+    def _copy(self, source: str, here: fs.FileSystem, target: str, there: fs.FileSystem) -> None:
+        fs.copy_files(source, target, source_filesystem=here, destination_filesystem=there)

@@ -1,0 +1,207 @@
+"""``sparring tune``: many runs of one recipe that differ in a few settings, driven by Ray Tune.
+
+    spaces --sampler--> settings of trial i --Tune starts it, one placement group each--> an ordinary run in trials/00i
+    every checkpoint of a trial --objective--> scheduler (ASHA, PBT) --> goes on, is stopped, or takes over from a better one
+
+A trial is a run folder, so it continues after any interruption from its own last checkpoint; one that ended has a
+``result.json`` and is never run again: a resumed search hears its reports anew.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sparring.agents.checkpoint import to_json, write
+from sparring.cluster.config import run_config
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.config.values import differences
+from sparring.cluster.errors import Exists, Infrastructure, Interrupted, SparringError, UsageError
+from sparring.cluster.machines import placement, session
+from sparring.cluster.machines.fitting import Bundle, Node
+from sparring.cluster.models.initial import resolved
+from sparring.cluster.runs.folder import NAME, RunFolder, refuse_lost
+from sparring.cluster.search import objective, samplers
+from sparring.cluster.search import report as search_report
+from sparring.cluster.search.results import results_of
+from sparring.cluster.search.settings import Search
+from sparring.cluster.team import assemble
+from sparring.cluster.terminal import relative
+from sparring.cluster.training import launch
+from sparring.trainers.search import Uniform
+
+HEAD = Bundle("a trial", 0.01)  # its own process, which only waits; a share of nothing would shift the agents' bundles
+
+
+def tune(
+    search: Search,
+    *,
+    runs_dir: Path = Path("runs"),
+    name: str | None = None,
+    resume: bool = False,
+    time_budget: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Run a search, or go on with one; its folder, with ``best/``, ``best.yaml`` and ``search.parquet``.
+
+    Raises:
+        UsageError: settings that cannot be searched, or a search of this name with others.
+        Exists: a folder of this name, and ``resume`` was not asked for.
+        NoResources: not enough for one trial.
+        Interrupted: stopped; every finished trial is kept.
+        Infrastructure: some trials could not be carried out; they can go on.
+    """
+    search = replace(search, config=resolved(search.config))
+    check(search)
+    folder = _folder(search, runs_dir, name, resume=resume)
+    drawn = samplers.draw(search, folder)
+    length = assemble.specs(search.config, quiet=False)[0].length()
+    if session.brings_its_own(search.config.address):
+        _bundles(search.config, [placement.this_machine()])
+    with RunFolder(folder).locked(), session.connected(search.config.address):
+        wanted = _bundles(search.config, placement.nodes_alive())
+        if search.config.placement.wait:
+            placement.release(placement.reserve(wanted, search.config.placement))  # Tune would wait for ever
+        from sparring.cluster.search.tuning import fit
+
+        begun = time.monotonic()
+        finished, error = fit(search, folder, drawn, wanted, length=length, time_budget=time_budget, say=say)
+    results = conclude(folder, search, finished=finished)
+    if not finished:
+        wanted_trials = search.trials if drawn is None else len(drawn)
+        ended = f"{sum(r['status'] != 'open' for r in results)} of {wanted_trials} trials ended"
+        more = f"continue with the same command and --name {folder.name} --resume"
+        if error:
+            raise Infrastructure(f"trials could not be carried out: {error}; {ended}; {more}")
+        in_time = time_budget is None or time.monotonic() - begun < time_budget
+        if in_time or not any(r["reports"] for r in results):
+            raise Interrupted(f"stopped with {ended}; {more}")
+        say(f"the time budget of {time_budget:g} s is used up with {ended}; {more}")
+    return folder
+
+
+def check(search: Search) -> None:
+    """Refuse what can be seen to be wrong before a folder or a process is made.
+
+    Raises:
+        UsageError: nothing to search, or a combination that does not work.
+        ValueError: an unknown setting, or a value in a space that is not allowed.
+    """
+    if not search.spaces:
+        raise UsageError("nothing to search: give at least one --search.PATH 'uniform(1, 10)'")
+    for path, space in search.spaces.items():
+        if path.startswith(("network", "data", "agents", "placement")) or path in (
+            "seed",
+            "batch_size",
+            "method.peers",
+            "lanes",
+        ):
+            raise UsageError(
+                f"--search.{path}: trials share data, networks and seed; method.*, attack.* and optim.* can be searched"
+            )
+        for value in samplers.ends(space):
+            search.config.replace({path: value})
+        if search.scheduler == "pbt" and not (isinstance(space, Uniform) and path.startswith(run_config.CHANGEABLE)):
+            raise UsageError(
+                f"--search.{path}: pbt changes values while a run goes on: a uniform or loguniform range of method.*, attack.* or optim.*"
+            )
+    if search.scheduler == "pbt" and search.sampler != "random":
+        raise UsageError("pbt draws its first values at random: --sampler random")
+    if search.config.lanes > 1:
+        raise UsageError(f"lanes = {search.config.lanes}: every agent of a trial is one process; search with --lanes 1")
+    if search.scheduler == "pbt" and search.concurrent is not None:
+        raise UsageError(
+            "--concurrent: with pbt all trials wait for each other; those that find no resources take turns by themselves"
+        )
+    if search.trials < 1 or (search.scheduler == "pbt" and search.trials < 4):
+        raise UsageError(f"trials = {search.trials} is too few; at least {4 if search.scheduler == 'pbt' else 1}")
+    objective.check(search.objective, search.config)
+    launch.check(search.config)
+
+
+def _folder(search: Search, runs_dir: Path, name: str | None, *, resume: bool) -> Path:
+    label = f"{search.config.label}-search"
+    refuse_lost(runs_dir)
+    if name is None:
+        if resume:
+            raise UsageError("--resume needs --name: which search is to go on?")
+        endings = [p.name.removeprefix(f"{label}-") for p in runs_dir.glob(f"{label}-*")]
+        name = f"{label}-{max([int(e) for e in endings if e.isdigit()], default=0) + 1}"
+    if not NAME.fullmatch(name):
+        raise UsageError(f"--name {name!r} is not allowed; use letters, digits, '.', '_' and '-'")
+    folder = (runs_dir / name).resolve()
+    file, asked = folder / "search.json", json.loads(to_json(search.to_dict()))
+    if folder.exists():
+        if not resume:
+            raise Exists(
+                f"{relative(folder)} exists and is never overwritten; choose another --name, or add --resume to go on with it"
+            )
+        if not file.is_file():
+            raise UsageError(f"{relative(folder)} is not a search (it has no search.json); choose another --name")
+        known = json.loads(file.read_text())
+        differing = differences(known, asked)
+        if differing:
+            raise UsageError(f"{relative(folder)} is another search ({'; '.join(differing)}); choose another --name")
+        return folder
+    (folder / "trials").mkdir(parents=True)
+    write(file, to_json(asked))
+    return folder
+
+
+def _bundles(config: RunConfig, nodes: list[Node]) -> list[Bundle]:
+    """Bundles of one trial; on Ray the first one is its own process's.
+
+    Raises:
+        NoResources: not one trial would fit, for which Tune would wait for ever.
+    """
+    wanted, own = placement.on_device(config.device, config.placement, config.agents)
+    if config.team == "ray":
+        return [HEAD, *placement.plan(list(config.method.roles()), wanted, nodes, own=own, beside=[HEAD])]
+    alone = replace(wanted, gpus_per_agent=wanted.gpus_per_agent or 0.0)
+    return placement.plan(["a trial"], alone, nodes)
+
+
+def conclude(folder: Path, search: Search, *, finished: bool) -> list[dict[str, Any]]:
+    """Write what the trials have shown so far: search.parquet, best/, best.yaml, search.html; every trial's result.
+
+    Args:
+        finished: no trial is still to come or to go on.
+
+    Raises:
+        SparringError: every trial failed; the first one's cause and kind.
+    """
+    results = results_of(folder)
+    failed = [r for r in results if r["status"] == "failed"]
+    if finished and failed and len(failed) == len(results):
+        kind = next((k for k in SparringError.__subclasses__() if k.code == failed[0]["code"]), SparringError)
+        raise kind(f"every trial failed; the first one, {failed[0]['trial']}: {failed[0]['cause']}")
+    best = search_report.best_of(results)
+    if best is not None:
+        _copy_best(folder / "trials" / best["trial"], folder / "best")
+        config = RunFolder(folder / "best").config.carried_out_as(None)
+        asked = {k: getattr(search.config, k) for k in ("data", "team", "memo")}
+        keep = replace(config.checkpoint, keep=search.config.checkpoint.keep)
+        write(folder / "best.yaml", run_config.dump(replace(config, checkpoint=keep, **asked)).encode())
+    search_report.write_all(folder, search, results, best)
+    return results
+
+
+def _copy_best(source: Path, target: Path) -> None:
+    """Make ``target`` a copy of the best trial. One that is a copy already stays, and so does what was made of another one."""
+    committed = [str(p.relative_to(source)) for p in source.rglob("COMMITTED")]
+    names = ("config.yaml", "metrics.jsonl", *committed)
+    if all((target / n).is_file() and (target / n).read_bytes() == (source / n).read_bytes() for n in names):
+        return
+    working = target.with_name("best.tmp")
+    shutil.rmtree(working, ignore_errors=True)
+    shutil.copytree(source, working, ignore=shutil.ignore_patterns("*.tmp", "run.lock"))
+    if (target / "evaluation").exists():
+        number = next(i for i in range(1, 10**6) if not target.with_name(f"best-before-{i}").exists())
+        target.rename(target.with_name(f"best-before-{number}"))
+    shutil.rmtree(target, ignore_errors=True)
+    working.rename(target)

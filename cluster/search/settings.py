@@ -1,0 +1,62 @@
+"""What is searched, and what every trial is told."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from sparring.agents.checkpoint import to_json
+from sparring.cluster.config import run_config
+from sparring.cluster.config.run_config import RunConfig
+from sparring.trainers.search import Space
+
+Scheduler = Literal["asha", "pbt", "fifo"]
+KEPT = 3  # checkpoints at least where trials take over from each other: they are at most two apart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What is searched, and how."""
+
+    config: RunConfig  # of every trial, but for the searched settings
+    spaces: Mapping[str, Space]
+    trials: int = 16
+    scheduler: Scheduler = "asha"
+    sampler: Literal["random", "tpe", "grid"] = "random"
+    objective: str = "w-robust"
+    share_teachers: bool = True
+    concurrent: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What makes a search this one: plain values."""
+        values = {k: getattr(self, k) for k in ("trials", "scheduler", "sampler", "objective")}
+        config = json.loads(to_json(self.config.carried_out_as(None).to_dict()))
+        for name in run_config.OPERATIONAL:
+            config.pop(name)
+        return {**values, "spaces": {k: str(v) for k, v in sorted(self.spaces.items())}, "config": config}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What every trial is told."""
+
+    folder: str  # of the search
+    config: RunConfig
+    objective: str
+    command: list[str]
+    pbt: bool = False
+
+
+def plan_of(search: Search, folder: Path) -> Plan:
+    """What every trial is told."""
+    keep = max(search.config.checkpoint.keep, KEPT if search.scheduler == "pbt" else 0)
+    config = replace(search.config, checkpoint=replace(search.config.checkpoint, keep=keep))
+    if any(path.startswith("attack") for path in search.spaces) and config.checkpoint.threat is None:
+        config = replace(config, checkpoint=replace(config.checkpoint, threat=str(config.threats[0])))
+    if search.share_teachers:
+        config = replace(config, memo=str(folder / "teachers"))
+    return Plan(str(folder), config, search.objective, sys.argv, pbt=search.scheduler == "pbt")

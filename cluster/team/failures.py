@@ -1,0 +1,94 @@
+"""What counts as infrastructure, and which agents died.
+
+A failure is read from the causes of all references of its step, never from pings: while one agent hangs, healthy ones
+that wait for its result do not answer either. The first error seen may be a survivor's ``WrongStep``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    GetTimeoutError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayError,
+    RaySystemError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
+
+from sparring.agents.lanes import LaneBroken
+from sparring.cluster.team.team import Failure
+
+LOST = (
+    ActorDiedError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RaySystemError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and everything behind it."""
+    seen: set[int] = set()
+    queue: list[Any] = [error]
+    while queue:
+        e = queue.pop()
+        if isinstance(e, BaseException) and id(e) not in seen:
+            seen.add(id(e))
+            yield e
+            queue += [getattr(e, "cause", None), e.__cause__, *e.args]  # a failed constructor is found in args only
+
+
+def classify(error: BaseException, refs: Sequence[Any], actors: Mapping[str, str]) -> Failure | None:
+    """The infrastructure failure behind ``error``, or None when it is the program's own.
+
+    Args:
+        error: what collecting a step raised.
+        refs: every reference of the steps under way; finished ones are searched for the real cause.
+        actors: Ray's actor id -> role.
+    """
+    if isinstance(error, GetTimeoutError):
+        return Failure("a call did not end in time", None)
+    found = [e for e in _errors(error, refs) if isinstance(e, (*LOST, LaneBroken))]
+    if not found:
+        return None
+    dead = {actors[e.actor_id] for e in found if isinstance(e, ActorDiedError) and e.actor_id in actors}
+    certain = dead and all(isinstance(e, ActorDiedError) for e in found)
+    reason = ", ".join(sorted({type(e).__name__ for e in found}))
+    return Failure(f"{reason} ({', '.join(sorted(dead))})" if certain else reason, frozenset(dead) if certain else None)
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """The exception that an agent raised, without Ray's wrapper."""
+    own = [e for e in causes(error) if not isinstance(e, RayError)]
+    return own[-1] if own else error
+
+
+def _errors(error: BaseException, refs: Sequence[Any]) -> Iterator[BaseException]:
+    yield from causes(error)
+    if refs:
+        done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0, fetch_local=False)
+        for ref in done:
+            try:
+                ray.get(ref, timeout=1)
+            except Exception as other:  # every kind of failure is evidence here; none is hidden: the caller re-raises
+                yield from causes(other)

@@ -1,0 +1,238 @@
+"""The team on Ray: one actor per agent, one bundle per actor; only references pass through the driver.
+
+    driver                     agent 0 (actor)               agent 1 (actor)
+    craft.remote(t)   ------>  attack, publish x_0
+    craft.remote(t)   ------------------------------------>  attack, publish x_1
+    answer.remote(t, ref x_1)  waits for x_1 itself          answer.remote(t, ref x_0)
+    learn.remote(t, refs)      waits for its arguments       learn.remote(t, refs)
+
+With lanes there is one actor per agent and lane, and the same calls are submitted to every lane before any result is waited
+for; lanes of one agent meet only inside ``learn``, in a group of their own.
+
+A synchronous actor runs its calls in the order of submission, and the order in which a method makes its calls never
+lets a call wait for a later one; so nothing can deadlock, however many steps are in flight.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from sparring.agents.actors import AgentActor
+from sparring.agents.lanes import LaneBroken, Meeting
+from sparring.agents.spec import AgentSpec, Facts
+from sparring.cluster.errors import Infrastructure, of_agent
+from sparring.cluster.machines import hosts
+from sparring.cluster.machines.fitting import Bundle
+from sparring.cluster.team import failures
+from sparring.cluster.team.ray_handle import Lane, RayHandle, joined
+from sparring.cluster.team.team import Failure, Kind, Pending
+from sparring.trainers import user
+from sparring.trainers.config import Attack
+from sparring.trainers.methods.base import Method
+
+LANE_TIMEOUT = 60.0  # seconds, at most, that a lane waits for the others
+START_TIMEOUT = 180.0  # seconds; an actor imports torch and loads data: 2 s alone, 15 s on a loaded machine
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a team's actors run."""
+
+    group: PlacementGroup
+    bundles: Sequence[Bundle]  # those of the agents
+    runtime_env: dict[str, Any]  # what our packages need there
+    replacement: float = 600.0  # seconds to wait for a node that takes over from a lost one
+    folder: Path | None = None  # the run's, which every node must see
+    borrowed: bool = False  # the group is somebody else's, who keeps its first bundle and removes it
+
+
+def _on(bundle: Bundle, spec: AgentSpec) -> AgentSpec:
+    """An agent without a GPU of its own computes on the CPU, although Ray lets it see the node's GPUs."""
+    return spec if bundle.gpus else replace(spec, device="cpu")
+
+
+class RayTeam:
+    """Actors in the bundles of one placement group: lane r of the agent of index i, of R lanes, in bundle i * R + r.
+
+    Args:
+        specs: one per agent.
+        site: where they run.
+        lanes: replicas of each.
+        call_timeout: seconds that lanes wait for each other, at most.
+
+    Raises:
+        Infrastructure: an agent could not be started.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[AgentSpec],
+        site: Site,
+        *,
+        lanes: int = 1,
+        call_timeout: float = 600.0,
+    ) -> None:
+        self._specs = {s.me: _on(b, s) for s, b in zip(specs, site.bundles[::lanes], strict=True)}
+        self._site, self._group = site, site.group
+        self._learners = {role for role, r in specs[0].make_method().roles().items() if r.learns}
+        self._refs: list[Any] = []
+        self._lanes = [Lane() for _ in range(lanes)]
+        self._meeting: Meeting | None = None
+        if lanes > 1:
+            self._meeting = Meeting(ray.util.get_node_ip_address(), timeout=min(LANE_TIMEOUT, call_timeout))
+        self._facts: dict[str, Facts] = {}
+        try:
+            self._prepare_nodes()
+            self._spawn(list(self._specs))
+        except RayError as error:
+            self.close()
+            cause = failures.unwrap(error)
+            if cause is error or isinstance(cause, LaneBroken):
+                raise Infrastructure(f"the agents could not be started: {cause}") from error
+            raise of_agent(cause, None) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def __getitem__(self, role: str) -> RayHandle:
+        return self._lanes[0][role]
+
+    def describe(self) -> dict[str, Facts]:
+        return dict(self._facts)
+
+    def submit(self, method: Method, t: int) -> Pending:
+        self._refs = []
+        results: dict[str, Any] = {}
+        for lane in self._lanes:
+            for handle in lane.values():
+                handle.metrics = None
+            method.step(lane, t)
+            for role, h in lane.items():
+                results.setdefault(role, []).append(h.metrics or self._note(h.actor.report.remote(t)))
+        return Pending("step", t, results, self._refs)
+
+    def save(self, t: int, folder: Path) -> Pending:
+        return self._asked("save", t, [(r, h.actor.save.remote(t, str(folder / r))) for r, h in self._each()])
+
+    def written(self, t: int, *, wait: bool) -> Pending:
+        return self._asked("written", t, [(r, h.actor.written.remote(t, wait=wait)) for r, h in self._each()])
+
+    def evaluate(self, t: int, by: Sequence[Attack]) -> Pending:
+        asked = [(r, h.actor.evaluate.remote(t, by)) for r, h in self._lanes[0].items() if r in self._learners]
+        return self._asked("evaluate", t, asked)
+
+    def _each(self) -> list[tuple[str, RayHandle]]:
+        return [(role, handle) for lane in self._lanes for role, handle in lane.items()]
+
+    def _asked(self, kind: Kind, t: int, calls: Sequence[tuple[str, Any]]) -> Pending:
+        results: dict[str, Any] = {}
+        for role, ref in calls:
+            results.setdefault(role, []).append(ref)
+        return Pending(kind, t, results, [ref for _, ref in calls])
+
+    def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]:
+        refs = [ref for lanes in pending.results.values() for ref in lanes]
+        values = dict(zip(refs, ray.get(refs, timeout=timeout), strict=True))
+        return {role: joined(pending.kind, [values[ref] for ref in lanes]) for role, lanes in pending.results.items()}
+
+    def change(self, t: int, specs: Sequence[AgentSpec], *, timeout: float) -> None:
+        made = {s.me: replace(s, device=self._specs[s.me].device) for s in specs}
+        ray.get([h.actor.change.remote(t, made[role]) for role, h in self._each()], timeout=timeout)
+
+    def restore(self, folder: Path, *, timeout: float, lr_factor: float = 1.0) -> None:
+        ray.get([h.actor.load.remote(str(folder / r), lr_factor) for r, h in self._each()], timeout=timeout)
+
+    def diagnose(self, error: Exception, refs: Sequence[Any]) -> Failure | None:
+        failure = failures.classify(error, refs, {h.actor._actor_id.hex(): role for role, h in self._each()})
+        # lanes that survive wait for one that is gone: all are made anew
+        return failure if failure is None or self._meeting is None else replace(failure, dead=None)
+
+    def unwrap(self, error: Exception) -> BaseException:
+        return failures.unwrap(error)
+
+    def leaving(self) -> dict[str, str]:
+        return hosts.leaving(self._group)
+
+    def revive(self, roles: frozenset[str] | None, say: Callable[[str], None]) -> list[str]:
+        """Replace the given agents, all when None, by fresh ones in the same bundles; their names.
+
+        Args:
+            say: told when bundles of a lost node have to wait for another one.
+
+        Raises:
+            Infrastructure: none came in time.
+        """
+        chosen = [role for role in self._specs if roles is None or role in roles]
+        self._kill(chosen, range(len(self._lanes)))
+        deadline = time.monotonic() + self._site.replacement
+        while True:
+            hosts.await_bundles(self._group, deadline, say)
+            try:
+                self._prepare_nodes()
+                self._spawn(chosen)
+                return chosen
+            except RayError:
+                if not hosts.soon_lacking(self._group):
+                    raise  # else a node is gone of which Ray did not know yet
+
+    def close(self) -> None:
+        for i, lane in enumerate(self._lanes):
+            self._kill(list(lane), [i])
+            lane.clear()
+        if not self._site.borrowed:
+            ray.util.remove_placement_group(self._group)
+
+    def _prepare_nodes(self) -> None:
+        shared = next(iter(self._specs.values())).images
+        used = [pair for s in self._specs.values() for pair in [(s.network, s.init), *s.others.values()]]
+        files = {init for _, init in used if init is not None}
+        files |= {n.rpartition(":")[0] for n, _ in used if n is not None and user.is_function(n)}
+        hosts.prepare(
+            hosts.placed(self._group), shared, folder=self._site.folder, files=files, runtime_env=self._site.runtime_env
+        )
+
+    def _spawn(self, roles: Sequence[str]) -> None:
+        count = len(self._lanes)
+        for role in roles:
+            for i, lane in enumerate(self._lanes):
+                index = self._specs[role].index * count + i
+                at = index + self._site.borrowed  # its owner has the first bundle of a borrowed group
+                strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=at)
+                bundle = self._site.bundles[index]
+                actor = AgentActor.options(
+                    num_cpus=bundle.cpus,
+                    num_gpus=bundle.gpus,
+                    scheduling_strategy=strategy,
+                    runtime_env=self._site.runtime_env,
+                ).remote(self._specs[role], count)
+                lane[role] = RayHandle(actor, self._note)
+        for i, lane in enumerate(self._lanes):
+            self._lanes[i] = Lane((role, lane[role]) for role in self._specs if role in lane)
+        chosen = [(f"{role}/{i}" if i else role, lane[role]) for i, lane in enumerate(self._lanes) for role in roles]
+        facts = ray.get([handle.actor.describe.remote() for _, handle in chosen], timeout=START_TIMEOUT)
+        self._facts |= dict(zip((name for name, _ in chosen), facts, strict=True))
+        if self._meeting is not None:
+            place = self._meeting.anew()
+            lanes = list(enumerate(self._lanes))
+            joins = [h.actor.join.remote(place, role, i, count) for i, lane in lanes for role, h in lane.items()]
+            ray.get(joins, timeout=START_TIMEOUT)
+
+    def _kill(self, roles: Sequence[str], lanes: Sequence[int]) -> None:
+        for role in roles:
+            for i in lanes:
+                ray.kill(self._lanes[i][role].actor, no_restart=True)
+        names = [f"{role}/{i}" if i else role for role in roles for i in lanes]
+        hosts.end([self._facts[n] for n in names if n in self._facts])
+
+    def _note(self, ref: Any) -> Any:
+        self._refs.append(ref)
+        return ref

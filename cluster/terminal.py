@@ -1,0 +1,61 @@
+"""How we print: tables, paths and per cents as a person reads them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parent.parent  # the folder that holds trainers/, agents/, cluster/ and serve/
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: the first column to the left, numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for column in shown.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    for row in rows:
+        shown.add_row(*row)
+    shown.columns[0].overflow = "fold"  # a name is never shortened
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 1000
+    with console.capture() as printed:
+        console.print(shown)
+    print("\n".join(line.rstrip() for line in printed.get().rstrip("\n").splitlines()))
+
+
+def command() -> str:
+    """How this user can call the command from here: by name, as the script beside the interpreter, or from the clone."""
+    if shutil.which("sparring"):
+        return "sparring"
+    script = Path(sys.executable).parent / "sparring"
+    if script.is_file():
+        return os.path.relpath(script)
+    return f"{sys.executable} {HOME / 'sparring.py'}"
+
+
+def is_terminal() -> bool:
+    """Whether stderr is a terminal in which things may be redrawn and coloured."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def percent(value: float) -> str:
+    """0.987 -> 98.7 %."""
+    return f"{100 * value:.1f} %"
+
+
+def with_interval(value: float, ci95: Sequence[float]) -> str:
+    """0.71 and its interval -> 71.0 % [66.1, 75.4]."""
+    return f"{percent(value)} [{100 * ci95[0]:.1f}, {100 * ci95[1]:.1f}]"
+
+
+def relative(path: Path | str) -> str:
+    """A path below the working directory without it; any other as it is."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,0 +1,175 @@
+"""What a run tells: a live view or lines for a person, log.txt, and numbers for machines (JSON lines, TensorBoard)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any, TextIO
+
+from sparring.cluster.terminal import is_terminal
+from sparring.cluster.training.job import Job
+from sparring.cluster.training.monitors import Alarm
+from sparring.cluster.training.startup import Startup
+from sparring.trainers.types import Metrics
+
+ESTIMATE_AFTER = 20  # steps; the first ones are slow
+INTERVAL = 2.0  # seconds between progress lines
+UNTRACED = " (its forward cannot be traced or has hooks, and runs as it is, slower)"
+FILES = ("metrics.jsonl", "validation.jsonl", "alarms.jsonl")
+
+
+class Progress:
+    """Records every step and shows where the run is.
+
+    Args:
+        job: the run; log.txt, the JSON lines and tensorboard/ go into its folder. TensorBoard forgets what it had from the
+            step on at which this process starts.
+        total: steps of the run.
+        steps_per_epoch: for the display.
+        startup: marked by the first step, and said.
+    """
+
+    def __init__(self, job: Job, *, total: int, steps_per_epoch: int, startup: Startup | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder, self._total, self._first, self._quiet = job.folder, total, job.first or 0, job.how.quiet
+        self._steps_per_epoch, self._batch_size = steps_per_epoch, job.config.batch_size
+        self._log = (job.folder.path / "log.txt").open("a")
+        self._files: dict[str, TextIO] = {}
+        self._open()
+        self._board = SummaryWriter(str(job.folder.path / "tensorboard"), purge_step=self._first)
+        self._live = None if self._quiet or not is_terminal() else _live_view(total)
+        self._startup = startup
+        self._started = self._said = time.monotonic()
+        self._since: dict[str, list[Mapping[str, float]]] = {}  # per agent, what the next line averages
+
+    def event(self, text: str) -> None:
+        """One line about something that happened."""
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self._log.flush()
+        if self._live is not None:
+            self._live.event(text)
+        elif not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def step(self, t: int, metrics: Mapping[str, Metrics]) -> None:
+        """Record step ``t`` of every agent."""
+        for agent, m in metrics.items():
+            line = {k: v for k, v in asdict(m).items() if k != "spans"}
+            self._write("metrics.jsonl", {"t": t, "agent": agent, **line})
+            for name, value in {**m.values, "exchange_bytes": m.exchange_bytes}.items():
+                self._board.add_scalar(f"{name}/{agent}", value, t)
+        if self._startup is not None:
+            self._startup.mark("first step")
+            self.event(str(self._startup))
+            self._startup = None
+        done, now = t + 1 - self._first, time.monotonic()
+        per_step, left = (now - self._started) / done, self._total - t - 1
+        if done == ESTIMATE_AFTER and left > 0:
+            self._estimate(per_step, left, metrics)
+        eta = duration(per_step * left)
+        if self._live is not None:
+            epoch = f"epoch {t // self._steps_per_epoch + 1}/{-(-self._total // self._steps_per_epoch)}"
+            self._live.step(t, metrics, epoch=epoch, per_second=self._batch_size / per_step, eta=eta)
+            return
+        for agent, m in metrics.items():
+            if m.values:
+                self._since.setdefault(agent, []).append(m.values)
+        if now - self._said >= INTERVAL or left == 0:
+            self._said = now
+            steps = max(map(len, self._since.values()), default=0)
+            self.event(f"step {t + 1:>{len(str(self._total))}}/{self._total}, means of {steps} steps, eta {eta}")
+            for agent, seen in self._since.items():
+                mean = {k: fmean(v[k] for v in seen if k in v) for k in seen[-1]}  # a term may begin in between
+                self.event(f"  {agent}  {_values(mean)}")
+            self._since.clear()
+
+    def checkpoint(self, t: int, validation: Mapping[str, Mapping[str, float]]) -> None:
+        """Record a committed checkpoint."""
+        for agent, accuracies in validation.items():
+            self._write("validation.jsonl", {"t": t, "agent": agent, **accuracies})
+            for name in ("clean", "robust", "own_attack"):
+                self._board.add_scalar(f"held_out_{name}/{agent}", accuracies[name], t)
+        parts = [f"{a} clean {v['clean']:.1%} robust {v['robust']:.1%}" for a, v in validation.items()]
+        self.event(f"checkpoint at step {t}" + (": held out " + ", ".join(parts) if parts else ""))
+
+    def alarm(self, alarm: Alarm) -> None:
+        """Record what a monitor saw."""
+        self._write("alarms.jsonl", asdict(alarm))
+        self._board.add_text(f"monitor/{alarm.agent}", f"{alarm.name}: {alarm.text}", alarm.t)
+        self.event(f"monitor: {alarm.name} of {alarm.agent} at step {alarm.t}: {alarm.text}")
+
+    def hparams(self, config: Mapping[str, Any], results: Mapping[str, float]) -> None:
+        """The configuration and final figures as TensorBoard's HParams page compares them."""
+        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in config.items()}
+        self._board.add_hparams(plain, dict(results), run_name="hparams")
+
+    def rewind(self, t: int) -> None:
+        """Forget the numbers of step ``t`` and later."""
+        for file in self._files.values():
+            file.close()
+        self._folder.rewind_metrics(t)
+        self._open()
+        self._first, self._started = t, time.monotonic()
+
+    def close(self) -> None:
+        """Write out everything."""
+        if self._live is not None:
+            self._live.close()
+        for file in self._files.values():
+            file.close()
+        self._board.close()
+        self._log.close()
+
+    def _open(self) -> None:
+        self._files = {name: (self._folder.path / name).open("a") for name in FILES}
+
+    def _write(self, name: str, line: Mapping[str, Any]) -> None:
+        self._files[name].write(json.dumps(line) + "\n")
+        self._files[name].flush()
+
+    def _estimate(self, per_step: float, left: int, metrics: Mapping[str, Metrics]) -> None:
+        memory = max(m.memory for m in metrics.values()) / 2**30
+        checkpoints = self._folder.checkpoints
+        kept = checkpoints.committed()[-1:]  # never one that is being written: its files come and go
+        saved = sum(f.stat().st_size for t in kept for f in checkpoints.path(t).rglob("*") if f.is_file())
+        self.event(
+            f"estimate: {per_step * 1e3:.0f} ms per step, {duration(per_step * left)} to go; {memory:.2f} GiB per agent; "
+            + (f"{saved / 2**20:.1f} MiB per checkpoint" if kept else "no checkpoint yet")
+        )
+
+
+def _live_view(total: int) -> Any:
+    from rich.console import Console
+
+    from sparring.cluster.training.live import LiveView
+
+    return LiveView(Console(stderr=True), total=total)
+
+
+def _values(values: Mapping[str, float]) -> str:
+    return "  ".join(
+        f"{k} {v:.1%}" if k.endswith("accuracy") else f"{k} {v:.4g}" for k, v in values.items() if k != "lr"
+    )
+
+
+def duration(seconds: float) -> str:
+    """62 -> 1m02s, 5000 -> 1h23m, four million -> 46 days."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours / 24:.0f} days"
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{s:02}s" if minutes else f"{s}s"
+
+
+def facts_table(facts: Mapping[str, Any]) -> list[str]:
+    """agent -> node -> device, one line each."""
+    return [
+        f"{name}: {f.parameters:,} parameters{'' if f.traced else UNTRACED} on {f.host}{f' ({f.node})' if f.node else ''}, "
+        f"{f.device}, process {f.pid}"
+        for name, f in facts.items()
+    ]

@@ -1,0 +1,100 @@
+"""A checkpoint on its way: agents write their files beside the next steps, and nobody waits for a disk.
+
+save(t) ---> copies are taken; "written?" is asked behind the steps that were submitted since
+not yet ---> asked again behind the next ones; waited for only where there are no steps left to do meanwhile
+files and evaluate(t) ---> both are in: committed
+
+Where checkpoints follow each other faster than the steps in flight, or than the disk, each waits for the one before.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.team.team import Pending, Team
+
+LOOK = 2.0  # seconds between looks for nodes that are about to leave
+
+
+@dataclass(slots=True)
+class _Part:
+    """What is known of a checkpoint."""
+
+    t: int
+    working: Path
+    files: dict[str, dict[str, str]] | None = None
+    accuracies: dict[str, dict[str, float]] | None = None
+
+
+class Saver:
+    """Brings one checkpoint at a time from its submission to its commit."""
+
+    def __init__(self, folder: RunFolder, config: RunConfig, team: Team) -> None:
+        self.config, self.team, self.checkpoints = config, team, folder.checkpoints
+        self._part: _Part | None = None
+        self._leaving, self._looked = set[str](), 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is begun and not committed."""
+        return self._part is not None
+
+    def leaving(self) -> list[str]:
+        """Addresses of nodes with agents that have begun to be drained since the last look: what they hold is to be saved now."""
+        if time.monotonic() - self._looked < LOOK:
+            return []
+        self._looked = time.monotonic()
+        leaving = self.team.leaving()
+        new = [address for node, address in sorted(leaving.items()) if node not in self._leaving]
+        self._leaving |= set(leaving)
+        return new
+
+    def begin(self, t: int, *, compare: bool) -> list[Pending]:
+        """Ask for what step ``t - 1`` left behind and, unless it is not to be compared, for its accuracies."""
+        self._part = _Part(t, self.checkpoints.working(t))
+        saved = self.team.save(t, self._part.working / "agents")  # first: files are written during the evaluation
+        compared = self.team.evaluate(t, self.config.evaluation_attacks) if compare else Pending("evaluate", t, {})
+        return [saved, compared]
+
+    def compared(self, result: dict[str, Any]) -> dict[str, dict[str, float]]:
+        """Take in the accuracies of the checkpoint under way: by agent, or agent.network."""
+        assert self._part is not None
+        seen = {f"{role}.{a}" if a else role: v for role, each in result.items() for a, v in each.items()}
+        self._part.accuracies = seen
+        return seen
+
+    def written(self, result: dict[str, Any], *, wait: bool) -> Pending | None:
+        """Take in what agents say of the files of the checkpoint under way, or that they have their copies.
+
+        Args:
+            wait: no step is under way; whoever is asked next may wait for the disk.
+
+        Returns:
+            The next question; None when all is on disk.
+        """
+        assert self._part is not None
+        if not result or None in result.values():
+            return self.team.written(self._part.t, wait=wait)
+        self._part.files = result
+        return None
+
+    def commit(self) -> tuple[int, dict[str, dict[str, float]]] | None:
+        """Commit what is whole: its step and accuracies; None while something is missing."""
+        part = self._part
+        if part is None or part.files is None or part.accuracies is None:
+            return None
+        data = next(iter(self.team.describe().values())).data_sha256
+        origin, metric = {"configuration": self.config.sha256, "data": data}, self.config.method.METRIC
+        self.checkpoints.commit(part.t, part.working, part.files, part.accuracies, origin, metric=metric)
+        self.checkpoints.prune(self.config.checkpoint.keep)
+        self._part = None
+        return part.t, part.accuracies
+
+    def forget(self) -> None:
+        """The agents go back to an earlier step; what was on its way is never committed."""
+        self._part = None

@@ -1,0 +1,87 @@
+"""``sparring serve`` before it starts anything: what it refuses, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import Command
+from tests.helpers import CLONE, small_flags
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(CLONE / "serve" / "demo", tmp_path / "models"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["robust"], "'robust' is not NAME=PATH; for example: sparring serve robust=models/robust"),
+        (["Robust=models/digits-robust"], "model name 'Robust' is not allowed"),
+        (["a=models/none"], "models/none is no published model; expected models/NAME or models/NAME/VERSION"),
+        (["--models-dir=none"], "no published model in none; publish one (sparring publish RUN --as NAME)"),
+        (["--host=0.0.0.0"], "--host 0.0.0.0 can be reached by others and needs a token: openssl rand -hex 32"),
+        (["--token-file=none"], "none must be a file with a token"),
+        (["--predictors=1000"], "1000 predictors need 1000.5 CPU"),
+        (["--predictor=2"], "--predictors"),
+    ],
+)
+def test_what_is_refused(flags: list[str], words: str, models: Path, sparring: Command, ray_session: str) -> None:
+    done = sparring("serve", *flags)
+    assert done.returncode in (2, 6)
+    assert words in re.sub(r"[│\s]+", " ", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_is_no_model(tmp_path: Path, sparring: Command) -> None:
+    assert sparring("train", "at", *small_flags(max_steps=2), "--team=local", "--name=r", "--no-report").returncode == 0
+    done = sparring("serve", "x=runs/r")
+    assert done.returncode == 2
+    assert "runs/r is a run; publish its network first: sparring publish runs/r --as NAME" in done.stderr
+
+
+def test_a_taken_port(models: Path, sparring: Command) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = sparring("serve", f"--port={port}")
+    assert done.returncode == 2
+    assert (
+        f"cannot listen on 127.0.0.1:{port} (Address already in use); choose another: --port {port + 1}" in done.stderr
+    )
+
+
+def test_a_token_in_the_environment_does_not_travel(
+    models: Path, sparring: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What other nodes would not have is not enough for them."""
+    monkeypatch.setenv("SPARRING_TOKEN", "secret")
+    done = sparring("serve", "--host=0.0.0.0", "--yaml=serve.yaml")
+    assert done.returncode == 2
+    assert "needs a token" in done.stderr
+    assert not Path("serve.yaml").exists()
+
+
+def test_what_it_writes_for_serve_deploy(models: Path, sparring: Command) -> None:
+    done = sparring("serve", "robust=models/digits-robust", "--threads=2", "--yaml=serve.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"config": "serve.yaml"}
+    [application] = yaml.safe_load(Path("serve.yaml").read_text())["applications"]
+    assert application["import_path"] == "sparring.serve.app:app"
+    assert application["args"]["models"] == {"robust": str(models / "digits-robust")}
+    assert application["args"]["threads"] == 2
+
+
+def test_help_is_quick_and_names_its_flags(sparring: Command) -> None:
+    done = sparring("serve", "--help")
+    assert done.returncode == 0
+    for flag in ("--demo", "--token-file", "--max-predictors", "--yaml", "--host"):
+        assert flag in done.stdout

@@ -1,0 +1,81 @@
+"""A run as a value: YAML and back, overrides, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparring.cluster.config import run_config
+from sparring.cluster.config.recipes import RECIPES, recipe
+from sparring.trainers.datasets import Prepared
+from tests.helpers import small
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_yaml_round_trip(name: str, tmp_path: Path) -> None:
+    config = recipe(name)
+    (tmp_path / "run.yaml").write_text(run_config.dump(config))
+    assert run_config.load(tmp_path / "run.yaml") == config
+
+
+def test_overrides_by_path() -> None:
+    config = recipe("mat").replace({"attack.eps": "8/255", "peers": 3, "epochs": 2, "optim.milestones": [1, 2]})
+    assert config.attack.eps == 8 / 255
+    assert list(config.method.roles()) == ["peer0", "peer1", "peer2"]
+    assert config.optim.milestones == (1, 2)
+    assert recipe("mat").epochs == 40  # the recipe itself stays
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("atack.eps", 0.1, "atack.eps is not a setting; did you mean 'attack'?"),
+        ("attack.epss", 0.1, "attack.epss is not a setting; did you mean 'eps'?"),
+        ("method.temprature", 2, "method.temprature is not a setting; did you mean 'temperature'?"),
+        ("epochs", "many", "epochs = 'many' is not allowed; expected a whole number"),
+        ("epochs", 1.5, "epochs = 1.5 is not allowed; expected a whole number"),
+        ("attack.eps", "8/x", "attack.eps: '8/x' is not a number; write for example 0.03 or 8/255"),
+        ("attack.eps", True, "attack.eps = True is not allowed; expected a number"),
+        ("attack.eps", 8, "eps = 8 exceeds the pixel range"),
+        ("team", "spark", "team = 'spark' is not allowed; expected one of ray, local"),
+        ("batch_size", 0, "batch_size = 0 must be >= 1"),
+        ("checkpoint.every", 0, "checkpoint.every = 0 must be >= 1"),
+        ("peers", 0, "method.peers = 0 must be >= 1"),
+        ("data.validation", 1.0, "data.validation = 1.0 must lie between 0 and 1"),
+    ],
+)
+def test_refusals_say_what_is_allowed(path: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared below
+        recipe("mat").replace({path: value})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method: !!python/object/apply:os.system [ls]", "is not plain YAML"),
+        ("- a\n- b", "must hold a mapping"),
+        ("epochs: 2", "expected a mapping with a name"),
+        ("method: matt", "Did you mean 'mat'?"),
+        ("method: {name: mat, peeers: 2}", "did you mean 'peers'?"),
+    ],
+)
+def test_bad_files(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared below
+        run_config.load(tmp_path / "run.yaml")
+    assert message in str(caught.value)
+    with pytest.raises(ValueError, match="does not exist"):
+        run_config.load(tmp_path / "missing.yaml")
+
+
+def test_unknown_recipe_suggests() -> None:
+    with pytest.raises(ValueError, match=r"'mat-digit' is unknown\. Did you mean 'mat-digits'\?"):
+        recipe("mat-digit")
+
+
+def test_specs_are_one_per_role_in_order() -> None:
+    specs = small("mat", peers=3).specs(Prepared("cache", "key"))
+    assert [(s.me, s.index) for s in specs] == [("peer0", 0), ("peer1", 1), ("peer2", 2)]
+    assert specs[0].make_method() == small("mat", peers=3).method

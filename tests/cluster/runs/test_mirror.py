@@ -1,0 +1,128 @@
+"""A copy of the run elsewhere: what is committed arrives whole, and another machine goes on from it to the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.cluster.errors import Exists, UsageError
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.runs.mirror import Mirror
+from sparring.cluster.training import launch
+from sparring.cluster.training.controller import Controller
+from sparring.cluster.training.job import Circumstances
+from tests.helpers import bytes_of, small
+
+
+class Gone(Exception):
+    """The machine and its disk."""
+
+
+def test_another_machine_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = launch.train(
+        small("mat", team="local"), runs_dir=tmp_path / "a", name="run", how=Circumstances(quiet=True)
+    )
+    config = small("mat", team="local", mirror=(tmp_path / "mirror").as_uri())
+    real = Controller._collect
+
+    def collect(controller: Controller) -> None:
+        real(controller)
+        if controller.checkpoints.committed()[-1:] == [10]:
+            raise Gone
+
+    monkeypatch.setattr(Controller, "_collect", collect)
+    with pytest.raises(Gone):
+        launch.train(config, runs_dir=tmp_path / "b", name="run", how=Circumstances(quiet=True))
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "b")
+    there = Path(tmp_path / "mirror" / "run" / "checkpoints")
+    assert sorted(p.parent.name for p in there.glob("*/COMMITTED")) == ["step-000005", "step-000010"]
+    (there / "step-000010" / "COMMITTED").rename(there / "step-000010" / "kept")  # as if the copy had been cut off
+    run = launch.train(
+        config, runs_dir=tmp_path / "c", name="run", resume_if_exists=True, how=Circumstances(quiet=True)
+    )
+    assert "continues at step 5 of 20" in (run.path / "log.txt").read_text()
+    assert bytes_of(run.path) == bytes_of(undisturbed.path)
+    kept = {f"step-{t:06d}" for t in RunFolder(run.path).checkpoints.committed()}
+    assert {p.parent.name for p in there.glob("*/COMMITTED")} == kept
+    for step in kept:
+        assert not RunFolder(run.path).checkpoints.problems(int(step[5:]))
+    assert Mirror(config.mirror or "", "run").pull(tmp_path / "d")
+    assert RunFolder(tmp_path / "d").checkpoints.newest_whole() == (20, [])
+
+
+def test_the_copy_has_the_records_of_its_last_step(tmp_path: Path) -> None:
+    """Accuracies of the newest checkpoint are there too, so a run that goes on from it misses none."""
+    config = small("mat", team="local", mirror=(tmp_path / "mirror").as_uri())
+    whole = launch.train(
+        config.replace({"mirror": None}), runs_dir=tmp_path / "a", name="run", how=Circumstances(quiet=True)
+    )
+    half = launch.train(config, runs_dir=tmp_path / "b", name="run", how=Circumstances(quiet=True))
+    (tmp_path / "c").mkdir()
+    Mirror(config.mirror or "", "run").pull(tmp_path / "c" / "run")
+    for run in (half.path, tmp_path / "c" / "run"):
+        assert RunFolder(run).lines("validation.jsonl") == RunFolder(whole.path).lines("validation.jsonl")
+
+
+def test_no_run_overwrites_the_copy_of_another(tmp_path: Path) -> None:
+    config = small("mat", team="local", max_steps=10, mirror=(tmp_path / "mirror").as_uri())
+    launch.train(config, runs_dir=tmp_path / "a", name="run", how=Circumstances(quiet=True))
+    kept = sorted(p.name for p in (tmp_path / "mirror" / "run" / "checkpoints").iterdir())
+    with pytest.raises(Exists, match=r"holds a run already, until step-000010; .*--resume-if-exists"):
+        launch.train(config, runs_dir=tmp_path / "b", name="run", how=Circumstances(quiet=True))
+    assert not (tmp_path / "b" / "run").exists()
+    older = launch.train(
+        config.replace({"mirror": None, "max_steps": 10}),
+        runs_dir=tmp_path / "c",
+        name="run",
+        how=Circumstances(quiet=True),
+    )
+    checkpoints = RunFolder(older.path).checkpoints
+    checkpoints.drop_after(5)
+    with pytest.raises(Exists, match=r"is ahead of .*: it has step-000010\. Move .* away"):
+        launch.train(config, runs_dir=tmp_path / "c", name="run", resume_if_exists=True, how=Circumstances(quiet=True))
+    other = config.replace({"seed": 1})
+    launch.train(other.replace({"mirror": None}), runs_dir=tmp_path / "d", name="run", how=Circumstances(quiet=True))
+    with pytest.raises(Exists, match=r"holds a run with other settings"):
+        launch.train(other, runs_dir=tmp_path / "d", name="run", resume_if_exists=True, how=Circumstances(quiet=True))
+    assert sorted(p.name for p in (tmp_path / "mirror" / "run" / "checkpoints").iterdir()) == kept
+
+
+def test_training_outlives_its_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that fails once: the run says so and copies everything at its next checkpoint."""
+    config = small("mat", team="local", mirror=(tmp_path / "mirror").as_uri())
+    real, failed = Mirror._copy, []
+
+    def copy(mirror: Mirror, *args: Any) -> None:
+        if not failed:
+            failed.append(args)
+            raise OSError("no route to host")
+        real(mirror, *args)
+
+    monkeypatch.setattr(Mirror, "_copy", copy)
+    run = launch.train(config, runs_dir=tmp_path / "a", name="run", how=Circumstances(quiet=True))
+    assert (
+        "could not be written (no route to host); once more at the next checkpoint"
+        in (run.path / "log.txt").read_text()
+    )
+    Mirror(config.mirror or "", "run").pull(tmp_path / "b")
+    assert RunFolder(tmp_path / "b").checkpoints.newest_whole() == (20, [])
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    mirror = Mirror((tmp_path / "mirror").as_uri(), "run")
+    assert not mirror.pull(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_uri_that_means_nothing(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"--mirror 'ftp://x/runs' is not a place to copy to.*Expected a URI, such as s3://"
+    ):
+        launch.train(
+            small("mat", team="local", mirror="ftp://x/runs"), runs_dir=tmp_path, how=Circumstances(quiet=True)
+        )
+    assert not list(tmp_path.iterdir())

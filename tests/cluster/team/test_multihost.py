@@ -1,0 +1,245 @@
+"""Runs across hosts: they end in the bytes of one process, also when a host is lost and another takes over."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
+from tests.helpers import bytes_of, small, small_flags
+from tests.hosts import Hosts, can_make_namespaces, hosts, wait_for
+
+OPTIONS: dict[str, Any] = {"max_steps": 60, "checkpoint__every": 10, "batch_size": 64, "network": "small_cnn:width=8"}
+WAIT = ("--wait=60", "--placement.gpus-per-agent=1")  # workers may still be joining
+SPARRING = (sys.executable, "-m", "sparring.cluster")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("multihost")
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Path) -> Iterator[Hosts]:
+    """A head and two workers, each with two CPUs and two GPUs that nobody computes on."""
+    (folder / "cache").mkdir()
+    with hosts(folder / "cache") as made:
+        made.add(2, gpus=2, labels="zone=a")
+        made.add(2, gpus=2, labels="zone=b")
+        yield made
+
+
+def flags(folder: Path, method: str) -> dict[str, Any]:
+    chosen = {**OPTIONS, "data__cache": str(folder / "cache"), "placement__cpus_per_agent": 1}
+    if method == "mtard":
+        chosen |= {
+            "checkpoint__every": 50,
+            "attack__steps": 15,
+            "batch_size": 128,
+            "max_steps": 160,
+            "network": "small_cnn:width=16",
+        }
+        chosen |= {f"agents.{role}.init": str(folder / "teacher") for role in ("clean_teacher", "robust_teacher")}
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def teacher(folder: Path) -> None:
+    launch.train(small("at", team="local", max_steps=3), runs_dir=folder, name="teacher", how=Circumstances(quiet=True))
+
+
+def train(cluster: Hosts, folder: Path, method: str, name: str, **options: Any) -> subprocess.Popen[str]:
+    chosen = small_flags(**flags(folder, method), address=cluster.address, **options)
+    return cluster.run(
+        *SPARRING, "train", method, f"--runs-dir={folder}", f"--name={name}", "--no-report", *WAIT, *chosen
+    )
+
+
+def recorded(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return json.loads(path.read_text().splitlines()[-1])["t"] if path.exists() and path.stat().st_size else 0
+
+
+@pytest.mark.parametrize("method", ["mat", "mtard"])
+def test_a_lost_host_is_replaced(method: str, cluster: Hosts, folder: Path, teacher: None) -> None:
+    """Agents on two hosts; one is killed in mid-run; a new one takes over, gets the images, and the bytes are the same."""
+    local = launch.train(
+        small(method, team="local", **flags(folder, method)),
+        runs_dir=folder,
+        name=f"local-{method}",
+        how=Circumstances(quiet=True),
+    )
+    run = folder / method
+    driver = train(
+        cluster, folder, method, method, placement__strategy="STRICT_SPREAD" if method == "mat" else "SPREAD"
+    )
+    reader = threading.Thread(target=lambda: said.append(driver.communicate(timeout=200)[1]))
+    said: list[str] = []
+    reader.start()
+    wait_for(lambda: recorded(run) >= 24 or driver.poll() is not None, seconds=90)
+    assert driver.poll() is None, reader.join() or said
+    agents = json.loads((run / "env.json").read_text())["agents"]
+    hosts_used = {a["node"] for a in agents.values()}
+    assert len(hosts_used) == 2, agents
+    lost = sorted(hosts_used)[-1]
+    log = run / "log.txt"
+    if method == "mtard":  # its host is to be taken away, and says so before
+        cluster.drain(lost)
+        early = r"checkpoint at step ([1-9]\d*)\n"  # regular ones name accuracies in the same line
+        wait_for(lambda: re.search(early, log.read_text()), what=log.read_text())
+        saved = re.findall(early, log.read_text())
+        assert f"node {lost} is being drained: saving now" in log.read_text()
+    cluster.kill(lost)
+    wait_for(
+        lambda: "waiting for another node" in log.read_text() or driver.poll() is not None,
+        seconds=60,
+        what=log.read_text(),
+    )
+    cluster.add(2, gpus=2, labels="zone=b")
+    reader.join(timeout=120)
+    assert driver.returncode == 0, said
+    text = log.read_text()
+    assert "lost: " in text
+    assert "waiting for another node, at most 600 s: " in text
+    assert "recovered in " in text
+    after = {a["node"] for a in json.loads((run / "env.json").read_text())["agents"].values()}
+    assert lost not in after
+    assert len(after) == 2
+    (back,) = re.findall(r"every agent at step (\d+) again", text)
+    assert int(back) % 10 == 0 if method == "mat" else int(back) >= int(saved[0])
+    assert bytes_of(run) == bytes_of(local.path)
+
+
+def test_a_hung_lane_on_another_host_is_ended(cluster: Hosts, folder: Path, ray_session: str) -> None:
+    """Two peers of two lanes over two hosts; SIGSTOP where the driver cannot send signals itself: its host's Ray does, and the bundle is free for another."""
+    options: dict[str, Any] = {"placement__strategy": "SPREAD", "call_timeout": 5, "lanes": 2}
+    here = small("mat", **{**flags(folder, "mat"), "placement__cpus_per_agent": 0.5, "lanes": 2})
+    undisturbed = launch.train(here, runs_dir=folder, name="undisturbed-hung", how=Circumstances(quiet=True))
+    run = folder / "hung"
+    driver = train(cluster, folder, "mat", "hung", **options)
+    wait_for(lambda: recorded(run) >= 24 or driver.poll() is not None, seconds=90)
+    assert driver.poll() is None, driver.communicate()[1]
+    agents = json.loads((run / "env.json").read_text())["agents"]
+    assert len({a["node"] for a in agents.values()}) == 2
+    stopped = agents["peer1/1"]
+    os.kill(stopped["pid"], signal.SIGSTOP)
+    _, said = driver.communicate(timeout=90)
+    assert driver.returncode == 0, said
+    assert "lost: " in (run / "log.txt").read_text()
+    assert not Path(f"/proc/{stopped['pid']}").exists()
+    assert bytes_of(run) == bytes_of(undisturbed.path)
+
+
+def test_pretraining_on_other_hosts(cluster: Hosts, folder: Path) -> None:
+    """Workers of Ray Train on two hosts, whose disks have no images yet."""
+    chosen = small_flags(**{**flags(folder, "at"), "max_steps": 6, "data__cache": str(folder / "cache" / "pretrain")})
+    where = [f"--address={cluster.address}", "--placement.strategy=STRICT_SPREAD", "--device=cpu"]
+    names = [f"--runs-dir={folder}", f"--models-dir={folder}/models", "--name=pretrained"]
+    driver = cluster.run(*SPARRING, "pretrain", "at", "--workers=2", *chosen, *where, *names)
+    _, said = driver.communicate(timeout=180)
+    assert driver.returncode == 0, said
+    assert (folder / "models" / "at-digits-small_cnn" / "1" / "card.json").is_file()
+
+
+def test_an_evaluation_uses_the_cluster(cluster: Hosts, folder: Path, teacher: None) -> None:
+    """Workers on the hosts; the numbers are those of one process."""
+    base = [
+        *SPARRING,
+        "evaluate",
+        str(folder / "teacher"),
+        "--attacks=clean,fgsm",
+        "--examples=64",
+        "--masking=0",
+        "--json",
+    ]
+    there = cluster.run(*base, "--workers=2", f"--address={cluster.address}", "--name=there", "--block=32")
+    here = cluster.run(*base, "--name=here", "--block=32")
+    answers = []
+    for process in (there, here):
+        out, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        answers.append(json.loads(out))
+    assert answers[0]["threats"] == answers[1]["threats"]
+    alone = cluster.run(*base, f"--address={cluster.address}")
+    assert "--address needs --workers W" in alone.communicate(timeout=60)[1]
+    assert alone.returncode == 2
+
+
+IMPOSSIBLE = {
+    "too-many": (["--peers=9"], "9 agents need 1 CPU, 1 GPU each", "Set --placement.gpus-per-agent 0.33"),
+    "strict": (
+        ["--peers=4", "--placement.strategy=STRICT_SPREAD"],
+        "4 agents need 1 CPU, 1 GPU each (STRICT_SPREAD)",
+        "Set --placement.strategy SPREAD",
+    ),
+    "label": (
+        ["--agents.peer1.label=zone=x"],
+        "No node has the label zone=x",
+        "zone=a, zone=b. Change --agents.peer1.label",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_what_cannot_be_placed_is_refused_at_once(case: str, cluster: Hosts, folder: Path) -> None:
+    options, need, fix = IMPOSSIBLE[case]
+    wait_for(lambda: alive(cluster, 4.0), what="the workers' GPUs")
+    started = time.monotonic()
+    options = [
+        *options,
+        "--placement.cpus-per-agent=0.25",
+        f"--address={cluster.address}",
+        f"--data.cache={folder}/cache",
+    ]
+    driver = cluster.run(*SPARRING, "train", "mat", f"--runs-dir={folder}/none", *options)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 6, said
+    assert need.replace("1 CPU", "0.25 CPU") in said
+    assert fix in said
+    limit = 30 if "PYTEST_XDIST_WORKER" in os.environ else 10  # beside other tests the start alone takes longer
+    assert time.monotonic() - started < limit
+    assert not list((folder / "none").iterdir())
+
+
+def alive(cluster: Hosts, gpus: float) -> bool:
+    """Whether the cluster has so many GPUs now."""
+    script = (
+        f"import ray; ray.init({cluster.address!r}, logging_level='ERROR'); print(ray.cluster_resources().get('GPU'))"
+    )
+    return cluster.run(sys.executable, "-c", script).communicate(timeout=60)[0].strip() == str(gpus)
+
+
+def test_a_stranger_is_refused(cluster: Hosts, folder: Path) -> None:
+    """Without the cluster's token nobody gets in; the error says which variable is missing."""
+    other = folder / "other-token"
+    other.write_text("0" * 64)
+    refused = ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN_PATH": str(other)})
+    command = [*SPARRING, "train", "mat", f"--runs-dir={folder}/strangers", f"--address={cluster.address}"]
+    for driver in [cluster.run(*command, env=env) for env in refused]:
+        _, said = driver.communicate(timeout=90)
+        assert driver.returncode == 6, said
+        assert "Most likely the cluster's token is not here" in said
+    assert not list((folder / "strangers").iterdir())
+
+
+@pytest.mark.skipif(not can_make_namespaces(), reason="needs root: workers' disks are those of the driver otherwise")
+def test_runs_that_only_the_driver_sees_are_refused(cluster: Hosts, folder: Path) -> None:
+    """The data folder is a disk of its own on each worker: nothing written there could be read after a failure."""
+    driver = train(cluster, folder / "cache", "at", "private")
+    _, said = driver.communicate(timeout=90)
+    assert driver.returncode == 5, said
+    assert "is not there, or is another folder of that name" in said
+    assert "Every node must see the run's files at the same path" in said
+    assert not (folder / "cache" / "private").exists()

@@ -1,0 +1,106 @@
+"""Monitors: each collapse is named, healthy runs raise none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.errors import TrainingStopped
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
+from sparring.cluster.training.monitors import WINDOW, Monitors
+from sparring.trainers.types import Metrics
+
+
+def feed(monitors: Monitors, losses: list[float], *, accuracy: float = 0.5) -> list[str]:
+    found = []
+    for t, loss in enumerate(losses):
+        metrics = {"a": Metrics({"total": loss, "robust_accuracy": accuracy}, 0, {})}
+        found += [alarm.name for alarm in monitors.step(t, metrics)]
+    return found
+
+
+def held(**values: float) -> dict[str, dict[str, float]]:
+    return {"a": {"clean": 0.9, "robust": 0.6, "own_attack": 0.62, "n": 1000.0} | values}
+
+
+def test_exploding_loss() -> None:
+    monitors = Monitors(classes=10, total=1000)
+    assert feed(monitors, [2.0 - 0.01 * i for i in range(100)]) == []
+    assert feed(monitors, [0.01] * WINDOW + [0.05] * WINDOW) == []  # still far below where it began
+    assert feed(monitors, [1.0] * WINDOW + [9.0] * WINDOW) == ["exploding loss"]
+    assert feed(monitors, [9.0] * WINDOW) == []  # said once
+
+
+def test_robust_overfitting() -> None:
+    monitors = Monitors(classes=10, total=1000)
+    feed(monitors, [1.0] * WINDOW, accuracy=0.5)
+    assert monitors.checkpoint(100, held(robust=0.50, own_attack=0.5)) == []
+    feed(monitors, [1.0] * WINDOW, accuracy=0.8)
+    assert monitors.checkpoint(200, held(robust=0.49, own_attack=0.5)) == []  # within noise
+    alarms = monitors.checkpoint(300, held(robust=0.42, own_attack=0.5))
+    assert [a.name for a in alarms] == ["robust overfitting"]
+    assert not alarms[0].collapse
+    assert "from 50.0% to 42.0%" in alarms[0].text
+
+
+def test_chance_level_after_a_quarter_of_the_run() -> None:
+    monitors = Monitors(classes=10, total=1000)
+    low = held(clean=0.11, robust=0.1, own_attack=0.1)
+    assert monitors.checkpoint(100, low) == []
+    assert [a.name for a in monitors.checkpoint(300, low)] == ["chance level"]
+
+
+ONE_STEP: dict[str, Any] = {"attack.kind": "fgsm", "attack.start": "none", "attack.eps": 0.3}
+
+
+def run(tmp_path: Path, **overrides: Any) -> Path:
+    settings = {"team": "local", "checkpoint.every": 40, "epochs": 20} | overrides
+    return launch.train(recipe("at").replace(settings), runs_dir=tmp_path, how=Circumstances(quiet=True)).path
+
+
+def alarms(path: Path) -> list[str]:
+    return [json.loads(line)["name"] for line in (path / "alarms.jsonl").read_text().splitlines()]
+
+
+def test_fgsm_without_random_start_overfits_catastrophically(tmp_path: Path) -> None:
+    path = run(tmp_path, **ONE_STEP)
+    assert "catastrophic overfitting" in alarms(path)
+    assert "monitor: catastrophic overfitting of model at step" in (path / "log.txt").read_text()
+    held_out = [json.loads(line) for line in (path / "validation.jsonl").read_text().splitlines()]
+    assert held_out[-1]["own_attack"] - held_out[-1]["robust"] > 0.15
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_healthy_run_raises_none(seed: int, tmp_path: Path) -> None:
+    assert alarms(run(tmp_path, seed=seed, epochs=8)) == []
+
+
+def test_plain_training_raises_none(tmp_path: Path) -> None:
+    """The demo's third network: its loss falls to almost nothing, and a robust accuracy near zero is what it is."""
+    config = recipe("clean").replace({"team": "local"})
+    assert alarms(launch.train(config, runs_dir=tmp_path, how=Circumstances(quiet=True)).path) == []
+
+
+def test_stop(tmp_path: Path) -> None:
+    with pytest.raises(TrainingStopped, match=r"catastrophic overfitting of model at step \d+.*Everything is saved"):
+        run(tmp_path, on_collapse="stop", **ONE_STEP)
+    (path,) = tmp_path.iterdir()
+    assert list(path.glob("checkpoints/*/COMMITTED"))
+
+
+def test_rollback_goes_on_with_half_the_learning_rate(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingStopped, match="catastrophic overfitting"
+    ):  # this attack never recovers: three times is enough
+        run(tmp_path, on_collapse="rollback", epochs=30, **ONE_STEP)
+    (path,) = tmp_path.iterdir()
+    log = (path / "log.txt").read_text()
+    assert log.count("going on with half the learning rate") == 3
+    rates = [json.loads(line)["values"]["lr"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert rates[-1] < 0.1 / 8  # also when it went back to the same checkpoint each time
+    assert list(path.glob("checkpoints/*.collapsed-1"))

@@ -1,0 +1,1 @@
+../../sparring.py
