@@ -12,10 +12,10 @@ PY := .venv/bin/python
 READY := .venv/ready
 endif
 
-.PHONY: demo test browser check golden recipes-check bench docs-tables clean
+.PHONY: demo test soak browser check wheel golden recipes-check bench docs-tables clean
 
 demo: $(READY)
-	$(PY) -m cluster demo
+	$(PY) -m sparring.cluster demo
 
 # Two at a time: many tests wait for processes to start, to be lost, or for a timeout to pass.
 test: check browser
@@ -39,6 +39,13 @@ golden: $(READY)
 # Every recipe in miniature, with random teachers: some minutes.
 recipes-check: $(READY)
 	$(PY) -m tests.recipes_check
+
+# sdist and wheel in dist/, the same bytes from the same commit.
+wheel: $(READY)
+	rm -rf dist build
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800) $(PY) -m build --no-isolation --outdir dist . >/dev/null
+	$(PY) -m twine check --strict dist/*
+	@ls -l dist
 
 bench: $(READY)
 	$(PY) benchmarks/bench.py

@@ -30,7 +30,7 @@ from sparring.trainers import attacks
 from sparring.trainers.config import Attack
 from sparring.trainers.losses import cross_entropy
 from sparring.trainers.methods.base import Method
-from sparring.trainers.types import Adversarial, Answer, Loss, Message, Metrics, State, When
+from sparring.trainers.types import Adversarial, Answer, HeldOut, Loss, Message, Metrics, State, When
 
 # values of terms and stats, weights of the terms, next state, names of the terms
 _Learned: TypeAlias = tuple[dict[str, float], dict[str, float], State, list[str]]
@@ -149,7 +149,7 @@ class Agent(Base):
         """What a frozen agent did in step ``t``: a learner's ``learn`` says it for a learner."""
         return self._metrics({})
 
-    def evaluate(self, t: int, by: Sequence[Attack]) -> dict[str, dict[str, float]]:
+    def evaluate(self, t: int, by: Sequence[Attack]) -> dict[str, HeldOut]:
         """Accuracies on the held-out images of the network ("") and of each average of its weights. Changes nothing."""
         self._guard(t)
         averages = self.learner.averages if self.learner else {}

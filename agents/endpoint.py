@@ -15,7 +15,7 @@ from sparring.agents.exchange import nest, pack, unpack
 from sparring.agents.lanes import Lanes, Place, join
 from sparring.agents.spec import AgentSpec, Facts, describe
 from sparring.trainers.config import Attack
-from sparring.trainers.types import Metrics
+from sparring.trainers.types import HeldOut, Metrics
 
 
 class Endpoint:
@@ -49,7 +49,7 @@ class Endpoint:
     def report(self, t: int) -> Metrics:
         return self.agent.report(t)
 
-    def evaluate(self, t: int, by: Sequence[Attack]) -> dict[str, dict[str, float]]:
+    def evaluate(self, t: int, by: Sequence[Attack]) -> dict[str, HeldOut]:
         return self.agent.evaluate(t, by)
 
     def save(self, t: int, folder: str) -> None:

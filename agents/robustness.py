@@ -17,6 +17,7 @@ from sparring.trainers.config import Attack
 from sparring.trainers.data import Split, to_pixels
 from sparring.trainers.losses import cross_entropy
 from sparring.trainers.rng import generator
+from sparring.trainers.types import HeldOut
 
 SMALL = 500_000  # parameters up to which one thread is as fast as several when idle, and far faster on a busy machine
 BLOCK = 256  # held-out examples that share a random generator
@@ -71,16 +72,16 @@ def correct(model: nn.Module, split: Split, attack: Attack | None, how: Judging)
     return torch.cat(hits)
 
 
-def accuracies(model: nn.Module, split: Split, by: Sequence[Attack], how: Judging, *, own: Attack) -> dict[str, float]:
-    """``clean``; ``robust``: right after every attack of ``by`` too; ``own_attack``: after ``own``; ``n`` images."""
+def accuracies(model: nn.Module, split: Split, by: Sequence[Attack], how: Judging, *, own: Attack) -> HeldOut:
+    """Clean accuracy; robust: right after every attack of ``by`` too; and after ``own`` alone."""
     clean, trained = (correct(model, split, a, how) for a in (None, own))
     robust = torch.stack([clean, *(correct(model, split, a, how) for a in by)]).all(0)
-    return {
-        "clean": clean.double().mean().item(),
-        "robust": robust.double().mean().item(),
-        "own_attack": (clean & trained).double().mean().item(),
-        "n": float(len(clean)),
-    }
+    return HeldOut(
+        clean=clean.double().mean().item(),
+        robust=robust.double().mean().item(),
+        own_attack=(clean & trained).double().mean().item(),
+        n=float(len(clean)),
+    )
 
 
 @contextmanager

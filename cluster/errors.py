@@ -59,6 +59,13 @@ class Interrupted(SparringError):
     code = 130
 
 
+def exit_code(error: BaseException) -> int:
+    """That of a command which ends with ``error``: its kind's; 2 for a value that is not allowed; 1 for what nobody expected."""
+    if isinstance(error, SparringError):
+        return error.code
+    return 2 if isinstance(error, ValueError) else 1
+
+
 def of_agent(cause: BaseException, good: Path | None) -> BaseException:
     """What a user is told of an error that an agent raised; any other is itself.
 

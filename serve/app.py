@@ -1,4 +1,4 @@
-"""The Ray Serve application: ``sparring.serve.app:app``, whose arguments are ``serve.settings.Settings``.
+"""The Ray Serve application: ``sparring.serve.app:app``, whose arguments are ``sparring.serve.settings.Settings``.
 
 Deployments: **ingress** (limits, token, decoding; no torch in its process), **predictor** (models, batches), **attack**
 (only with ``demo``; one at a time, at low priority) and **ledger** (counts of all ingresses, for ``/metrics``).
@@ -126,7 +126,7 @@ class Attacker:
         background.every(settings.poll, self._models.poll)
 
     def attack(self, name: str, version: int | None, x: np.ndarray, **options: Any) -> dict[str, Any]:
-        """See ``serve.attack.attack``; ``{"unknown": why}`` when the version is not served."""
+        """See ``sparring.serve.attack.attack``; ``{"unknown": why}`` when the version is not served."""
         from sparring.serve.attack import attack
         from sparring.serve.models import Unknown
 
@@ -138,7 +138,7 @@ class Attacker:
 
 
 class Ingress:
-    """Takes requests; see ``serve.web``."""
+    """Takes requests; see ``sparring.serve.web``."""
 
     def __init__(self, settings: Settings, predictor: Any, attack: Any, counts: Any) -> None:
         background.log_lines()
@@ -151,7 +151,7 @@ class Ingress:
 
 
 class Remote:
-    """The backend of ``serve.web`` by handles of deployments."""
+    """The backend of ``sparring.serve.web`` by handles of deployments."""
 
     def __init__(self, settings: Settings, predictor: Any, attack: Any, counts: Any) -> None:
         self._settings, self._predictor, self._attack, self._counts = settings, predictor, attack, counts

@@ -21,14 +21,14 @@ class Backend(Watcher, Protocol):
         """Per served name ``versions`` (number -> card) and ``refused`` (number -> why), as known now."""
 
     async def predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
-        """See ``serve.models.Models.predict``, for one question.
+        """See ``sparring.serve.models.Models.predict``, for one question.
 
         Raises:
             NotFound, Busy
         """
 
     async def attack(self, name: str, version: int | None, x: np.ndarray, **options: Any) -> dict[str, Any]:
-        """See ``serve.attack.attack``; ``options``: eps, steps, seconds, label.
+        """See ``sparring.serve.attack.attack``; ``options``: eps, steps, seconds, label.
 
         Raises:
             NotFound, Busy

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import torch
 
 import sparring
 from tests.helpers import CLONE, SMALL
+from tests.installed import environment, plant, walk
 
 
 def test_python_api_end_to_end(tmp_path: Path) -> None:
@@ -42,35 +42,25 @@ def test_python_api_end_to_end(tmp_path: Path) -> None:
     assert sparring.resume(run.path, quiet=True).best == run.best
 
 
-FOREIGN = "raise ImportError('this is the other agents package')\n"
-USER = """
-import sparring, sys
-flags = {"network": "small_cnn:width=2", "batch_size": 8, "max_steps": 2, "placement.cpus_per_agent": 0.5}
-run = sparring.train(sparring.recipe("mat", **flags), quiet=True)
-print(run.path)
-"""
-
-
 def test_other_packages_of_our_names_do_no_harm(tmp_path: Path) -> None:
-    """Another ``agents`` (and ``serve``) in the user's folder and in site-packages; driver and Ray's workers take ours."""
-    env = tmp_path / "env"
-    venv.create(env, system_site_packages=False, with_pip=False)
-    site = next(env.glob("lib/python*/site-packages"))
-    ours = [p for p in sys.path if p.endswith("site-packages")]
-    (site / "more.pth").write_text(
-        "\n".join([*ours, str(CLONE)])
-    )  # what an editable install does, behind site-packages
-    user = tmp_path / "user"
-    for folder in (site, user):
-        for name in ("agents", "serve"):
-            (folder / name).mkdir(parents=True)
-            (folder / name / "__init__.py").write_text(FOREIGN)
-    (user / "mine.py").write_text(USER)
-    done = subprocess.run(
-        [env / "bin" / "python", "mine.py"], cwd=user, capture_output=True, text=True, check=False, timeout=120
+    """Others' ``agents``, ``trainers``, ``cluster``, ``serve`` in the user's folder and in site-packages: all take ours."""
+    python, user = environment(tmp_path / "env"), tmp_path / "user"
+    user.mkdir()
+    plant(python, user)
+    said = walk(python, user)
+    assert "served True ['digits-plain', 'digits-robust']" in said
+    assert f"home {CLONE}" in said
+
+
+def test_nothing_of_ours_has_a_bare_name(tmp_path: Path) -> None:
+    python = environment(tmp_path / "env")
+    script = (
+        "import importlib.util as u; print([n for n in ('agents', 'trainers', 'cluster', 'serve') if u.find_spec(n)])"
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(user / "runs" / "mat-digits-1")
+    done = subprocess.run(
+        [python, "-c", f"import sparring; {script}"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_copied_away_from_its_clone_says_so(tmp_path: Path) -> None:

@@ -71,6 +71,16 @@ class Loss:
     stats: dict[str, Tensor] = field(default_factory=dict)  # scalars without one: reported, and seen by ``balance``
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """Accuracies of one network on the images held out of training, in [0, 1]."""
+
+    clean: float
+    robust: float  # right when clean and after every attack by which checkpoints are compared
+    own_attack: float  # after the training attack
+    n: float  # images
+
+
 @dataclass(frozen=True, slots=True)
 class Metrics:
     """What one learner reports of one step."""

@@ -12,7 +12,7 @@ import tyro
 
 from sparring.cluster.commands.arguments import decimals
 from sparring.cluster.commands.cli import COMMANDS, RUNS
-from sparring.cluster.errors import SparringError, UsageError
+from sparring.cluster.errors import UsageError, exit_code
 from sparring.cluster.machines.stop import start_library_threads, terminate_interrupts
 from sparring.cluster.terminal import HOME
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        code = error.code if isinstance(error, SparringError) else 2 if isinstance(error, ValueError) else 1
+        code = exit_code(error)
         name = "" if code != 1 else f"{type(error).__name__}: "
         print(f"sparring: {name}{error}" + ("" if code != 1 else f" ({_where(error)})"), file=sys.stderr)
         return code

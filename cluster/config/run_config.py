@@ -85,9 +85,12 @@ class RunConfig(Settings):
             where = theirs.get(role, Own())
             agents[role] = replace(self.agents.get(role, Own()), gpus=where.gpus, label=where.label)
         agents = {role: own for role, own in agents.items() if own != Own()}
-        there = other.data if other else replace(self.data, root="", cache="", download=False)
+        if other is None:
+            return replace(self, agents=agents, data=replace(self.data, root="", cache="", download=False))
+        there = other.data
         data = replace(self.data, root=there.root, cache=there.cache, download=there.download)
-        return replace(self, agents=agents, data=data, **({k: getattr(other, k) for k in OPERATIONAL} if other else {}))
+        operational = {name: getattr(other, name) for name in OPERATIONAL}
+        return replace(self, agents=agents, data=data, **operational)
 
     @property
     def threats(self) -> tuple[Threat, ...]:
@@ -102,7 +105,10 @@ class RunConfig(Settings):
 
     def at(self, t: int) -> RunConfig:
         """The configuration that holds from step ``t`` until the next change."""
-        so_far = {k: v for step in sorted(self.changes) if step <= t for k, v in self.changes[step].items()}
+        so_far: dict[str, float] = {}
+        for step in sorted(self.changes):
+            if step <= t:
+                so_far |= self.changes[step]
         return replace(self, changes={}).replace({k: self._alike(k, v) for k, v in so_far.items()})
 
     def _alike(self, path: str, value: float) -> float:

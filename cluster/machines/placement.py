@@ -81,15 +81,13 @@ def _bundles(
 
 def nodes_alive() -> list[Node]:
     """Every node alive."""
-    return [
-        Node(
-            n["NodeManagerAddress"],
-            {k: float(v) for k, v in n["Resources"].items() if k in ("CPU", "GPU")},
-            {k: v for k, v in n.get("Labels", {}).items() if not k.startswith("ray.io/node-id")},
-        )
-        for n in ray.nodes()
-        if n["Alive"]
-    ]
+    alive = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            resources = {k: float(v) for k, v in node["Resources"].items() if k in ("CPU", "GPU")}
+            labels = {k: v for k, v in node.get("Labels", {}).items() if not k.startswith("ray.io/node-id")}
+            alive.append(Node(node["NodeManagerAddress"], resources, labels))
+    return alive
 
 
 def this_machine() -> Node:

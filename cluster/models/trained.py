@@ -86,13 +86,16 @@ def subject(folder: RunFolder, agent: str, *, checkpoint: str = "best") -> Subje
 def recorded_subject(folder: RunFolder, agent: str, facts: Mapping[str, Any]) -> nn.Module | None:
     """The network of a recorded :class:`Subject`; None when its weights are not there unaltered."""
     if "members" in facts:
-        parts = [recorded_subject(folder, name, member) for name, member in facts["members"].items()]
-        return Ensemble([p for p in parts if p is not None]).eval() if all(p is not None for p in parts) else None
+        found = [recorded_subject(folder, name, member) for name, member in facts["members"].items()]
+        parts = [part for part in found if part is not None]
+        return Ensemble(parts).eval() if len(parts) == len(found) else None
     role, _, average = agent.partition(".")
     base = folder.checkpoints.path(facts["step"]) / "agents" / role
     path = base / f"{average}.safetensors" if average else base
     file = weights_file(path)
-    return load_model(path) if file.is_file() and sha256(file) == facts["weights"] else None
+    if not file.is_file() or sha256(file) != facts["weights"]:
+        return None
+    return load_model(path)
 
 
 def weights_file(path: Path) -> Path:

@@ -20,6 +20,8 @@ from sparring.cluster.team.team import LocalTeam, save_now
 from sparring.cluster.training.job import Circumstances, Job
 from sparring.cluster.training.monitors import Monitors
 from sparring.cluster.training.progress import Progress, facts_table
+from sparring.cluster.training.saving import by_network
+from sparring.trainers.types import HeldOut
 
 
 @dataclass(frozen=True)
@@ -159,10 +161,10 @@ class _First(_Lane):
             self.progress.alarm(alarm)
 
     def commit(self, t: int, working: Path, files: dict[str, dict[str, str]]) -> None:
-        seen: dict[str, dict[str, float]] = {}
+        seen: dict[str, HeldOut] = {}
         if t > 0:
-            evaluated = self.team.collect(self.team.evaluate(t, self.config.evaluation_attacks), timeout=0)
-            seen = {f"{role}.{a}" if a else role: v for role, each in evaluated.items() for a, v in each.items()}
+            asked = self.team.evaluate(t, self.config.evaluation_attacks)
+            seen = by_network(self.team.collect(asked, timeout=0))
         data = next(iter(self.team.describe().values())).data_sha256
         origin = {"configuration": self.config.sha256, "data": data}
         self.checkpoints.commit(t, working, files, seen, origin, metric=self.config.method.METRIC)

@@ -12,12 +12,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sparring.agents.checkpoint import FORMAT, to_json, write
 from sparring.cluster.errors import BrokenCheckpoint
+from sparring.trainers.types import HeldOut
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Checkpoints:
         t: int,
         working: Path,
         files: Mapping[str, Mapping[str, str]],
-        validation: Mapping[str, Mapping[str, float]],
+        validation: Mapping[str, HeldOut],
         origin: Mapping[str, str] | None = None,
         *,
         metric: str = "robust",
@@ -78,11 +79,12 @@ class Checkpoints:
         final = self.path(t)
         previous = [s for s in self.committed() if s < t]
         best = self.manifest(previous[-1])["best"] if previous else {}
-        for agent, accuracies in validation.items():
+        seen = {agent: asdict(held_out) for agent, held_out in validation.items()}
+        for agent, accuracies in seen.items():
             if agent not in best or accuracies[metric] > best[agent]["value"]:
                 best = {**best, agent: {"step": t, "metric": metric, "value": accuracies[metric]}}
         hashes = {f"agents/{agent}/{name}": sha for agent, names in files.items() for name, sha in names.items()}
-        manifest = {"format": FORMAT, "t": t, "files": hashes, "validation": dict(validation), "best": best}
+        manifest = {"format": FORMAT, "t": t, "files": hashes, "validation": seen, "best": best}
         manifest |= {"origin": dict(origin or {}), "previous": self._link(previous[-1]) if previous else None}
         sha = write(working / "MANIFEST.json", to_json(manifest))
         for folder in [working, *(p for p in working.rglob("*") if p.is_dir())]:

@@ -46,16 +46,12 @@ def show_runs(result: dict[str, Any]) -> None:
     if not result["runs"]:
         print(f"no runs here; make one with: {terminal.command()} demo")
         return
-    rows = [
-        [
-            r["run"],
-            Path(r["method"]).stem,
-            "-" if r["step"] is None else str(r["step"]),
-            ", ".join(f"{a} {terminal.percent(v)} {r['metric']}" for a, v in r["best"].items()) or "-",
-            "running" if r["running"] else "",
-        ]
-        for r in result["runs"]
-    ]
+    rows = []
+    for r in result["runs"]:
+        step = "-" if r["step"] is None else str(r["step"])
+        best = [f"{agent} {terminal.percent(value)} {r['metric']}" for agent, value in r["best"].items()]
+        running = "running" if r["running"] else ""
+        rows.append([r["run"], Path(r["method"]).stem, step, ", ".join(best) or "-", running])
     terminal.table(["run", "method", "saved step", "best held-out accuracy", ""], rows)
 
 

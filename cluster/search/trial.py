@@ -7,76 +7,114 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayError
 
 from sparring.agents.checkpoint import to_json, write
 from sparring.cluster.config import run_config
 from sparring.cluster.config.run_config import RunConfig
-from sparring.cluster.errors import Exists, SparringError
+from sparring.cluster.errors import Exists, exit_code
 from sparring.cluster.runs.folder import STALE, RunFolder
 from sparring.cluster.search.objective import reports
 from sparring.cluster.search.results import result
 from sparring.cluster.search.settings import Plan
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
+from sparring.trainers.types import HeldOut
 
 LATER = (8, 130)  # exit codes after which the same trial can go on
 RECORDS = ("metrics.jsonl", "validation.jsonl", "alarms.jsonl")
 
 
-def run(plan: Plan, index: int, params: Mapping[str, Any]) -> None:
-    """Train trial ``index``, in a process of Tune's, from wherever it stands."""
-    from ray import tune
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """The trial in folder ``path``, as the process of Tune's that carries it out sees it."""
 
-    path = Path(plan.folder) / "trials" / f"{index:03d}"
+    plan: Plan
+    path: Path
 
-    def tell(report: dict[str, float]) -> None:
-        if not plan.pbt:
+    @property
+    def begun(self) -> bool:
+        return (self.path / "config.yaml").exists()
+
+    @property
+    def ended(self) -> bool:
+        return (self.path / "result.json").exists()
+
+    def tell(self, report: Mapping[str, float]) -> None:
+        """Report to Tune; in a population with where it stands, so that others can take over from it."""
+        if not self.plan.pbt:
             tune.report(dict(report))
             return
         with tempfile.TemporaryDirectory() as where:
-            (Path(where) / "at.json").write_text(json.dumps({"trial": path.name, "step": report["step"]}))
+            at = {"trial": self.path.name, "step": report["step"]}
+            (Path(where) / "at.json").write_text(json.dumps(at))
             tune.report(dict(report), checkpoint=tune.Checkpoint.from_directory(where))
 
-    checkpoint = tune.get_checkpoint() if plan.pbt else None
-    _finish_taking_over(path)
-    ended = (path / "result.json").exists()
-    if (path / "config.yaml").exists() and checkpoint is None:
-        for report in result(path)["reports"][-1 if plan.pbt else None :]:
-            tell(report)  # a resumed search: what the scheduler knew before; pbt waits until every trial is as far
-    if ended:
-        return
-    if checkpoint is not None:
-        with checkpoint.as_directory() as where:
-            known = json.loads((Path(where) / "at.json").read_text())
-        if known["step"] != RunFolder(path).total_steps:  # at the end nobody takes over
-            take_over(path, Path(plan.folder) / "trials" / known["trial"], known["step"], params)
-    elif not (path / "config.yaml").exists():
-        path.mkdir(parents=True, exist_ok=True)
-        write(path / "params.json", to_json(dict(params)))
-        write(path / "config.yaml", run_config.dump(plan.config.replace(params)).encode())
+    def tell_again(self) -> None:
+        """What the scheduler of an earlier part of the search knew; a population waits until every trial is as far."""
+        made = result(self.path)["reports"]
+        for report in made[-1:] if self.plan.pbt else made:
+            self.tell(report)
 
-    def reported(t: int, seen: dict[str, Any]) -> None:
-        if not seen:
+    def begin(self, params: Mapping[str, Any]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write(self.path / "params.json", to_json(dict(params)))
+        write(self.path / "config.yaml", run_config.dump(self.plan.config.replace(params)).encode())
+
+    def train(self) -> None:
+        """To the end, or until Tune stops it; an error of the trial's own is its result."""
+        group = ray.util.get_current_placement_group() if self.plan.config.team == "ray" else None
+        how = Circumstances(quiet=True, reported=self._reported, group=group)
+        try:
+            _as_soon_as_free(self.path, self.plan.config, how)
+        except (Exists, OSError, RayError):
+            raise  # not the trial's own fault: it can go on
+        except Exception as error:
+            code = exit_code(error)
+            if code in LATER:
+                raise
+            cause = str(error) if code > 1 else f"{type(error).__name__}: {error}"
+            write(self.path / "result.json", to_json({"status": "failed", "cause": cause, "code": code}))
             return
-        tell(reports(RunFolder(path), plan.objective)[-1])
+        write(self.path / "result.json", to_json({"status": "finished"}))
 
-    import ray
+    def _reported(self, t: int, seen: Mapping[str, HeldOut]) -> None:
+        if seen:  # a checkpoint that was compared
+            self.tell(reports(RunFolder(self.path), self.plan.objective)[-1])
 
-    group = ray.util.get_current_placement_group() if plan.config.team == "ray" else None
-    try:
-        _as_soon_as_free(path, plan.config, Circumstances(quiet=True, reported=reported, group=group))
-        write(path / "result.json", to_json({"status": "finished"}))
-    except (Exists, OSError, ray.exceptions.RayError):
-        raise  # not the trial's own fault: it can go on
-    except Exception as error:
-        code = error.code if isinstance(error, SparringError) else 2 if isinstance(error, ValueError) else 1
-        if code in LATER:
-            raise
-        cause = str(error) if code > 1 else f"{type(error).__name__}: {error}"
-        write(path / "result.json", to_json({"status": "failed", "cause": cause, "code": code}))
+
+def run(plan: Plan, index: int, params: Mapping[str, Any]) -> None:
+    """Train trial ``index``, in a process of Tune's, from wherever it stands."""
+    one = _Trial(plan, Path(plan.folder) / "trials" / f"{index:03d}")
+    donor = _donor() if plan.pbt else None
+    _finish_taking_over(one.path)
+    if one.begun and donor is None:
+        one.tell_again()
+    if one.ended:
+        return
+    if donor is not None:
+        trial, step = donor
+        if step != RunFolder(one.path).total_steps:  # at the end nobody takes over
+            take_over(one.path, one.path.with_name(trial), step, params)
+    elif not one.begun:
+        one.begin(params)
+    one.train()
+
+
+def _donor() -> tuple[str, int] | None:
+    """The trial from which Tune says that this one takes over, and at which step."""
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as where:
+        at = json.loads((Path(where) / "at.json").read_text())
+    return str(at["trial"]), int(at["step"])
 
 
 def _as_soon_as_free(path: Path, asked: RunConfig, how: Circumstances) -> None:

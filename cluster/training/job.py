@@ -12,6 +12,7 @@ from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.models.teachers import Teacher
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training.startup import Startup
+from sparring.trainers.types import HeldOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +21,7 @@ class Circumstances:
 
     quiet: bool = False  # nothing on stderr
     startup: Startup = field(default_factory=Startup)  # since when the first step has been waited for
-    reported: Callable[[int, dict[str, Any]], None] | None = (
-        None  # told every checkpoint's accuracies; may stop the run
-    )
+    reported: Callable[[int, Mapping[str, HeldOut]], None] | None = None  # told every checkpoint; may stop the run
     group: Any = None  # a placement group of somebody else's, whose bundles after the first are for the agents
 
 

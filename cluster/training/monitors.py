@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean
 
-from sparring.trainers.types import Metrics
+from sparring.trainers.types import HeldOut, Metrics
 
 WINDOW = 20  # steps over which a training figure is averaged
 GAP = 0.15  # least difference between the training attack and PGD that counts as catastrophic overfitting
@@ -76,16 +76,16 @@ class Monitors:
                     found += self._raise("exploding loss", agent, t, text, collapse=True)
         return found
 
-    def checkpoint(self, t: int, validation: Mapping[str, Mapping[str, float]]) -> list[Alarm]:
+    def checkpoint(self, t: int, validation: Mapping[str, HeldOut]) -> list[Alarm]:
         """After the checkpoint of step ``t``."""
         found = []
         for agent, v in validation.items():
-            robust, clean, n = v["robust"], v["clean"], v["n"]
+            robust, clean, n = v.robust, v.clean, v.n
             noise = sqrt(0.25 / n)
-            gap = v["own_attack"] - robust
+            gap = v.own_attack - robust
             if gap > max(GAP, 3 * noise):
                 text = (
-                    f"{v['own_attack']:.1%} right under the training attack, {robust:.1%} under PGD: the network has learnt "
+                    f"{v.own_attack:.1%} right under the training attack, {robust:.1%} under PGD: the network has learnt "
                     "to mask its gradient, not to be robust. Use more attack steps, or a random start"
                 )
                 found += self._raise("catastrophic overfitting", agent, t, text, collapse=True)

@@ -14,7 +14,7 @@ from sparring.cluster.terminal import is_terminal
 from sparring.cluster.training.job import Job
 from sparring.cluster.training.monitors import Alarm
 from sparring.cluster.training.startup import Startup
-from sparring.trainers.types import Metrics
+from sparring.trainers.types import HeldOut, Metrics
 
 ESTIMATE_AFTER = 20  # steps; the first ones are slow
 INTERVAL = 2.0  # seconds between progress lines
@@ -88,13 +88,13 @@ class Progress:
                 self.event(f"  {agent}  {_values(mean)}")
             self._since.clear()
 
-    def checkpoint(self, t: int, validation: Mapping[str, Mapping[str, float]]) -> None:
+    def checkpoint(self, t: int, validation: Mapping[str, HeldOut]) -> None:
         """Record a committed checkpoint."""
-        for agent, accuracies in validation.items():
-            self._write("validation.jsonl", {"t": t, "agent": agent, **accuracies})
+        for agent, held_out in validation.items():
+            self._write("validation.jsonl", {"t": t, "agent": agent, **asdict(held_out)})
             for name in ("clean", "robust", "own_attack"):
-                self._board.add_scalar(f"held_out_{name}/{agent}", accuracies[name], t)
-        parts = [f"{a} clean {v['clean']:.1%} robust {v['robust']:.1%}" for a, v in validation.items()]
+                self._board.add_scalar(f"held_out_{name}/{agent}", getattr(held_out, name), t)
+        parts = [f"{a} clean {v.clean:.1%} robust {v.robust:.1%}" for a, v in validation.items()]
         self.event(f"checkpoint at step {t}" + (": held out " + ", ".join(parts) if parts else ""))
 
     def alarm(self, alarm: Alarm) -> None:
@@ -105,7 +105,8 @@ class Progress:
 
     def hparams(self, config: Mapping[str, Any], results: Mapping[str, float]) -> None:
         """The configuration and final figures as TensorBoard's HParams page compares them."""
-        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in config.items()}
+        taken = (bool, int, float, str)
+        plain = {k: v if isinstance(v, taken) else str(v) for k, v in config.items()}
         self._board.add_hparams(plain, dict(results), run_name="hparams")
 
     def rewind(self, t: int) -> None:

@@ -10,6 +10,7 @@ Where checkpoints follow each other faster than the steps in flight, or than the
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.team.team import Pending, Team
+from sparring.trainers.types import HeldOut
 
 LOOK = 2.0  # seconds between looks for nodes that are about to leave
 
@@ -28,7 +30,16 @@ class _Part:
     t: int
     working: Path
     files: dict[str, dict[str, str]] | None = None
-    accuracies: dict[str, dict[str, float]] | None = None
+    accuracies: dict[str, HeldOut] | None = None
+
+
+def by_network(result: Mapping[str, Mapping[str, HeldOut]]) -> dict[str, HeldOut]:
+    """What agents said of their networks: ``{"student": {"": a, "swa": b}} -> {"student": a, "student.swa": b}``."""
+    found = {}
+    for role, networks in result.items():
+        for average, held_out in networks.items():
+            found[f"{role}.{average}" if average else role] = held_out
+    return found
 
 
 class Saver:
@@ -61,12 +72,11 @@ class Saver:
         compared = self.team.evaluate(t, self.config.evaluation_attacks) if compare else Pending("evaluate", t, {})
         return [saved, compared]
 
-    def compared(self, result: dict[str, Any]) -> dict[str, dict[str, float]]:
+    def compared(self, result: dict[str, Any]) -> dict[str, HeldOut]:
         """Take in the accuracies of the checkpoint under way: by agent, or agent.network."""
         assert self._part is not None
-        seen = {f"{role}.{a}" if a else role: v for role, each in result.items() for a, v in each.items()}
-        self._part.accuracies = seen
-        return seen
+        self._part.accuracies = by_network(result)
+        return self._part.accuracies
 
     def written(self, result: dict[str, Any], *, wait: bool) -> Pending | None:
         """Take in what agents say of the files of the checkpoint under way, or that they have their copies.
@@ -83,7 +93,7 @@ class Saver:
         self._part.files = result
         return None
 
-    def commit(self) -> tuple[int, dict[str, dict[str, float]]] | None:
+    def commit(self) -> tuple[int, dict[str, HeldOut]] | None:
         """Commit what is whole: its step and accuracies; None while something is missing."""
         part = self._part
         if part is None or part.files is None or part.accuracies is None:

@@ -38,8 +38,8 @@ def test_craft_answer_and_evaluate_change_nothing() -> None:
     result = agent.evaluate(0, [Attack(eps=0.1, steps=2)])[""]
     agent.warm_up()
     assert everything(agent.model) == before
-    assert result["n"] == 24
-    assert 0 <= result["robust"] <= result["clean"] <= 1
+    assert result.n == 24
+    assert 0 <= result.robust <= result.clean <= 1
 
 
 def test_wrong_step_is_refused_by_every_verb() -> None:

@@ -97,23 +97,28 @@ class MatMulti(Method):
     @property
     def _own(self) -> tuple[str, ...]:
         """Attacks that the generalist carries out on itself."""
-        each = self.threats if self.select != "msd" or (self._teaching and self.own_share > 0) else ()
-        return (*each, *(("msd",) if self.select == "msd" else ()))
+        if self.select != "msd":
+            return self.threats
+        return (*self.threats, "msd") if self._teaching and self.own_share > 0 else ("msd",)
 
     def step(self, team: Team[Any], t: int) -> None:
-        g, online, b = team[G], self.specialists == "online", self.own_share
-        mine = {p: team[p].craft(t, attack=p) for p in self.threats} if online or (self._teaching and b < 1) else {}
+        g, online = team[G], self.specialists == "online"
+        on_theirs, on_own = self._teaching and self.own_share < 1, self._teaching and self.own_share > 0
+        mine: dict[str, Any] = {}
+        if online or on_theirs:
+            mine = {p: team[p].craft(t, attack=p) for p in self.threats}
         own = {p: g.craft(t, attack=p) for p in self._own}
         said = g.answer(t, own) if self.select == "max" else {}
-        soft, back = {}, {}
-        if self._teaching:
-            asked = {p: ({"mine": mine[p]} if b < 1 else {}) | ({"own": own[p]} if b > 0 else {}) for p in self.threats}
-            soft = {p: team[p].answer(t, asked[p]) for p in self.threats}
-        if self.feedback > 0:
-            back = {p: g.answer(t, mine[p]) for p in self.threats}
+        soft = {}
+        for p in self.threats if self._teaching else ():
+            asked = {"mine": mine[p]} if on_theirs else {}
+            if on_own:
+                asked["own"] = own[p]
+            soft[p] = team[p].answer(t, asked)
+        back = {p: {"back": g.answer(t, mine[p])} for p in self.threats} if self.feedback > 0 else {}
         for p in self.threats if online else ():
-            team[p].learn(t, mine=mine[p], **({"back": back[p]} if p in back else {}))
-        g.learn(t, on_self=own, mine=mine if self._teaching and b < 1 else {}, said=said, soft=soft)
+            team[p].learn(t, mine=mine[p], **back.get(p, {}))
+        g.learn(t, on_self=own, mine=mine if on_theirs else {}, said=said, soft=soft)
 
     def attack(
         self, me: str, name: str, attacks: Mapping[str, Attack], *, state: State, when: When, rng: Generator

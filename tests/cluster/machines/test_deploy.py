@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from sparring.cluster.commands.training import Train, Tune, asked, train, tune
+from sparring.cluster.commands.asking import Verb, asked
+from sparring.cluster.commands.training import Train, Tune
 from tests.helpers import CLONE
 
 DEPLOY = CLONE / "cluster" / "deploy"
@@ -23,7 +24,7 @@ def commands(name: str) -> list[list[str]]:
     """Every ``python -m sparring.cluster train ...`` of a file, comments and continued lines included."""
     text = re.sub(r"\\\n#?", " ", (DEPLOY / name).read_text())
     text = re.sub(r"\n\s+(?=--)", " ", text)
-    return [c.split("&")[0].split() for c in re.findall(r"python\s+-m cluster (?:train|tune) ([^\n]+)", text)]
+    return [c.split("&")[0].split() for c in re.findall(r"python\s+-m sparring\.cluster (?:train|tune) ([^\n]+)", text)]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -31,8 +32,8 @@ def test_commands_are_ones_that_sparring_takes(name: str, monkeypatch: pytest.Mo
     found = commands(name)
     for words in found:
         values = [w.strip('"').replace("$SHARED", "/shared").replace("$address", "10.0.0.1:6379") for w in words]
-        ask, kind = (tune, Tune) if "tune" in name else (train, Train)
-        command, config = asked(values, ask, kind, example="")  # type: ignore[type-var]
+        kind: Any = Tune if "tune" in name else Train
+        command, config = asked(values, kind, Verb("train", "", example=""))
         assert command.resume_if_exists
         assert command.name
         assert command.runs_dir.is_absolute()

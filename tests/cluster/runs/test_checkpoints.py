@@ -13,6 +13,7 @@ from sparring.cluster.runs.checkpoints import Checkpoints
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
+from sparring.trainers.types import HeldOut
 from tests.helpers import bytes_of, small
 
 
@@ -21,7 +22,7 @@ def commit(c: Checkpoints, t: int, robust: float) -> None:
     folder = working / "agents" / "a"
     folder.mkdir(parents=True)
     files = {"a": {"model.safetensors": write(folder / "model.safetensors", f"weights {t}".encode())}}
-    c.commit(t, working, files, {"a": {"clean": 1.0, "robust": robust}})
+    c.commit(t, working, files, {"a": HeldOut(clean=1.0, robust=robust, own_attack=robust, n=10.0)})
 
 
 def test_best_is_strict_and_survives_pruning(tmp_path: Path) -> None:

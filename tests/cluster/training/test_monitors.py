@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sparring.cluster.errors import TrainingStopped
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
 from sparring.cluster.training.monitors import WINDOW, Monitors
-from sparring.trainers.types import Metrics
+from sparring.trainers.types import HeldOut, Metrics
 
 
 def feed(monitors: Monitors, losses: list[float], *, accuracy: float = 0.5) -> list[str]:
@@ -24,8 +25,8 @@ def feed(monitors: Monitors, losses: list[float], *, accuracy: float = 0.5) -> l
     return found
 
 
-def held(**values: float) -> dict[str, dict[str, float]]:
-    return {"a": {"clean": 0.9, "robust": 0.6, "own_attack": 0.62, "n": 1000.0} | values}
+def held(**values: float) -> dict[str, HeldOut]:
+    return {"a": replace(HeldOut(clean=0.9, robust=0.6, own_attack=0.62, n=1000.0), **values)}
 
 
 def test_exploding_loss() -> None:
