@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,11 @@ from common import CLONE, circumstances, save
 from pyautoattack import AutoAttack
 
 from sparring.cluster.config.recipes import recipe
-from sparring.cluster.evaluation.blocks import BROKEN, Job
-from sparring.cluster.evaluation.evaluation import pixels
+from sparring.cluster.evaluation.attacking import Attacking, Job
+from sparring.cluster.evaluation.attacking import run as attack_here
+from sparring.cluster.evaluation.block import BROKEN
 from sparring.cluster.evaluation.folder import jobs_of, read_all
+from sparring.cluster.evaluation.subjects import pixels
 from sparring.cluster.evaluation.workers import Pool
 from sparring.cluster.machines import session
 from sparring.cluster.models.trained import load_agent, load_test
@@ -64,29 +65,32 @@ def main() -> None:
 def scaling(model: Any, args: argparse.Namespace, folder: Path, run: Path) -> dict[str, Any]:
     """Seconds per round on one and on two workers, interleaved; whether all files are equal, also on three and after kills."""
     split = load_test(DataConfig(), args.examples)
-    images = partial(pixels, split)
+    attacking = Attacking({"model": model}, {}, (args.attack,), seed=0)
 
-    def options(job: Job) -> dict[str, Any]:
-        return {"index": job.index, "seed": 0, "start": job.start, "attacks": [args.attack], "threat": job.threat}
+    def images(job: Job) -> Any:
+        return pixels(split, job.start, job.stop)
+
+    def done(*_: Any) -> None:
+        """Nobody watches."""
 
     seconds: dict[int, list[float]] = {1: [], 2: []}
     contents: set[tuple[bytes, ...]] = set()
     session.start(num_cpus=4, object_store_memory=256 * 2**20)
-    pools = {w: Pool(w, {"model": model}, {}, {}) for w in seconds}
+    pools = {w: Pool(attacking, w, {}) for w in seconds}
     for r in range(args.rounds + 1):
         for w, pool in pools.items():
             jobs = jobs_of(folder / f"{r}-{w}", ["model"], [THREAT], args.examples, BLOCK)
             jobs = jobs if r else jobs[: 2 * w]  # a first round that only warms the workers
             started = time.perf_counter()
-            pool.run(jobs, images, options, lambda job, s: None)
+            pool.run(jobs, images, done)
             if r:
                 seconds[w].append(time.perf_counter() - started)
                 contents.add(tuple(job.path.read_bytes() for job in jobs))
     for pool in pools.values():
         pool.close()
     three = jobs_of(folder / "three", ["model"], [THREAT], args.examples, BLOCK)
-    pool = Pool(3, {"model": model}, {}, {})
-    pool.run(three, images, options, lambda job, s: None)
+    pool = Pool(attacking, 3, {})
+    pool.run(three, images, done)
     pool.close()
     contents.add(tuple(job.path.read_bytes() for job in three))
     files, kills = killed(run, args)
@@ -134,19 +138,9 @@ def unsharded(model: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Robust accuracy on the whole test split: in blocks, and by one call of the authors' code."""
     split = load_test(DataConfig(), None if args.attack == "autoattack" else 32)
     with tempfile.TemporaryDirectory() as folder:
-        from sparring.cluster.evaluation.blocks import run_blocks
-
         jobs = jobs_of(Path(folder), ["model"], [THREAT], len(split), 64)
-        run_blocks(
-            jobs,
-            {"model": model},
-            partial(pixels, split),
-            seed=0,
-            attacks=[args.attack],
-            sources={},
-            workers=0,
-            done=lambda job, s: None,
-        )
+        attacking = Attacking({"model": model}, {}, (args.attack,), seed=0)
+        attack_here(attacking, jobs, lambda job: pixels(split, job.start, job.stop), lambda *_: None)
         columns = read_all(jobs)
     clean = columns["clean_prediction"] == columns["label"]
     blocks = float((clean & ~columns[f"{BROKEN}{args.attack}"]).double().mean())

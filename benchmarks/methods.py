@@ -20,6 +20,7 @@ from sparring.agents.networks import Network
 from sparring.cluster.config.recipes import recipe
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.evaluation.evaluation import evaluate_run
+from sparring.cluster.models.initial import resolved
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.runs.images import prepare
 from sparring.cluster.team.team import LocalHandle
@@ -40,9 +41,8 @@ def configured(method: str, runs: Path, epochs: int | None) -> RunConfig:
 
 def passes(config: RunConfig) -> dict[str, dict[str, int]]:
     """Forward passes of one step by network: in attacks and answers (eval), and in train mode."""
-    handles = {
-        spec.me: LocalHandle(Endpoint(spec)) for spec in config.absolute().specs(prepare(config.data, quiet=True))
-    }
+    specs = resolved(config).specs(prepare(config.data, quiet=True))
+    handles = {spec.me: LocalHandle(Endpoint(spec)) for spec in specs}
     counts: dict[str, dict[str, int]] = {}
 
     def watch(name: str, network: Any) -> None:

@@ -25,7 +25,7 @@ from methods import passes
 
 from sparring.agents.robustness import wilson
 from sparring.cluster.config.recipes import needs, recipe
-from sparring.cluster.evaluation.evaluation import evaluate_model
+from sparring.cluster.evaluation.direct import evaluate_model
 from sparring.cluster.models.trained import chosen_agents, load_agent, load_test
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch

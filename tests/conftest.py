@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import tempfile
@@ -22,6 +23,7 @@ os.environ |= {
     "RAY_AUTH_TOKEN_PATH": TOKEN,
 }
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,7 @@ from sparring.cluster.commands.main import main
 from sparring.cluster.machines import session
 
 torch.set_num_threads(1)
+SECONDS: dict[str, float] = json.loads((Path(__file__).parent / "soak_seconds.json").read_text())
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +114,27 @@ def pooled(_actors: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
 def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache for the real images, so that they are decoded once."""
     return tmp_path_factory.mktemp("real") / "cache"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of the second tier from the shortest to the longest, so that a limited time holds as many as it can."""
+    if all(item.get_closest_marker("soak") for item in items):
+        whole = Counter[str]()
+        for item in items:
+            whole[str(item.path)] += expected(item)
+        items.sort(key=lambda item: (whole[str(item.path)], str(item.path)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """``SPARRING_SOAK_UNTIL`` (seconds since 1970): what would end later is not begun."""
+    until = os.environ.get("SPARRING_SOAK_UNTIL")
+    if until and item.get_closest_marker("soak") and time.time() + expected(item) > float(until):
+        pytest.skip(f"no time left for its {expected(item):.0f} s; make soak runs all")
+
+
+def expected(item: pytest.Item) -> float:
+    """Seconds that a test of the second tier took when they were measured; two minutes for one that was not."""
+    return SECONDS.get(str(item.path.relative_to(item.config.rootpath)) + "::" + item.name.partition("[")[0], 120.0)
 
 
 @dataclass

@@ -34,6 +34,7 @@ def run(name: str, *flags: str, timeout: float = 120) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.soak
 def test_faults() -> None:
     """The first of the twenty."""
     (fault,) = run("faults.py", "--n=1", "--json")["faults"]
@@ -50,6 +51,7 @@ def test_the_committed_faults_all_ended_in_the_same_bytes() -> None:
     assert all(f["recovery_s"] <= (25 if f["kind"] == "driver killed" else 10) for f in faults)
 
 
+@pytest.mark.soak
 def test_scaling(tmp_path: Path) -> None:
     result = run(
         "scaling.py",
@@ -78,6 +80,7 @@ def test_the_model_predicts_what_it_has_not_seen() -> None:
     assert all(origin.startswith(("measured", "computed", "assumed")) for _, origin in predicted["constants"].values())
 
 
+@pytest.mark.soak
 def test_methods() -> None:
     result = run("methods.py", "--epochs=1", "--only", "mtard")
     assert set(result["methods"]) == {"at", "clean", "mtard"}
@@ -88,6 +91,7 @@ def test_methods() -> None:
     assert result["methods"]["mtard"]["passes"] == passes
 
 
+@pytest.mark.soak
 def test_peeraid_matrix() -> None:
     result = run("peeraid_matrix.py", "--steps=2")
     assert result["agents"] == ["peer", "student"]
@@ -101,6 +105,7 @@ def test_the_committed_matrix_shows_the_papers_claim() -> None:
     assert peer[result["agents"].index("student")] - peer[result["agents"].index("peer")] >= 0.4
 
 
+@pytest.mark.soak
 def test_evaluate_scaling() -> None:
     result = run("evaluate_scaling.py", "--examples=64", "--rounds=1", "--epochs=1", "--attack=fgsm")
     assert result["identical_files"]
@@ -116,12 +121,14 @@ def test_the_committed_scaling_holds() -> None:
     assert abs(result["blocks_robust"] - result["one_call_robust"]) <= 0.01
 
 
+@pytest.mark.soak
 def test_masking() -> None:
     result = run("masking.py", "--seeds=2", "--epochs=1", "--examples=64")
     assert len(result["honest"]) == 2
     assert result["masked"]["Random"]
 
 
+@pytest.mark.soak
 def test_union() -> None:
     result = run("union.py", "--epochs=1", "--examples=48")
     assert set(result["networks"]) == {"generalist", "linf", "l2", "l1"}
@@ -129,6 +136,7 @@ def test_union() -> None:
         assert r["union"] <= min(r["clean"], *r["threats"].values())
 
 
+@pytest.mark.soak
 def test_methods_on_digits() -> None:
     flags = ["--epochs=1", "--seeds=2", "--autoattack=8", "--only", "at", "mixup only"]
     result = run("methods_on_digits.py", *flags)
@@ -139,6 +147,7 @@ def test_methods_on_digits() -> None:
     assert agent["w_robust"] == (agent["clean"] + agent["pgd20"]) / 2
 
 
+@pytest.mark.soak
 def test_cifar10_short(tmp_path: Path) -> None:
     """The command that makes the table on a GPU, in miniature; again, it finds everything done."""
     flags = [f"--data-name={CLONE / 'tests' / 'tiny_images.py'}:cifar10", f"--runs-dir={tmp_path}", "--max-steps=2"]
@@ -165,6 +174,7 @@ def test_the_committed_methods_are_robust() -> None:
     assert rows["mixacm: all"]["agents"][student]["pgd20"] - rows["mixup only"]["agents"][student]["pgd20"] >= 0.1
 
 
+@pytest.mark.soak
 def test_search() -> None:
     """Searches in miniature; what they leave is repeated, shared teachers change no byte."""
     flags = ["--trials=2", "--epochs=1", "--steps=4", "--rounds=1", "--teacher=small_cnn:width=8"]
@@ -174,6 +184,7 @@ def test_search() -> None:
     assert result["shared"]["identical"]
 
 
+@pytest.mark.soak
 def test_serve_load() -> None:
     flags = ["--seconds=1", "--clients", "2", "--models", "small_cnn", "--servers", "bare", "serve", "--no-attack"]
     result = run("serve_load.py", *flags)
@@ -181,6 +192,7 @@ def test_serve_load() -> None:
     assert all(p["requests_s"] > 5 and p["p99_ms"] >= p["p50_ms"] > 0 for p in result["points"])
 
 
+@pytest.mark.soak
 def test_on_a_gpu_in_miniature(tmp_path: Path) -> None:
     """The script for a machine with a GPU, its commands tried here: step times and the comparison of devices."""
     environment = {**os.environ, "MINIATURE": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -198,6 +210,7 @@ def test_on_a_gpu_in_miniature(tmp_path: Path) -> None:
     assert b"is there" in told.stderr  # nothing is measured twice
 
 
+@pytest.mark.soak
 def test_where_a_step_goes() -> None:
     flags = ["--points", "mtard", "--network=small_cnn:width=4", "--batch-size=8", "--steps=3", "--rounds=1"]
     points = run("agents.py", *flags, "--shape=1x8x8", "--json")["points"]
@@ -206,6 +219,7 @@ def test_where_a_step_goes() -> None:
         assert point["exchange_ms"] > 0
 
 
+@pytest.mark.soak
 def test_overheads() -> None:
     result = run("overheads.py", "--network=small_cnn:width=8", "--every=6", "--rounds=1", "--json")
     assert all(
@@ -215,6 +229,7 @@ def test_overheads() -> None:
     assert result["saving"]["megabytes"] > 0.01
 
 
+@pytest.mark.soak
 def test_precision() -> None:
     at = run("precision.py", "--methods=at", "--seeds=2", "--max-steps=3", "--json")["methods"]["at"]
     assert {len(v) for v in at["robust"].values()} == {2}

@@ -9,9 +9,12 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+import pytest
+
 from tests.helpers import CLONE
 
 
+@pytest.mark.soak
 def test_demo(tmp_path: Path) -> None:
     """Peers at least 70 % robust and 95 % clean, the plain network below 15 %, training under a minute; twice is fine."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}

@@ -43,6 +43,7 @@ def test_from_a_folder_of_the_users(source: str, tmp_path: Path, pooled: None, s
     assert [p.name for p in (tmp_path / "runs").iterdir() if p.name.startswith("ensemble_at")] == []
 
 
+@pytest.mark.soak
 def test_dropped_into_the_methods_folder(source: str, tmp_path: Path) -> None:
     """In a clone: it shows up in methods, recipes and train, with no other edit."""
     clone = tmp_path / "clone"

@@ -12,7 +12,7 @@ from typing import Any
 from sparring.cluster import terminal
 from sparring.cluster.config.recipes import recipe
 from sparring.cluster.evaluation.evaluation import evaluate_run
-from sparring.cluster.reports import reporting
+from sparring.cluster.reports.report import report as make_report
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
@@ -46,7 +46,7 @@ def demo(*, runs_dir: Path, quiet: bool = False) -> dict[str, Any]:
         report = evaluate_run(RunFolder(run.path), attacks=["clean", ATTACK], threats=[THREAT], checkpoint="last")
         agents |= {label.format(name): result for name, result in report["agents"].items()}
     return {
-        "report": reporting.report([mutual.path], checkpoint="last", say=say)["report"],
+        "report": make_report([mutual.path], checkpoint="last", say=say)["report"],
         "run": str(mutual.path),
         "plain": str(plain.path),
         "seconds": round(seconds, 1),

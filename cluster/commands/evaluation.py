@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
@@ -14,9 +14,6 @@ from tyro.conf import Positional, UseAppendAction, arg
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.errors import UsageError
 from sparring.trainers.config import DataConfig
-
-if TYPE_CHECKING:
-    from sparring.cluster.models.target import Target
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def evaluate(argv: Sequence[str]) -> None:
     command = tyro.cli(Evaluate, args=list(argv), prog="sparring evaluate")
     from sparring.cluster.evaluation import results
     from sparring.cluster.evaluation.evaluation import Asked, evaluate_target
-    from sparring.cluster.models import card
+    from sparring.cluster.models import card, target
 
     asked = Asked(
         attacks=command.attacks.split(","),
@@ -89,11 +86,14 @@ def evaluate(argv: Sequence[str]) -> None:
         block=command.block,
         masking=command.masking,
     )
-    target = _target(command)
+    given = command.elsewhere
+    images = DataConfig(name=given.data, root=str(given.root.resolve()), cache=given.cache)
+    elsewhere = target.Elsewhere(images, given.network, given.mapping)
+    networks = target.of_name(command.run, elsewhere, agents=command.agent, checkpoint=command.checkpoint)
     with _cluster(command.address, command.workers):
-        report = evaluate_target(target, asked, say(command.output))
-    if (target.path / "card.json").is_file():
-        card.update(target.path)
+        report = evaluate_target(networks, asked, say(command.output))
+    if (networks.path / "card.json").is_file():
+        card.update(networks.path)
     answer(command.output, report, results.show)
 
 
@@ -109,23 +109,6 @@ def _cluster(address: str | None, workers: int) -> Iterator[None]:
 
     with session.connected(address):
         yield
-
-
-def _target(command: Evaluate) -> Target:
-    from sparring.agents import model_folder
-    from sparring.cluster.models.target import foreign, is_foreign, of_model, of_run
-    from sparring.cluster.runs.folder import RunFolder
-
-    name, elsewhere = command.run, command.elsewhere
-    if is_foreign(name):
-        images = DataConfig(name=elsewhere.data, root=str(elsewhere.root.resolve()), cache=elsewhere.cache)
-        return foreign(name, network=elsewhere.network, data=images, mapping=elsewhere.mapping)
-    version = model_folder.resolve(Path(name))
-    if version is not None:
-        return of_model(version, root=elsewhere.root if elsewhere.root != Path("data") else None)
-    path = name.removeprefix("ensemble:")
-    agents = command.agent if path == name else (*command.agent, "ensemble")
-    return of_run(RunFolder.open(Path(path)), agents, checkpoint=command.checkpoint)
 
 
 def report(
@@ -144,9 +127,9 @@ def report(
         checkpoint: Best on the held-out images, or last.
         out: Page for several runs. Default: report.html in this folder.
     """
-    from sparring.cluster.reports import reporting
+    from sparring.cluster.reports.report import report as make_report
 
-    result = reporting.report(runs, examples=examples, checkpoint=checkpoint, out=out, say=say(output))
+    result = make_report(runs, examples=examples, checkpoint=checkpoint, out=out, say=say(output))
     answer(output, result, lambda r: print(f"report: {r['report']}"))
 
 

@@ -228,8 +228,8 @@ def _with_teachers(config: RunConfig, command: Train | Tune) -> RunConfig:
 
 
 def _finished(output: Output, run: Run, *, report: bool) -> None:
-    from sparring.cluster.reports import reporting
+    from sparring.cluster.reports.report import report as make_report
     from sparring.cluster.runs import listing
 
-    page = reporting.report([run.path], say=say(output))["report"] if report else None
+    page = make_report([run.path], say=say(output))["report"] if report else None
     answer(output, {"run": str(run.path), "agents": run.agents, "report": page}, listing.show_finished)

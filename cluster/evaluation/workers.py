@@ -35,7 +35,7 @@ def run(attacking: Attacking, jobs: Sequence[Job], images: Images, done: Done, *
         Infrastructure: workers die again and again over one block.
     """
     with session.connected() as runtime_env:
-        pool = _Pool(attacking, workers, runtime_env)
+        pool = Pool(attacking, workers, runtime_env)
         try:
             pool.run(jobs, images, done)
         finally:
@@ -54,14 +54,22 @@ class _Worker:
         return self._attacking.attack(job, torch.tensor(x), torch.tensor(y))
 
 
-class _Pool:
+class Pool:
+    """So many workers, each with copies of all networks; blocks go to whichever is free, and their results depend on none of this.
+
+    Args:
+        attacking: what each worker holds.
+        workers: how many.
+        runtime_env: what our packages need there.
+    """
+
     def __init__(self, attacking: Attacking, workers: int, runtime_env: dict[str, Any]) -> None:
         on_cpu = ({k: m.cpu() for k, m in group.items()} for group in (attacking.models, attacking.sources))
         bare = replace(attacking, models={}, sources={})
         self._args = [*(ray.put(group) for group in on_cpu), bare, torch.get_num_threads()]
         self._gpus = float(ray.cluster_resources().get("GPU", 0) > 0)
         self._runtime_env = runtime_env
-        self._workers = [self._spawn() for _ in range(workers)]
+        self.workers = [self._spawn() for _ in range(workers)]
 
     def _spawn(self) -> Any:
         actor = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
@@ -69,7 +77,8 @@ class _Pool:
         return made.remote(*self._args)
 
     def run(self, jobs: Sequence[Job], images: Images, done: Done) -> None:
-        waiting, free = list(jobs)[::-1], list(self._workers)
+        """All jobs; a dead worker is replaced and its block done again."""
+        waiting, free = list(jobs)[::-1], list(self.workers)
         busy: dict[Any, tuple[Job, Any]] = {}
         deaths = Counter[Job]()
         while waiting or busy:
@@ -84,12 +93,12 @@ class _Pool:
             except RayError as error:
                 if failures.classify(error, [], {}) is None:
                     raise failures.unwrap(error) from error
-                self._workers.remove(worker)
+                self.workers.remove(worker)
                 deaths[job] += 1
                 if deaths[job] >= DEATHS:
                     raise _gave_up(job, error) from error
-                self._workers.append(self._spawn())
-                free.append(self._workers[-1])
+                self.workers.append(self._spawn())
+                free.append(self.workers[-1])
                 waiting.append(job)
                 continue
             free.append(worker)
@@ -97,7 +106,8 @@ class _Pool:
             done(job, seconds)
 
     def close(self) -> None:
-        for worker in self._workers:
+        """End the workers."""
+        for worker in self.workers:
             ray.kill(worker, no_restart=True)
 
 

@@ -15,7 +15,7 @@ from sparring.agents import foreign_weights, model_folder
 from sparring.agents.checkpoint import CheckpointError, to_json, write
 from sparring.cluster.errors import BrokenCheckpoint, DataError, UsageError
 from sparring.cluster.models import weights
-from sparring.cluster.models.trained import Subject, chosen_agents, load_test, recorded_subject, subject
+from sparring.cluster.models.trained import ENSEMBLE, Subject, chosen_agents, load_test, recorded_subject, subject
 from sparring.cluster.runs.folder import RunFolder
 from sparring.trainers import user
 from sparring.trainers.config import DataConfig, Threat
@@ -32,6 +32,44 @@ class Target:
     seed: int
     threats: tuple[Threat, ...]
     subjects: dict[str, Subject]
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What a network that is no run's needs beside its name."""
+
+    data: DataConfig  # its test images
+    network: str | None = None  # what a file of weights is of: resnet18, wrn-34-10, ...
+    mapping: Path | None = None  # YAML that turns a file's names into ours
+
+
+def of_name(name: str, elsewhere: Elsewhere, *, agents: Sequence[str] = (), checkpoint: str = "best") -> Target:
+    """What a name means: ``RUN``, ``ensemble:RUN``, ``models/NAME[/VERSION]``, ``file.py:function``, a file of weights.
+
+    Args:
+        name: as a user types it.
+        elsewhere: for networks that are no run's.
+        agents: of a run, when others than the method's products are meant.
+        checkpoint: of a run: best on the held-out images, or last.
+
+    Raises:
+        UsageError: nothing of that name.
+        BrokenCheckpoint: weights that cannot be read or do not fit.
+    """
+    if is_foreign(name):
+        return foreign(name, network=elsewhere.network, data=elsewhere.data, mapping=elsewhere.mapping)
+    version = model_folder.resolve(Path(name))
+    if version is not None:
+        return of_model(version, root=_given(elsewhere.data))
+    path = name.removeprefix("ensemble:")
+    chosen = agents if path == name else (*agents, ENSEMBLE)
+    return of_run(RunFolder.open(Path(path)), chosen, checkpoint=checkpoint)
+
+
+def _given(data: DataConfig) -> Path | None:
+    """The folder of the images, where it is not the default one."""
+    root = Path(data.root)
+    return None if root == Path(DataConfig().root).resolve() else root
 
 
 def of_run(folder: RunFolder, agents: Sequence[str] = (), *, checkpoint: str = "best") -> Target:

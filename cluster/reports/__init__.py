@@ -4,4 +4,4 @@ Comes in: run folders. Goes out: report.json and report.html.
 Called by the commands; ``search/`` takes its charts and tables.
 """
 
-__all__ = ["charts", "html", "reporting"]
+__all__ = ["charts", "html", "report"]

@@ -28,6 +28,7 @@ from ray.exceptions import (
 )
 
 from sparring.agents.lanes import LaneBroken
+from sparring.cluster.errors import Infrastructure, of_agent
 from sparring.cluster.team.team import Failure
 
 LOST = (
@@ -75,6 +76,14 @@ def classify(error: BaseException, refs: Sequence[Any], actors: Mapping[str, str
     certain = dead and all(isinstance(e, ActorDiedError) for e in found)
     reason = ", ".join(sorted({type(e).__name__ for e in found}))
     return Failure(f"{reason} ({', '.join(sorted(dead))})" if certain else reason, frozenset(dead) if certain else None)
+
+
+def at_start(error: BaseException) -> BaseException:
+    """What is to be raised when agents could not be made: their own error, else that of the infrastructure."""
+    cause = unwrap(error)
+    if cause is error or isinstance(cause, LaneBroken):
+        return Infrastructure(f"the agents could not be started: {cause}")
+    return of_agent(cause, None)
 
 
 def unwrap(error: BaseException) -> BaseException:

@@ -27,9 +27,8 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sparring.agents.actors import AgentActor
-from sparring.agents.lanes import LaneBroken, Meeting
+from sparring.agents.lanes import Meeting
 from sparring.agents.spec import AgentSpec, Facts
-from sparring.cluster.errors import Infrastructure, of_agent
 from sparring.cluster.machines import hosts
 from sparring.cluster.machines.fitting import Bundle
 from sparring.cluster.team import failures
@@ -95,10 +94,7 @@ class RayTeam:
             self._spawn(list(self._specs))
         except RayError as error:
             self.close()
-            cause = failures.unwrap(error)
-            if cause is error or isinstance(cause, LaneBroken):
-                raise Infrastructure(f"the agents could not be started: {cause}") from error
-            raise of_agent(cause, None) from error
+            raise failures.at_start(error) from error
         except BaseException:
             self.close()
             raise

@@ -164,6 +164,7 @@ def test_a_killed_ingress_costs_eight_answers_at_most(service: Service) -> None:
     assert load.right >= 4 * 8  # before and after
 
 
+@pytest.mark.soak
 def test_a_new_version_under_load_loses_nothing(service: Service, folder: Path) -> None:
     """Every answer is right for the version that it names; the new one takes over; a damaged one never answers."""
     made = folder / "models" / "changing"
@@ -285,6 +286,7 @@ def test_the_example_client(service: Service) -> None:
     assert sum(first) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.soak
 def test_too_many_attacks_are_asked_to_come_again(service: Service) -> None:
     import base64
 

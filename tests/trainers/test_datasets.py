@@ -70,6 +70,7 @@ def torchvision_layout(data: Dataset, root: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @needs_real
+@pytest.mark.soak
 def test_all_of_cifar10_from_both_layouts(real_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """60,000 real images: Parquet shards and torchvision's files give identical arrays; the second start is quick."""
 

@@ -219,6 +219,7 @@ def test_nan_on_ray_too(sparring: Command, pooled: None) -> None:
     assert "training stopped itself: peer" in done.stderr
 
 
+@pytest.mark.soak
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     process = start(tmp_path, "--team=local", "--max-steps=5000")
     wait_for_step(tmp_path)
@@ -278,6 +279,7 @@ def test_agents_of_one_run_may_differ(sparring: Command, tmp_path: Path) -> None
     assert typo.returncode == 2
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the real images in {REAL}")
 def test_mat_on_cifar10_with_resnet18(sparring: Command, real_cache: Path) -> None:
     """The recipe's plan, and two real steps of batch 8."""

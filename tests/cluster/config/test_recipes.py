@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sparring.cluster.config import recipes
 from sparring.cluster.config.recipes import PUBLISHED, RECIPES, needs, recipe
 from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.training import on_demand
 from sparring.trainers import methods
 from sparring.trainers.optim import when
 from tests import recipes_check
@@ -21,6 +21,7 @@ def test_two_steps(method: str, tmp_path: Path) -> None:
     assert recipes_check.check(f"{method}-cifar10-short", tmp_path).startswith("2 steps, ")
 
 
+@pytest.mark.soak
 def test_the_largest_is_built(tmp_path: Path) -> None:
     said = recipes_check.check("trades-cifar100-wrn-70-16", tmp_path)
     assert said == "built, 266,888,756 parameters, one forward pass"
@@ -84,8 +85,8 @@ def test_teachers_on_demand(sparring: Command, monkeypatch: pytest.MonkeyPatch) 
     def short(name: str) -> RunConfig:
         return small(name, max_steps=3, team="local") if name in ("at-digits", "clean-digits") else real(name)
 
-    real = recipes.recipe
-    monkeypatch.setattr(recipes, "recipe", short)
+    real = on_demand.recipe
+    monkeypatch.setattr(on_demand, "recipe", short)
     flags = [*small_flags(max_steps=2), "--team=local", "--no-report", "--train-teachers"]
     assert sparring("train", "mtard", *flags, "--dry-run").returncode == 2
     assert not Path("runs").exists()  # a dry run trains nothing

@@ -15,11 +15,14 @@ import torch
 from pyautoattack import AutoAttack
 from torch import nn
 
-from sparring.cluster.evaluation import blocks
-from sparring.cluster.evaluation.block import evaluate_block
-from sparring.cluster.evaluation.evaluation import evaluate_model, evaluate_run, pixels
+from sparring.cluster.evaluation import workers
+from sparring.cluster.evaluation.attacking import Attacking, Job
+from sparring.cluster.evaluation.block import evaluate_block, read
+from sparring.cluster.evaluation.direct import evaluate_model
+from sparring.cluster.evaluation.evaluation import evaluate_run
 from sparring.cluster.evaluation.folder import jobs_of
 from sparring.cluster.evaluation.named_attacks import Block, comparable
+from sparring.cluster.evaluation.subjects import pixels
 from sparring.cluster.models.trained import load_agent, load_test
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
@@ -107,10 +110,8 @@ def test_any_number_of_workers_gives_the_same_files(folder: RunFolder, ray_sessi
 def test_a_dead_workers_block_is_done_again(
     folder: RunFolder, ray_session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparring.cluster.evaluation import workers as eval_workers
-
     killed: list[Any] = []
-    real = eval_workers.Pool.__init__
+    real = workers.Pool.__init__
 
     def spy(pool: Any, *args: Any) -> None:
         real(pool, *args)
@@ -119,7 +120,7 @@ def test_a_dead_workers_block_is_done_again(
         ray.kill(pool.workers[0])
         killed.append(pool.workers[0])
 
-    monkeypatch.setattr(eval_workers.Pool, "__init__", spy)
+    monkeypatch.setattr(workers.Pool, "__init__", spy)
     evaluate_run(folder, examples=64, name="killed", workers=2, **OPTIONS)
     assert killed
     monkeypatch.undo()
@@ -127,6 +128,7 @@ def test_a_dead_workers_block_is_done_again(
     assert columns(folder, "killed") == columns(folder, "whole")
 
 
+@pytest.mark.soak
 def test_a_killed_driver_goes_on_from_the_finished_blocks(folder: RunFolder) -> None:
     """kill -9 three times, in mid-evaluation; the last start finds what is done and ends with the same files."""
     code = (
@@ -169,7 +171,7 @@ def test_witnesses_break_what_they_say(folder: RunFolder) -> None:
     x, y = split.pixels(), split.all_labels()
     kinds = []
     for job in jobs_of(folder.path / "evaluation" / "seen", ["model"], [THREAT], 64, 16):
-        table = blocks.read(job.path)
+        table = read(job.path)
         assert table["label"].tolist() == y[job.start : job.stop].tolist()
         broken = table["broken:pgd-5"] | table["broken:square-50"]
         for i in range(len(broken)):
@@ -201,14 +203,14 @@ def test_transfer_from_another_network(folder: RunFolder) -> None:
 def test_a_model_that_kills_its_worker_is_named(
     folder: RunFolder, ray_session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "DEATHS", 2)  # one spare worker is enough here
+    monkeypatch.setattr(workers, "DEATHS", 2)  # one spare worker is enough here
     from sparring.cluster.errors import Infrastructure
 
     split = load_test(DataConfig(), 16)
-    job = blocks.Job(folder.path / "x.parquet", 0, 16, 0, "deadly", THREAT)
-    options: dict[str, Any] = {"seed": 0, "attacks": ["fgsm"], "sources": {}, "workers": 1, "done": lambda *args: None}
+    job = Job(folder.path / "x.parquet", 0, 16, 0, "deadly", THREAT)
+    attacking = Attacking({"deadly": Deadly()}, {}, ("fgsm",), seed=0)
     with pytest.raises(Infrastructure, match=r"2 workers died over block 0 of deadly .* use --workers 0"):
-        blocks.run_blocks([job], {"deadly": Deadly()}, lambda a, b: pixels(split, a, b), **options)
+        workers.run(attacking, [job], lambda j: pixels(split, j.start, j.stop), lambda *_: None, workers=1)
 
 
 class Deadly(nn.Module):

@@ -11,7 +11,8 @@ import torch
 
 from sparring.agents.robustness import wilson
 from sparring.cluster.errors import DataError, Exists, UsageError
-from sparring.cluster.evaluation.evaluation import evaluate_model, evaluate_run
+from sparring.cluster.evaluation.direct import evaluate_model
+from sparring.cluster.evaluation.evaluation import evaluate_run
 from sparring.cluster.evaluation.named_attacks import gradient_attack
 from sparring.cluster.models.trained import load_agent, load_test
 from sparring.cluster.runs.folder import RunFolder

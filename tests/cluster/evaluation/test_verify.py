@@ -17,9 +17,9 @@ import torch
 
 from sparring.agents.checkpoint import sha256
 from sparring.cluster.errors import UsageError
-from sparring.cluster.evaluation import block as block_module
 from sparring.cluster.evaluation import certify, verify
-from sparring.cluster.evaluation.blocks import to_parquet
+from sparring.cluster.evaluation.attacking import Job
+from sparring.cluster.evaluation.block import evaluate_block, to_parquet
 from sparring.cluster.evaluation.evaluation import evaluate_run
 from sparring.cluster.evaluation.named_attacks import Block
 from sparring.cluster.models.trained import load_agent, load_test, subject
@@ -231,15 +231,11 @@ def test_ten_thousand_witnesses_take_less_than_ten_seconds(source: Path, tmp_pat
     model, _ = load_agent(RunFolder(source), "peer0")
     split = load_test(DataConfig(), 360)
     threat = Threat("linf", 0.3)
-    outcome = block_module.evaluate_block(
-        model, Block(split.pixels(), split.all_labels(), 0, 0), attacks=["fgsm"], threat=threat
-    )
+    outcome = evaluate_block(model, Block(split.pixels(), split.all_labels(), 0, 0), attacks=["fgsm"], threat=threat)
     each = sum(w is not None for w in outcome.witness)
     rounds = -(-10_000 // each)
     path = tmp_path / "block.parquet"
     path.write_bytes(to_parquet(outcome, 0))
-    from sparring.cluster.evaluation.blocks import Job
-
     verdict, started = verify.Verdict(), time.perf_counter()
     for _ in range(rounds):
         assert verify._rows(Job(path, 0, 360, 0, "peer0", threat), model, split, ["fgsm"], verdict) == []
@@ -369,16 +365,17 @@ def test_an_ensemble_is_one_network_attacked_end_to_end(copy: Path, sparring: Co
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["agents"]) == {"ensemble"}
     assert verify.evaluation(copy / "evaluation" / "both").problems == []
-    model, facts = subject(RunFolder(copy), "ensemble")
-    assert set(facts["members"]) == {"peer0", "peer1"}
+    both = subject(RunFolder(copy), "ensemble")
+    model: Any = both.model
+    assert set(both.record["members"]) == {"peer0", "peer1"}
     split = load_test(DataConfig(), 8)
     x = split.pixels().requires_grad_()
-    each = torch.stack([m(x).softmax(1) for m in model.members])  # type: ignore[union-attr, operator]
+    each = torch.stack([m(x).softmax(1) for m in model.members])
     torch.testing.assert_close(model(x).exp(), each.mean(0))
     model(x).sum().backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
-    apart = model.disagreement(x)  # type: ignore[operator]
+    apart = model.disagreement(x)
     assert ((apart >= 0) & (apart < 1)).all()
     flip(copy / "checkpoints" / "x" / "model.safetensors", all_of=copy)
     assert any("ensemble: no weights" in p for p in verify.evaluation(copy / "evaluation" / "both").problems)

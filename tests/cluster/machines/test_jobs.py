@@ -104,6 +104,7 @@ def start(run: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.soak
 def test_the_same_job_twice(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     """The second of two at once says who holds the run; after the first is killed -9, it goes on to the same bytes."""
     run = tmp_path / "run"

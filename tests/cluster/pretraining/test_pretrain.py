@@ -91,6 +91,7 @@ def test_one_network_only(sparring: Command, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("runs/*"))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "flags", [["--optim.lr=1e30"], ["--optim.lr=3e38", "--optim.weight-decay=100"]], ids=["loss", "weights"]
 )
@@ -117,6 +118,7 @@ def test_damaged_checkpoints_and_small_batches(teacher: dict[str, Any], tmp_path
         pretrain.pretrain(small("at", **OPTIONS), workers=2, resume_if_exists=True, **options)
 
 
+@pytest.mark.soak
 def test_a_finished_run_asked_for_again(teacher: dict[str, Any]) -> None:
     """Neither evaluated nor published a second time; resume by actors finds it complete."""
     run = Path(teacher["run"])

@@ -15,7 +15,7 @@ import torch
 
 from sparring.cluster.evaluation.analysis import craft, predict, spread_out
 from sparring.cluster.models.trained import load_agent, load_test
-from sparring.cluster.reports import report
+from sparring.cluster.reports import page as pages
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
@@ -30,7 +30,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     config = small("mat", team="local", peers=request.param, max_steps=60, network="small_cnn:width=8")
     made = RunFolder(launch.train(config, runs_dir=tmp_path_factory.mktemp("runs"), how=Circumstances(quiet=True)).path)
-    report.make(made, examples=90)
+    pages.make(made, examples=90)
     return made
 
 
@@ -99,7 +99,7 @@ def test_command_puts_runs_side_by_side(folder: RunFolder, sparring: Command, tm
     assert sparring("report", folder.path, "--examples=40", "--quiet", "--out=mine.html").returncode == 3
     assert (tmp_path / "mine.html").read_text() == "precious"
     assert sparring("report").returncode == 2
-    report.make(folder, examples=90)
+    pages.make(folder, examples=90)
 
 
 def test_evaluate_cross(folder: RunFolder, sparring: Command) -> None:

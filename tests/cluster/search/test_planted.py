@@ -12,6 +12,7 @@ from sparring.cluster.search.results import results_of
 from tests.helpers import chosen, planted
 
 
+@pytest.mark.soak
 def test_tpe_beats_chance_at_equal_budget(ray_session: str, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     found: dict[str, list[float]] = {"random": [], "tpe": []}
@@ -22,6 +23,7 @@ def test_tpe_beats_chance_at_equal_budget(ray_session: str, tmp_path: Path) -> N
     assert fmean(found["tpe"]) > fmean(found["random"]), found
 
 
+@pytest.mark.soak
 def test_asha_takes_half_the_steps_and_finds_the_slow_starter(ray_session: str, tmp_path: Path) -> None:
     steps, found = {}, {}
     for scheduler in ("asha", "fifo"):

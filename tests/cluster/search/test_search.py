@@ -142,6 +142,7 @@ def test_killed_in_the_middle(tmp_path: Path, ray_session: str) -> None:
     assert best[0] == best[1] is not None
 
 
+@pytest.mark.soak
 def test_terminated_and_gone_on_with(tmp_path: Path) -> None:
     """SIGTERM ends a search in good order with what it has shown; --resume goes on, here in the middle of pbt."""
     flags = ["--scheduler=pbt", "--trials=4", "--name=s", f"--runs-dir={tmp_path}"]
@@ -168,6 +169,7 @@ def test_terminated_and_gone_on_with(tmp_path: Path) -> None:
     assert reports(RunFolder(run.path), "w-robust")[-1] == best["reports"][-1]
 
 
+@pytest.mark.soak
 def test_out_of_time(tmp_path: Path, ray_session: str) -> None:
     """A time budget ends a search with what it has shown; going on completes it."""
     asked = searched(scheduler="fifo", concurrent=1, config=searched().config.replace({"max_steps": 1000}))
@@ -178,6 +180,7 @@ def test_out_of_time(tmp_path: Path, ray_session: str) -> None:
     assert (folder / "best.yaml").exists()
 
 
+@pytest.mark.soak
 def test_a_lost_trial_goes_on_from_its_checkpoint(tmp_path: Path, ray_session: str) -> None:
     """kill -9 of a trial's process: it takes no committed step again, and ends as if nothing had been."""
     asked = searched(scheduler="fifo", trials=1, config=searched().config.replace({"max_steps": 60}))
@@ -196,6 +199,7 @@ def test_a_lost_trial_goes_on_from_its_checkpoint(tmp_path: Path, ray_session: s
     assert re.search(r"continues at step (20|25) of 60", log), log
 
 
+@pytest.mark.soak
 def test_trials_of_actors_are_those_of_one_process(tmp_path: Path, ray_session: str) -> None:
     """With --team ray every agent of a trial has a bundle of the trial's placement group; the bytes are the same."""
     made = {}

@@ -122,6 +122,7 @@ def test_a_lost_host_is_replaced(method: str, cluster: Hosts, folder: Path, teac
     assert bytes_of(run) == bytes_of(local.path)
 
 
+@pytest.mark.soak
 def test_a_hung_lane_on_another_host_is_ended(cluster: Hosts, folder: Path, ray_session: str) -> None:
     """Two peers of two lanes over two hosts; SIGSTOP where the driver cannot send signals itself: its host's Ray does, and the bundle is free for another."""
     options: dict[str, Any] = {"placement__strategy": "SPREAD", "call_timeout": 5, "lanes": 2}
@@ -142,6 +143,7 @@ def test_a_hung_lane_on_another_host_is_ended(cluster: Hosts, folder: Path, ray_
     assert bytes_of(run) == bytes_of(undisturbed.path)
 
 
+@pytest.mark.soak
 def test_pretraining_on_other_hosts(cluster: Hosts, folder: Path) -> None:
     """Workers of Ray Train on two hosts, whose disks have no images yet."""
     chosen = small_flags(**{**flags(folder, "at"), "max_steps": 6, "data__cache": str(folder / "cache" / "pretrain")})
@@ -153,6 +155,7 @@ def test_pretraining_on_other_hosts(cluster: Hosts, folder: Path) -> None:
     assert (folder / "models" / "at-digits-small_cnn" / "1" / "card.json").is_file()
 
 
+@pytest.mark.soak
 def test_an_evaluation_uses_the_cluster(cluster: Hosts, folder: Path, teacher: None) -> None:
     """Workers on the hosts; the numbers are those of one process."""
     base = [

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.training.job import Circumstances, Job
 from sparring.cluster.training.live import LiveView, split
+from sparring.cluster.training.progress import ESTIMATE_AFTER, Progress
 from sparring.trainers.types import Metrics
-from tests.helpers import CLONE, small_flags
+from tests.helpers import CLONE, small, small_flags
 
 SECONDS = {"craft": 0.6, "answer": 0.1, "learn": 0.2, "exchange": 0.0001, "idle": 0.1}
 
@@ -93,12 +96,13 @@ def test_live_in_a_terminal_and_plain_without_colour(tmp_path: Path) -> None:
     assert "MiB per checkpoint" in plain
 
 
+def job(folder: Path) -> Job:
+    return Job(RunFolder(folder), small("at", batch_size=8), Circumstances(quiet=True), None, (), {})
+
+
 def test_lines_average_what_was_since_the_last_one(tmp_path: Path) -> None:
     """The mean of all steps in between; a term that begins late is averaged over the steps that have it."""
-    from sparring.cluster.runs.folder import RunFolder
-    from sparring.cluster.training.progress import Progress
-
-    progress = Progress(RunFolder(tmp_path), total=3, steps_per_epoch=1, batch_size=8, first=0, quiet=True)
+    progress = Progress(job(tmp_path), total=3, steps_per_epoch=1)
     for t, values in enumerate(({"hard": 1.0}, {"hard": 2.0, "self": 4.0}, {"hard": 6.0, "self": 8.0})):
         progress.step(t, {"student": Metrics({**values, "lr": 0.1}, 0, {})})
     progress.close()
@@ -109,16 +113,13 @@ def test_lines_average_what_was_since_the_last_one(tmp_path: Path) -> None:
 
 def test_the_estimate_passes_over_a_checkpoint_that_is_being_written(tmp_path: Path) -> None:
     """Its files vanish while they are looked at, here for good: a link to nowhere."""
-    from sparring.cluster.runs.folder import RunFolder
-    from sparring.cluster.training.progress import ESTIMATE_AFTER, Progress
-
     done, writing = (tmp_path / f"checkpoints/{name}/agents/peer0" for name in ("step-000000", "step-000010.1a2b.tmp"))
     for folder in (done, writing):
         folder.mkdir(parents=True)
     (done / "model.safetensors").write_bytes(bytes(2**20))
     (done.parents[1] / "COMMITTED").touch()
     (writing / "model.safetensors").symlink_to(tmp_path / "nowhere")
-    progress = Progress(RunFolder(tmp_path), total=100, steps_per_epoch=10, batch_size=8, first=0, quiet=True)
+    progress = Progress(job(tmp_path), total=100, steps_per_epoch=10)
     for t in range(ESTIMATE_AFTER):
         progress.step(t, {"peer0": Metrics({"hard": 1.0}, 0, {})})
     progress.close()
