@@ -74,7 +74,7 @@ def test_a_submitted_job(head: str, tmp_path: Path, undisturbed: dict[str, Any])
     base = [
         sys.executable,
         "-m",
-        "cluster",
+        "sparring.cluster",
         "train",
         "mat",
         *small_flags(**OPTIONS),

@@ -122,7 +122,7 @@ def start(run: Path, **options: Any) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
         "-m",
-        "cluster",
+        "sparring.cluster",
         "train",
         "mat",
         *flags,
