@@ -179,6 +179,7 @@ def test_ctrl_c_in_a_terminal_reaches_no_actor(tmp_path: Path) -> None:
     assert "lost" not in stderr
 
 
+@pytest.mark.soak
 def test_a_signal_during_start_up_exits_130_and_loses_nothing(sparring: Command, tmp_path: Path) -> None:
     """Three runs at a time, as they take long to start; each gets the signal so many seconds after its folder appears."""
     moments = {("local", 0.3): tmp_path / "1", ("ray", 0.3): tmp_path / "2", ("ray", 4.0): tmp_path / "3"}
@@ -203,6 +204,7 @@ def test_a_signal_during_start_up_exits_130_and_loses_nothing(sparring: Command,
         assert sparring("runs", f"--runs-dir={folder / 'runs'}").returncode == 0
 
 
+@pytest.mark.soak
 def test_resume_if_exists_refuses_another_run(sparring: Command) -> None:
     assert sparring("train", "mat", *LOCAL, "--name=a").returncode == 0
     done = sparring("train", "mat", *LOCAL, "--name=a", "--resume-if-exists", "--attack.eps=0.1", "--seed=3")
@@ -248,6 +250,7 @@ def wait_for_step(folder: Path, more_than: int = 2) -> None:
     raise AssertionError("training did not start")
 
 
+@pytest.mark.soak
 def test_agents_of_one_run_may_differ(sparring: Command, tmp_path: Path) -> None:
     own = ["--agents.peer1.network=small_cnn:width=6", "--agents.peer1.optim.lr=0.05"]
     done = sparring("train", "mat", *LOCAL, *own, "--name=a")

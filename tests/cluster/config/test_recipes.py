@@ -16,6 +16,7 @@ from tests.conftest import Command
 from tests.helpers import small, small_flags
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("method", methods.names())
 def test_two_steps(method: str, tmp_path: Path) -> None:
     assert recipes_check.check(f"{method}-cifar10-short", tmp_path).startswith("2 steps, ")

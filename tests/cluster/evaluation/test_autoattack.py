@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def test_flags_are_those_of_the_authors_code_called_on_the_block(folder: RunFolder) -> None:
     model, _ = load_agent(folder)
-    split = load_test(DataConfig(), 24)
+    split = load_test(DataConfig(), 12)
     x, y = split.pixels(), split.all_labels()
     block = Block(x, y, 3, seed=7)
     outcome = evaluate_block(model, block, attacks=["autoattack"], threat=THREAT)
@@ -56,6 +56,7 @@ def test_flags_are_those_of_the_authors_code_called_on_the_block(folder: RunFold
     assert 0 < int(expected.sum()) < len(y)
 
 
+@pytest.mark.soak
 def test_the_caller_is_not_disturbed(folder: RunFolder) -> None:
     model, _ = load_agent(folder)
     model.train()
@@ -79,6 +80,7 @@ def test_the_caller_is_not_disturbed(folder: RunFolder) -> None:
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.soak
 def test_few_classes_run_the_supported_subset_and_say_so() -> None:
     for classes in (2, 3, 4):
         model = TinyNet(classes=classes).eval()

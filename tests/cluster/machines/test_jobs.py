@@ -69,6 +69,7 @@ def submit(head: str, *command: str, clone: Path = CLONE) -> subprocess.Complete
             return done
 
 
+@pytest.mark.soak
 def test_a_submitted_job(head: str, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     """The job's own folder is all that it needs of ours; a relative folder for runs is refused, since Ray erases it."""
     base = [

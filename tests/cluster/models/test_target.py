@@ -110,6 +110,7 @@ def test_what_a_network_from_elsewhere_needs(sparring: Command) -> None:
     assert done.returncode in (2, 4)
 
 
+@pytest.mark.soak
 def test_export(sparring: Command) -> None:
     """Weights that load elsewhere; an entry for the zoo with every field, only from an evaluation with AutoAttack."""
     from tests.helpers import small_flags

@@ -30,6 +30,7 @@ def teacher(ray_session: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return pretrain.pretrain(config, workers=2, runs_dir=folder, models_dir=folder / "models", name="a", quiet=True)
 
 
+@pytest.mark.soak
 def test_a_killed_worker_changes_nothing(teacher: dict[str, Any], tmp_path: Path) -> None:
     """kill -9 of the second worker in mid-epoch: the group starts again and ends in the bytes of an undisturbed run."""
     run = tmp_path / "run"

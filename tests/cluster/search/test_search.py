@@ -210,6 +210,7 @@ def test_trials_of_actors_are_those_of_one_process(tmp_path: Path, ray_session: 
     assert made["ray"] == made["local"]
 
 
+@pytest.mark.soak
 def test_pbt_takes_over_whole_states_and_its_best_is_repeated(tmp_path: Path, ray_session: str) -> None:
     folder = search.tune(searched(scheduler="pbt"), runs_dir=tmp_path, name="pbt")
     best = search_report.best_of(results(folder))
@@ -450,6 +451,7 @@ def test_from_python(ray_session: str, tmp_path: Path) -> None:
         sparring.tune(searched().config, {"optim.lr": "unifrom(1, 2)"})
 
 
+@pytest.mark.soak
 def test_when_all_fail_the_first_cause_is_said(ray_session: str, tmp_path: Path) -> None:
     spaces: dict[str, Space] = {"optim.lr": Uniform(1e28, 1e30)}
     words = r"every trial failed; the first one, 000: training stopped itself: peer0: loss term 'hard'"

@@ -63,8 +63,11 @@ def actor_pid(run: Path, agent: str) -> int:
 
 @pytest.mark.parametrize(
     ("sent", "agents", "timeout"),
-    [(signal.SIGKILL, ["peer1"], 60.0), (signal.SIGSTOP, ["peer0"], 5.0), (signal.SIGKILL, ["peer0", "peer1"], 60.0)],
-    ids=["killed", "hung", "both-killed"],
+    [
+        pytest.param(signal.SIGKILL, ["peer1"], 60.0, id="killed"),
+        pytest.param(signal.SIGSTOP, ["peer0"], 5.0, id="hung"),
+        pytest.param(signal.SIGKILL, ["peer0", "peer1"], 60.0, id="both-killed", marks=pytest.mark.soak),
+    ],
 )
 def test_lost_actor(
     sent: int, agents: list[str], timeout: float, ray_session: str, tmp_path: Path, undisturbed: dict[str, Any]
@@ -82,6 +85,7 @@ def test_lost_actor(
     assert bytes_of(run) == undisturbed
 
 
+@pytest.mark.soak
 def test_lost_before_the_first_checkpoint(
     ray_session: str, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +149,9 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment", [m if m == "in-a-step" else pytest.param(m, marks=pytest.mark.soak) for m in MOMENTS]
+)
 def test_killed_driver(
     moment: str, pooled: None, ray_session: str, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:

@@ -50,7 +50,10 @@ def test_replicas_agree(undisturbed: Path) -> None:
     assert metrics[0]["exchange_bytes"] == 60 * (64 + 2 * 10) * 4  # both halves together
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+@pytest.mark.parametrize(
+    "sent",
+    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="hung", marks=pytest.mark.soak)],
+)
 def test_a_lost_lane(sent: int, undisturbed: Path, tmp_path: Path) -> None:
     """All are made anew, go back to the last checkpoint and end in the same bytes."""
     run = tmp_path / "run"
@@ -69,6 +72,7 @@ def test_a_lost_lane(sent: int, undisturbed: Path, tmp_path: Path) -> None:
     assert bytes_of(run) == bytes_of(undisturbed)
 
 
+@pytest.mark.soak
 def test_the_same_bytes_as_workers_of_ray_train(ray_session: str, tmp_path: Path) -> None:
     """Two lanes of one agent, as actors and as workers of TorchTrainer."""
     config = small("at", **{**OPTIONS, "max_steps": 12})

@@ -72,6 +72,7 @@ def recorded(run: Path) -> int:
     return json.loads(path.read_text().splitlines()[-1])["t"] if path.exists() and path.stat().st_size else 0
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("method", ["mat", "mtard"])
 def test_a_lost_host_is_replaced(method: str, cluster: Hosts, folder: Path, teacher: None) -> None:
     """Agents on two hosts; one is killed in mid-run; a new one takes over, gets the images, and the bytes are the same."""
@@ -195,7 +196,7 @@ IMPOSSIBLE = {
 }
 
 
-@pytest.mark.parametrize("case", IMPOSSIBLE)
+@pytest.mark.parametrize("case", [c if c == "label" else pytest.param(c, marks=pytest.mark.soak) for c in IMPOSSIBLE])
 def test_what_cannot_be_placed_is_refused_at_once(case: str, cluster: Hosts, folder: Path) -> None:
     options, need, fix = IMPOSSIBLE[case]
     wait_for(lambda: alive(cluster, 4.0), what="the workers' GPUs")
@@ -237,6 +238,7 @@ def test_a_stranger_is_refused(cluster: Hosts, folder: Path) -> None:
     assert not list((folder / "strangers").iterdir())
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not can_make_namespaces(), reason="needs root: workers' disks are those of the driver otherwise")
 def test_runs_that_only_the_driver_sees_are_refused(cluster: Hosts, folder: Path) -> None:
     """The data folder is a disk of its own on each worker: nothing written there could be read after a failure."""
