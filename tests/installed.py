@@ -29,6 +29,14 @@ def done(*args):
     assert code == 0, (args, code)
 
 
+done("train", "mat", *SMALL, "--team=local", "--name=local")
+session.start(num_cpus=4, object_store_memory=256 * 2**20)  # one Ray for all that follows
+done("train", "mat", *SMALL, "--team=ray", "--name=ray")
+done("evaluate", "runs/ray", "--attacks=fgsm", "--examples=8", "--block=4", "--workers=2", "--quiet")
+print("home", sparring.__path__[0])
+"""
+MORE = """
+
 def ready(answer):
     page = urllib.request.urlopen(answer["url"]).read().decode()
     models = json.load(urllib.request.urlopen(answer["url"] + "v1/models"))["models"]
@@ -36,15 +44,10 @@ def ready(answer):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-done("train", "mat", *SMALL, "--team=local", "--name=local")
-session.start(num_cpus=4, object_store_memory=256 * 2**20)  # one Ray for all that follows
-done("train", "mat", *SMALL, "--team=ray", "--name=ray")
-done("evaluate", "runs/ray", "--attacks=fgsm", "--examples=8", "--block=4", "--workers=2", "--quiet")
 done("tune", "mat", *[s for s in SMALL if s != "--no-report"], "--team=local", "--trials=1", "--name=search")
 replicas = {"predictors": 1, "max_predictors": None, "ingresses": 1, "gpus": 0.0, "threads": 1, "batch": 16}
 settings = serving.settings((), None, demo=True, token_file=None, **replicas)
 serving.serve(settings, serving.Where(port=int(sys.argv[1])), ready=ready, say=print)
-print("home", sparring.__path__[0])
 """
 
 
@@ -80,9 +83,9 @@ def plant(python: Path, user: Path) -> None:
         (user / name / "__init__.py").write_text(FOREIGN)
 
 
-def walk(python: Path, user: Path) -> str:
-    """Train in one process and over Ray, evaluate on workers, search, serve the page; what was printed."""
-    (user / "mine.py").write_text(WALK)
+def walk(python: Path, user: Path, *, whole: bool) -> str:
+    """Train in one process and over Ray and evaluate on workers; the whole walk also searches and serves. What was printed."""
+    (user / "mine.py").write_text(WALK + (MORE if whole else ""))
     command = [str(python), "mine.py", str(free_port())]
     done = subprocess.run(command, cwd=user, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -16,6 +16,7 @@ import pytest
 from tests.helpers import CLONE
 
 
+@pytest.mark.soak
 def test_team_vs_local(tmp_path: Path) -> None:
     flags = ["--network=small_cnn:width=4", "--batch-size=16", "--attack-steps=2", "--rounds=2", "--steps=1"]
     command = [sys.executable, str(CLONE / "benchmarks" / "team_vs_local.py"), *flags]

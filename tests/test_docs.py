@@ -57,6 +57,7 @@ def test_every_flag_shown_is_one(sparring: Command) -> None:
                 assert flag in known[key] + " --peers --method.members", f"sparring {command} {flag}"
 
 
+@pytest.mark.soak
 def test_quickstart_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(CLONE / "examples" / "quickstart.py")]
     environment = {**os.environ, "PYTHONPATH": str(CLONE)}

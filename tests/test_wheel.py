@@ -77,7 +77,7 @@ def test_a_walk_from_the_wheel(made: tuple[Path, Path], tmp_path: Path) -> None:
     )
     assert found.stdout.strip() == "[]"
     plant(python, user)
-    said = walk(python, user)
+    said = walk(python, user, whole=True)
     assert "served True ['digits-plain', 'digits-robust']" in said
     assert f"home {tmp_path / 'env'}" in said  # also what Ray was given
     assert "site-packages/sparring-code" in said

@@ -4,4 +4,4 @@ Comes in: a ``RunConfig`` and ``Circumstances``. Goes out: a ``Run``; lines, rec
 Called by the commands, by ``search/`` for each trial, by the Python API.
 """
 
-__all__ = ["job", "launch", "monitors", "on_demand", "plan", "progress", "startup"]
+__all__ = ["job", "launch", "monitors", "on_demand", "plan", "progress", "saving", "startup"]

@@ -102,6 +102,7 @@ def test_the_plain_model_flips_while_the_robust_one_holds(service: Service, brow
     assert all(r.startswith((service.url, "data:", "blob:")) for r in page.requests)
 
 
+@pytest.mark.soak
 def test_by_keyboard_on_a_narrow_dark_screen(service: Service, browser: Any) -> None:
     page = Page(browser, service.url, viewport={"width": 360, "height": 700}, color_scheme="dark")
     page.status("Choose an image.")
@@ -132,6 +133,7 @@ def test_a_file_that_is_no_image(service: Service, browser: Any, tmp_path: Path)
     page.status("not a PNG or JPEG image")
 
 
+@pytest.mark.soak
 def test_the_docs_page(service: Service, browser: Any) -> None:
     page = Page(browser, f"{service.url}/docs")
     assert page.page.locator("h3").count() >= 12

@@ -87,6 +87,7 @@ def seconds_until_closed(port: int, *, tls: bool, most: float) -> float:
     return time.monotonic() - started
 
 
+@pytest.mark.soak
 def test_through_the_proxy(nginx: int, service: Service) -> None:
     with connection(nginx, tls=True) as s:
         s.sendall(
@@ -102,6 +103,7 @@ def test_through_the_proxy(nginx: int, service: Service) -> None:
     assert answer.endswith(b'{"error": "the body is too large"}')
 
 
+@pytest.mark.soak
 def test_slow_headers(nginx: int, service: Service) -> None:
     """Serve's own proxy bears such a client on; nginx does not."""
     alone = int(service.url.rpartition(":")[2])

@@ -152,6 +152,7 @@ def test_a_killed_predictor_costs_no_answer(service: Service) -> None:
     assert load.right >= 4 * 8  # before and after
 
 
+@pytest.mark.soak
 def test_a_killed_ingress_costs_eight_answers_at_most(service: Service) -> None:
     ask = Asker(MODELS / "digits-robust" / "1")
     with clients(8, ask, service.url) as load:
@@ -304,6 +305,7 @@ def test_too_many_attacks_are_asked_to_come_again(service: Service) -> None:
     assert busy.json() == {"error": "too many requests wait; come again later"}
 
 
+@pytest.mark.soak
 def test_sigterm_lets_requests_end(folder: Path) -> None:
     """Requests that are on their way when SIGTERM comes are answered; then the process ends with 0."""
     with running(folder, "digits=models/digits-robust") as service:

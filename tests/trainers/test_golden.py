@@ -16,9 +16,10 @@ from tests.reference.common import load
 
 GOLDEN = CLONE / "tests" / "golden"
 FILES = sorted(p.name for p in GOLDEN.iterdir())
+SLOW = {"peeraid_arch_f64.npz"}  # whole networks in float64
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [pytest.param(f, marks=pytest.mark.soak) if f in SLOW else f for f in FILES])
 def test_equal_to_the_recorded_arrays(name: str) -> None:
     check(GOLDEN / name)
 

@@ -153,7 +153,9 @@ def test_too_few_gpus(sparring: Command, ray_session: str, tmp_path: Path) -> No
     assert not list(tmp_path.glob("runs/*"))
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGTERM, *(pytest.param(s, marks=pytest.mark.soak) for s in (signal.SIGINT, signal.SIGUSR1))]
+)
 def test_signals_finish_the_step_save_and_exit_130(sent: int, tmp_path: Path) -> None:
     process = start(tmp_path, "--team=local", "--max-steps=5000")
     wait_for_step(tmp_path)
@@ -168,6 +170,7 @@ def test_signals_finish_the_step_save_and_exit_130(sent: int, tmp_path: Path) ->
     assert not (tmp_path / "runs/a/run.lock").exists()
 
 
+@pytest.mark.soak
 def test_ctrl_c_in_a_terminal_reaches_no_actor(tmp_path: Path) -> None:
     """A terminal sends Ctrl-C to the whole process group, Ray's processes included; the step still ends and is saved."""
     process = start(tmp_path, "--max-steps=5000")
@@ -214,6 +217,7 @@ def test_resume_if_exists_refuses_another_run(sparring: Command) -> None:
     assert again.returncode == 0, again.stderr  # how it is carried out may differ
 
 
+@pytest.mark.soak
 def test_nan_on_ray_too(sparring: Command, pooled: None) -> None:
     flags = [*small_flags(max_steps=60, checkpoint__every=1), "--optim.lr=1e30", "--optim.warmup=100"]
     done = sparring("train", "mat", *flags, "--name=a")

@@ -60,6 +60,7 @@ def second_node(ray_session: str, tmp_path: Path) -> Iterator[Path]:
         time.sleep(0.2)
 
 
+@pytest.mark.soak
 def test_a_node_without_the_images_gets_them(second_node: Path, tmp_path: Path) -> None:
     """Two peers on two nodes with separate disks; the second one's cache is filled, and the bytes are those of one process."""
     options = {"data__cache": str(second_node), "placement__strategy": "STRICT_SPREAD", "max_steps": 4}

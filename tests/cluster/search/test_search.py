@@ -90,6 +90,7 @@ def test_a_search_of_the_same_name(done: Path) -> None:
         search.tune(searched(objective="clean,robust", spaces=fewer), runs_dir=done.parent, name="asha", resume=True)
 
 
+@pytest.mark.soak
 def test_a_search_that_ended_runs_nothing_again(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {p: p.stat().st_mtime_ns for p in (done / "trials").rglob("metrics.jsonl")}
     (done / "best" / "evaluation" / "1").mkdir(parents=True)  # what somebody made of the best trial stays
@@ -109,6 +110,7 @@ def test_the_best_changes_and_what_was_made_of_the_old_one_stays(done: Path, tmp
     assert [bytes_of(tmp_path / n) for n in ("best", "best-before-1")] == [bytes_of(p) for p in (other, one)]
 
 
+@pytest.mark.soak
 def test_killed_in_the_middle(tmp_path: Path, ray_session: str) -> None:
     """kill -9 of the driver; resumed, the same trials end, each step was taken once, and the best is that of an undisturbed search."""
     spaces = {**searched().config.method.SEARCH, **SPACES}  # what the command searches too
@@ -127,7 +129,7 @@ def test_killed_in_the_middle(tmp_path: Path, ray_session: str) -> None:
         command, cwd=CLONE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
     )
     trials = tmp_path / "b" / "s" / "trials"
-    wait_for(lambda: list(trials.glob("*/result.json")) or driver.poll() is not None, seconds=90)
+    wait_for(lambda: list(trials.glob("*/result.json")) or driver.poll() is not None, seconds=180)
     os.killpg(driver.pid, signal.SIGKILL)
     ended = {p.parent.name: p.stat().st_mtime_ns for p in trials.glob("*/result.json")}
     assert 0 < len(ended) < 4, driver.communicate()[1]
@@ -152,7 +154,7 @@ def test_terminated_and_gone_on_with(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sparring.cluster", "tune", "-c", str(file), *flags]
     driver = subprocess.Popen(command, cwd=CLONE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     trials = tmp_path / "s" / "trials"
-    wait_for(lambda: len(list(trials.glob("*/checkpoints/step-*"))) > 6 or driver.poll() is not None, seconds=90)
+    wait_for(lambda: len(list(trials.glob("*/checkpoints/step-*"))) > 6 or driver.poll() is not None, seconds=180)
     driver.terminate()
     said = driver.communicate(timeout=60)[1]
     assert driver.returncode == 130, said

@@ -106,6 +106,7 @@ def test_lost_before_the_first_checkpoint(
     assert bytes_of(run) == undisturbed
 
 
+@pytest.mark.soak
 def test_gives_up_after_max_failures_and_can_be_resumed(
     ray_session: str, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:

@@ -50,6 +50,7 @@ def test_replicas_agree(undisturbed: Path) -> None:
     assert metrics[0]["exchange_bytes"] == 60 * (64 + 2 * 10) * 4  # both halves together
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "sent",
     [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="hung", marks=pytest.mark.soak)],

@@ -81,6 +81,7 @@ def test_every_method(method: str, pooled: None, tmp_path: Path) -> None:
     assert bytes_of(runs[0].path) == bytes_of(runs[1].path)
 
 
+@pytest.mark.soak
 def test_actors_are_other_processes(team_of: Any) -> None:
     facts = team_of(small("mat", peers=3)).describe()
     pids = {f.pid for f in facts.values()}

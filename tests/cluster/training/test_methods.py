@@ -84,6 +84,7 @@ def test_every_recipe_is_complete() -> None:
     assert {p: round(a.eps, 4) for p, a in union.items()} == {"linf": 0.0314, "l2": 0.5, "l1": 12}
 
 
+@pytest.mark.soak
 def test_union_of_norms_from_training_to_report(sparring: Command) -> None:
     """The best checkpoint is judged by the union, evaluate adds it, and the report page is made."""
     flags = [*small_flags(max_steps=4, checkpoint__every=2), "--team=local", "--json"]

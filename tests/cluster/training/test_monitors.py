@@ -76,7 +76,7 @@ def test_fgsm_without_random_start_overfits_catastrophically(tmp_path: Path) -> 
     assert held_out[-1]["own_attack"] - held_out[-1]["robust"] > 0.15
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.soak) for s in (1, 2))])
 def test_a_healthy_run_raises_none(seed: int, tmp_path: Path) -> None:
     assert alarms(run(tmp_path, seed=seed, epochs=8)) == []
 
