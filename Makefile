@@ -17,9 +17,9 @@ endif
 demo: $(READY)
 	$(PY) -m sparring.cluster demo
 
-# Two at a time: many tests wait for processes to start, to be lost, or for a timeout to pass.
+# Two at a time: many tests wait for processes to start, to be lost, or for a timeout to pass. By file: what a file sets up is set up once.
 test: check browser
-	$(PY) -m pytest -m "not soak" -n 2 --dist worksteal
+	$(PY) -m pytest -m "not soak" -n 2 --dist loadfile
 
 # What takes longer; UNTIL (seconds since 1970) skips what would end later.
 soak: $(READY) browser

@@ -390,7 +390,7 @@ def test_help_is_quick_and_costs_no_torch(args: list[str]) -> None:
         "assert not {'torch', 'ray'} & set(sys.modules); sys.exit(code)"
     )
     times = []
-    for _ in range(3):  # of a core's time: it waits for nothing, and other tests take turns with it
+    for _ in range(6):  # of a core's time: it waits for nothing, and other tests take turns with it
         done = subprocess.run(
             [sys.executable, "-c", code, str(CLONE), *args], capture_output=True, text=True, check=False
         )

@@ -196,7 +196,8 @@ IMPOSSIBLE = {
 }
 
 
-@pytest.mark.parametrize("case", [c if c == "label" else pytest.param(c, marks=pytest.mark.soak) for c in IMPOSSIBLE])
+@pytest.mark.soak
+@pytest.mark.parametrize("case", IMPOSSIBLE)
 def test_what_cannot_be_placed_is_refused_at_once(case: str, cluster: Hosts, folder: Path) -> None:
     options, need, fix = IMPOSSIBLE[case]
     wait_for(lambda: alive(cluster, 4.0), what="the workers' GPUs")
