@@ -182,16 +182,19 @@ def evaluate(
     *,
     attacks: Sequence[str] = ("clean", "pgd-20"),
     threats: Sequence[str],
-    examples: int | None = None,
+    examples: int | str | None = None,
     seed: int = 0,
 ) -> Result:
     """Accuracy of ``model`` on the test images of ``dataset``, worst case per example over attacks and threats."""
     from sparring.cluster.evaluation.direct import evaluate_model
-    from sparring.cluster.models.trained import load_test
+    from sparring.cluster.evaluation.subjects import check
+    from sparring.cluster.models.trained import Examples, load_classes, load_test
     from sparring.trainers.config import DataConfig, Threat
 
-    split = load_test(DataConfig(name=dataset), examples)
+    data = DataConfig(name=dataset)
+    split = load_test(data, None if examples is None else Examples.parse(examples))
     parsed = [Threat.parse(t) for t in threats]
+    check(model, split, classes=load_classes(data))
     return evaluate_model(model, split, attacks=attacks, threats=parsed, seed=seed, masking=256)
 
 

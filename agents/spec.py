@@ -18,7 +18,7 @@ from sparring.agents.memo import Memo
 from sparring.agents.robustness import check_classifier
 from sparring.trainers import methods, user
 from sparring.trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig, require
-from sparring.trainers.data import Batches, Dataset, Split
+from sparring.trainers.data import Batches, Dataset, Split, last_batch
 from sparring.trainers.datasets import Prepared
 from sparring.trainers.methods.base import Method
 from sparring.trainers.rng import seeded
@@ -172,6 +172,11 @@ class AgentSpec:
         """Steps of the run, before any agent is built."""
         batches, _ = self._batches(self.images.load(), torch.device("cpu"))
         return self.total_steps(batches.steps_per_epoch)
+
+    def last_batch(self) -> int:
+        """Images of an epoch's last batch, before any agent is built."""
+        batches, _ = self._batches(self.images.load(), torch.device("cpu"))
+        return batches.batch_size if batches.extra is not None else last_batch(len(batches.split), self.batch_size)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Length of the run."""

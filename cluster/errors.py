@@ -59,6 +59,14 @@ class Interrupted(SparringError):
     code = 130
 
 
+def sentence(error: BaseException) -> str:
+    """An error as one line of a record: its text, with its kind where the text is not meant for users."""
+    text = " ".join(str(error).split())
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped at once by a signal"
+    return text if exit_code(error) != 1 else f"{type(error).__name__}: {text}"
+
+
 def exit_code(error: BaseException) -> int:
     """That of a command which ends with ``error``: its kind's; 2 for a value that is not allowed; 1 for what nobody expected."""
     if isinstance(error, SparringError):

@@ -13,9 +13,9 @@ from fastapi import APIRouter, Query, Request
 from sparring.serve import images, schemas
 from sparring.serve.backend import Backend
 from sparring.serve.catalogue import card_of, robustness, shape_of, version_of
-from sparring.serve.images import Refused
 from sparring.serve.protocol import Invalid, parse_json
 from sparring.serve.settings import READERS, Settings
+from sparring.trainers.decoder import Refused
 
 MODEL = "/v1/models/{name}"
 Top = Annotated[int, Query(ge=1, le=1000, description="Classes to name, most probable first.")]

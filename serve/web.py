@@ -18,9 +18,9 @@ from sparring.serve import manual, v1, v2
 from sparring.serve.backend import Backend, Busy
 from sparring.serve.catalogue import NotFound
 from sparring.serve.guard import Guard, TooLargeError, TooSlowError, too_large
-from sparring.serve.images import Refused
 from sparring.serve.protocol import Invalid
 from sparring.serve.settings import Settings
+from sparring.trainers.decoder import Refused
 
 VERSION = "1"
 PAGE = Path(__file__).parent / "page"

@@ -44,14 +44,14 @@ class Split:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the images, labels and their order."""
+        """Hash of the images, labels and their order; all rows in their order are the same images as no choice at all."""
         h = hashlib.sha256(repr((tuple(self.images.shape), len(self))).encode())
         if self.source is None:
             h.update(self.images.cpu().contiguous().numpy().data)
             h.update(self.labels.cpu().contiguous().numpy().data)
         else:
             h.update(self.source.encode())
-        if self.rows is not None:
+        if self.rows is not None and not torch.equal(self.rows.cpu(), torch.arange(len(self.labels))):
             h.update(self.rows.cpu().contiguous().numpy().data)
         return h.hexdigest()
 
@@ -119,13 +119,30 @@ def stratified(labels: Tensor, fraction: float, *, seed: int) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
+def evaluation_order(labels: Tensor) -> Tensor:
+    """Positions [N] in the one order in which test images are taken when not all are: every prefix holds the classes in the
+    proportions of the whole, as nearly as whole numbers can. It depends on the labels alone, on no run and no seed.
+
+    Example:
+        >>> evaluation_order(torch.tensor([0, 0, 0, 0, 1, 1])).shape
+        torch.Size([6])
+    """
+    place = torch.empty(len(labels), dtype=torch.float64)
+    for k in sorted(set(labels.tolist())):
+        at = (labels == k).nonzero().squeeze(1)
+        drawn = at[torch.randperm(len(at), generator=generator("evaluation order", k))]
+        place[drawn] = (torch.arange(len(at), dtype=torch.float64) + 0.5) / len(at)
+    return torch.argsort(place, stable=True)
+
+
 class Batches:
     """The endless sequence of training batches of one run, on one device.
 
     Args:
         split: training images.
         config: augmentation; share of extra images.
-        batch_size: examples per batch; without extra images the last batch of an epoch holds the rest.
+        batch_size: examples per batch; without extra images the last batch of an epoch holds the rest, and a single image that
+            would be left joins the batch before it, for batch norm has no variance of one.
         seed: the run's seed; order and augmentation depend on it and on the step alone.
         extra: generated images, of which every batch takes ``config.extra_fraction``.
     """
@@ -150,7 +167,7 @@ class Batches:
     @property
     def steps_per_epoch(self) -> int:
         """Steps in which as many images are seen as the training split has."""
-        return -(-len(self.split) // self.batch_size)
+        return steps_per_epoch(len(self.split), self.batch_size, mixed=self.extra is not None)
 
     def batch(self, t: int) -> Batch:
         """Batch of step ``t``: a pure function of (seed, t)."""
@@ -161,7 +178,8 @@ class Batches:
     def _plain(self, t: int) -> tuple[Tensor, Tensor]:
         epoch, i = divmod(t, self.steps_per_epoch)
         order = _order(self.seed, "order", epoch, len(self.split))
-        return self.split.take(order[i * self.batch_size : (i + 1) * self.batch_size].to(self.device))
+        stop = len(order) if i + 1 == self.steps_per_epoch else (i + 1) * self.batch_size
+        return self.split.take(order[i * self.batch_size : stop].to(self.device))
 
     def _mixed(self, t: int) -> tuple[Tensor, Tensor]:
         """The given share from the extra images, the rest from the training split, each a stream of its own."""
@@ -175,6 +193,23 @@ class Batches:
             at = _stream(self.seed, name, len(split), t * count, count)
             parts.append(split.take(at.to(self.device)))
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def steps_per_epoch(n: int, batch_size: int, *, mixed: bool = False) -> int:
+    """Batches in which ``n`` images are seen; one image that is left over makes none of its own.
+
+    Example:
+        >>> steps_per_epoch(64, 63), steps_per_epoch(65, 63)
+        (1, 2)
+    """
+    if not mixed and n > batch_size > 1 and n % batch_size == 1:
+        return n // batch_size
+    return -(-n // batch_size)
+
+
+def last_batch(n: int, batch_size: int) -> int:
+    """Images of an epoch's last batch."""
+    return n - (steps_per_epoch(n, batch_size) - 1) * batch_size
 
 
 def _stream(seed: int, name: str, n: int, start: int, count: int) -> Tensor:

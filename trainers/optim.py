@@ -69,6 +69,28 @@ def when(config: OptimConfig, t: int, *, steps_per_epoch: int, total_steps: int,
     return When(t, epoch, scale, seed)
 
 
+def never(config: OptimConfig, epochs: float) -> list[str]:
+    """What of a schedule does not happen in a run of so many epochs, a sentence each, with the first epoch at which it would."""
+    said = []
+    beyond = [m for m in config.milestones if m >= epochs]
+    if config.schedule == "multistep" and beyond:
+        which = (
+            "no drop of the learning rate falls"
+            if len(beyond) == len(config.milestones)
+            else f"drops at {beyond} do not fall"
+        )
+        said.append(f"{which} into {epochs:g} epochs; optim.milestones has {list(config.milestones)}")
+    if config.warmup > epochs:
+        said.append(
+            f"the learning rate's warm-up does not end within {epochs:g} epochs; optim.warmup is {config.warmup:g}"
+        )
+    if config.swa and config.swa_start is not None and config.swa_start >= epochs:
+        said.append(f"no weight enters the average (SWA) in {epochs:g} epochs; optim.swa_start is {config.swa_start}")
+    if config.awp > 0 and config.awp_warmup >= epochs:
+        said.append(f"weights are never perturbed (AWP) in {epochs:g} epochs; optim.awp_warmup is {config.awp_warmup}")
+    return said
+
+
 def interpolate(x: float, points: tuple[tuple[float, float], ...]) -> float:
     """The value at ``x`` of straight lines through ``points``, which rise in x."""
     for (a, low), (b, high) in pairwise(points):

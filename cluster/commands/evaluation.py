@@ -13,23 +13,22 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.errors import UsageError
-from sparring.trainers.config import DataConfig
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What a network that is no run's needs."""
+    """What a network that is no run's needs; a run or a published model brings its own."""
 
     network: str | None = None
     """What a file of weights is of: resnet18, wrn-34-10, ..."""
     mapping: Path | None = None
     """YAML that turns a file's names into ours: keys, drop, mean, std (docs/adding-a-network.md)."""
-    data: Annotated[str, arg(name="data.name")] = "digits"
-    """Data set of its test images."""
-    root: Annotated[Path, arg(name="data.root")] = Path("data")
-    """Folder that holds the data set."""
-    cache: Annotated[str, arg(name="data.cache")] = "~/.cache/sparring"
-    """Folder for decoded images."""
+    data: Annotated[str | None, arg(name="data.name")] = None
+    """Data set of its test images. Default: digits."""
+    root: Annotated[Path | None, arg(name="data.root")] = None
+    """Folder that holds the data set; of a run or a published model: where its images are now. Default: data."""
+    cache: Annotated[str | None, arg(name="data.cache")] = None
+    """Folder for decoded images. Default: ~/.cache/sparring."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class Evaluate:
     """Role to evaluate; repeat for several. Default: the method's products."""
     checkpoint: Literal["best", "last"] = "best"
     """Best on the held-out images, or last."""
-    examples: int | None = None
-    """First so many test images only."""
+    examples: str | None = None
+    """So many test images, every class in its proportion and always the same ones; first:N takes the first N of the file."""
     name: str | None = None
     """Name of the evaluation's folder."""
     cross: bool = False
@@ -74,11 +73,12 @@ def evaluate(argv: Sequence[str]) -> None:
     from sparring.cluster.evaluation import results
     from sparring.cluster.evaluation.evaluation import Asked, evaluate_target
     from sparring.cluster.models import card, target
+    from sparring.cluster.models.trained import Examples
 
     asked = Asked(
-        attacks=command.attacks.split(","),
+        attacks=[name.strip() for name in command.attacks.split(",")],
         threats=command.threat,
-        examples=command.examples,
+        examples=None if command.examples is None else Examples.parse(command.examples),
         name=command.name,
         cross=command.cross,
         corruption_root=command.corruption_root,
@@ -86,9 +86,7 @@ def evaluate(argv: Sequence[str]) -> None:
         block=command.block,
         masking=command.masking,
     )
-    given = command.elsewhere
-    images = DataConfig(name=given.data, root=str(given.root.resolve()), cache=given.cache)
-    elsewhere = target.Elsewhere(images, given.network, given.mapping)
+    elsewhere = target.Elsewhere(**vars(command.elsewhere))
     networks = target.of_name(command.run, elsewhere, agents=command.agent, checkpoint=command.checkpoint)
     with _cluster(command.address, command.workers):
         report = evaluate_target(networks, asked, say(command.output))

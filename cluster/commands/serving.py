@@ -20,6 +20,7 @@ import yaml
 from sparring.agents import model_folder
 from sparring.cluster.errors import Infrastructure, NoResources, UsageError
 from sparring.cluster.machines import session
+from sparring.cluster.machines.cores import usable
 from sparring.cluster.terminal import HOME
 
 EXAMPLES = HOME / "serve" / "demo"  # a robust and a plain network
@@ -109,7 +110,7 @@ def serve(
     before = {s: signal.signal(s, lambda *_: asked.set()) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         if session.brings_its_own(where.address):
-            session.start(num_cpus=max(os.cpu_count() or 1, ceil(needed)))
+            session.start(num_cpus=max(usable(), ceil(needed)))
         with session.connected(where.address) as runtime_env:
             _check_resources(args)
             from ray import serve as ray_serve

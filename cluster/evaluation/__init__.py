@@ -4,4 +4,4 @@ Comes in: a ``Target`` and what is ``Asked``. Goes out: ``Result``, report.json,
 Called by the commands, ``reports/``, ``pretraining/`` and the Python API.
 """
 
-__all__ = ["analysis", "certify", "direct", "evaluation", "results"]
+__all__ = ["analysis", "certify", "direct", "evaluation", "results", "subjects"]

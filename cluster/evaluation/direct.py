@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from sparring.cluster.evaluation.subjects import check, device_of, pixels
 from sparring.trainers.config import Threat
 from sparring.trainers.data import Split
 
+T = TypeVar("T")
 BLOCK = 64  # examples; part of an evaluation's settings, since the authors' code draws for a whole block
 
 
@@ -28,13 +30,18 @@ def parse_attacks(names: Sequence[str], threat: Threat) -> list[str]:
     Raises:
         UsageError: no such attack.
     """
+    chosen = [name for name in once([name.strip() for name in names]) if name != "clean"]
     try:
-        for name in names:
-            if name != "clean":
-                named_attacks.parse(name, threat)
+        for name in chosen:
+            named_attacks.parse(name, threat)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return [name for name in names if name != "clean"]
+    return chosen
+
+
+def once(values: Sequence[T]) -> tuple[T, ...]:
+    """Equal values count once, in the order in which they came."""
+    return tuple(dict.fromkeys(values))
 
 
 def evaluate_model(
@@ -58,7 +65,7 @@ def evaluate_model(
     chosen = parse_attacks(attacks, threats[0])
     classes = check(model, split)
     columns: dict[str, dict[str, Tensor]] = {}
-    for threat in threats:
+    for threat in once(threats):
         started, parts = time.perf_counter(), []
         for index, start in enumerate(range(0, len(split), block)):
             x, y = (a.to(device) for a in pixels(split, start, start + block))

@@ -19,19 +19,19 @@ from sparring.agents.robustness import Judging, correct, fitting_threads
 from sparring.cluster.errors import DataError, UsageError
 from sparring.cluster.evaluation import analysis, attacking
 from sparring.cluster.evaluation.attacking import Attacking, Job
-from sparring.cluster.evaluation.direct import BLOCK, parse_attacks
+from sparring.cluster.evaluation.direct import BLOCK, once, parse_attacks
 from sparring.cluster.evaluation.folder import Meter, claim, jobs_of, read_all
 from sparring.cluster.evaluation.masking import flagged
 from sparring.cluster.evaluation.results import share, summarise, summary
 from sparring.cluster.evaluation.subjects import check, device_of, pixels
 from sparring.cluster.models.target import Target, of_run
-from sparring.cluster.models.trained import load_agent, load_test
+from sparring.cluster.models.trained import Examples, load_agent, load_classes, load_test
 from sparring.cluster.runs.folder import RunFolder
 from sparring.trainers.config import Threat
 from sparring.trainers.data import Split
 from sparring.trainers.datasets import corruptions
 
-FORMAT = 1
+FORMAT = 2  # 1, until version 0.1: the first test images of the file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Asked:
 
     attacks: Sequence[str]  # see the module; with or without clean
     threats: Sequence[str] = ()  # NORM:EPS; the target's own when empty. The worst case over several is their union
-    examples: int | None = None  # the first so many test images; all when None
+    examples: Examples | int | None = None  # which test images; all when None
     name: str | None = None  # of the evaluation; the next number when None
     cross: bool = False  # add the accuracy of every network on the examples crafted on every other
     corruption_root: Path | None = (
@@ -60,6 +60,7 @@ class _Under:
     threats: tuple[Threat, ...]
     attacks: tuple[str, ...]  # without clean
     split: Split
+    classes: int
     device: torch.device
 
     @property
@@ -71,6 +72,7 @@ class _Under:
             "threats": [str(t) for t in self.threats],
             "eps": [t.eps for t in self.threats],
             "agents": {agent: subject.record for agent, subject in self.target.subjects.items()},
+            "examples": None if self.asked.examples is None else str(self.asked.examples),
             "n": len(self.split),
             "data": {"name": self.target.data.name, "sha256": self.split.sha256},
             "seed": self.target.seed,
@@ -109,12 +111,14 @@ def evaluate_target(
     """
     under = _begin(target, asked)
     models = {agent: subject.model.to(under.device) for agent, subject in target.subjects.items()}
+    for agent, model in models.items():
+        check(model, under.split, classes=under.classes, name=agent)
+    sources = _sources(under)
     place = claim(target.path, asked.name, under.settings)
-    classes = {agent: check(model, under.split) for agent, model in models.items()}
     jobs = jobs_of(place, list(models), under.threats, len(under.split), asked.block)
     with fitting_threads(*models.values()):
-        _attack(under, models, jobs, progress)
-    results = {agent: _result(under, agent, m, jobs, classes[agent]) for agent, m in models.items()}
+        _attack(under, models, sources, jobs, progress)
+    results = {agent: _result(under, agent, model, jobs) for agent, model in models.items()}
     report = {
         **summary(results),
         "run": str(target.path),
@@ -131,16 +135,22 @@ def evaluate_target(
 
 
 def _begin(target: Target, asked: Asked) -> _Under:
-    threats = tuple(Threat.parse(t) for t in asked.threats) or target.threats
+    threats = once([Threat.parse(t) for t in asked.threats]) or target.threats
     if not threats:
         raise UsageError("a network from elsewhere has no threat model of its own; add for example --threat linf:8/255")
     attacks = tuple(parse_attacks(asked.attacks, threats[0]))
-    split = load_test(target.data, asked.examples)
+    split, classes = load_test(target.data, asked.examples), load_classes(target.data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return _Under(target, asked, threats, attacks, split, device)
+    return _Under(target, asked, threats, attacks, split, classes, device)
 
 
-def _attack(under: _Under, models: dict[str, nn.Module], jobs: Sequence[Job], progress: Callable[[str], None]) -> None:
+def _attack(
+    under: _Under,
+    models: dict[str, nn.Module],
+    sources: dict[str, nn.Module],
+    jobs: Sequence[Job],
+    progress: Callable[[str], None],
+) -> None:
     """Every block that has no file yet."""
     left = [job for job in jobs if not job.path.exists()]
     if len(left) < len(jobs):
@@ -149,7 +159,6 @@ def _attack(under: _Under, models: dict[str, nn.Module], jobs: Sequence[Job], pr
     def images(job: Job) -> tuple[Tensor, Tensor]:
         return pixels(under.split, job.start, job.stop)
 
-    sources = {name: source.to(under.device) for name, source in _sources(under.attacks).items()}
     work, done = Attacking(models, sources, under.attacks, under.target.seed), Meter(len(left), progress).done
     workers = min(under.asked.workers, len(left))
     if workers == 0:
@@ -160,21 +169,23 @@ def _attack(under: _Under, models: dict[str, nn.Module], jobs: Sequence[Job], pr
     actors.run(work, left, images, done, workers=workers)
 
 
-def _sources(attacks: Sequence[str]) -> dict[str, nn.Module]:
-    """The networks on which transfer attacks craft."""
+def _sources(under: _Under) -> dict[str, nn.Module]:
+    """The networks on which transfer attacks craft, each for these images and classes."""
     sources = {}
-    for name in attacks:
+    for name in under.attacks:
         if name.startswith("transfer:"):
             path, _, agent = name.removeprefix("transfer:").partition("@")
-            sources[name.removeprefix("transfer:")] = load_agent(RunFolder.open(Path(path)), agent or None)[0]
+            model = load_agent(RunFolder.open(Path(path)), agent or None)[0].to(under.device)
+            check(model, under.split, classes=under.classes, name=name)
+            sources[name.removeprefix("transfer:")] = model
     return sources
 
 
-def _result(under: _Under, agent: str, model: nn.Module, jobs: Sequence[Job], classes: int) -> dict[str, Any]:
+def _result(under: _Under, agent: str, model: nn.Module, jobs: Sequence[Job]) -> dict[str, Any]:
     """One network's entry in the report, from its blocks."""
     own = [job for job in jobs if job.agent == agent]
     columns = {str(t): read_all([job for job in own if job.threat == t]) for t in under.threats}
-    result = summarise(columns, attacks=under.attacks, with_clean="clean" in under.asked.attacks, classes=classes)
+    result = summarise(columns, attacks=under.attacks, with_clean="clean" in under.asked.attacks, classes=under.classes)
     masking = under.asked.masking if under.attacks else 0
     result = flagged(result, model, under.split, under.threats[0], seed=under.target.seed, masking=masking)
     entry = {"checkpoint": under.target.subjects[agent].record["step"], **result.to_dict()}

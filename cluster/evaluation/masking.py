@@ -17,7 +17,7 @@ from sparring.cluster.evaluation.results import Result
 from sparring.cluster.evaluation.subjects import device_of, pixels
 from sparring.trainers.attacks import gradient
 from sparring.trainers.config import Threat
-from sparring.trainers.data import Split
+from sparring.trainers.data import Split, evaluation_order
 from sparring.trainers.losses import cross_entropy
 
 HUGE = {"linf": 0.5, "l2": 0.5, "l1": 0.25}  # share of the largest possible distance that counts as huge
@@ -50,7 +50,7 @@ def flagged(result: Result, model: nn.Module, split: Split, threat: Threat, *, s
     """The result with signs of masked gradients, looked for on so many examples; too few say nothing."""
     if min(masking, len(split)) < ENOUGH:
         return result
-    some = split[torch.arange(min(masking, len(split)))]
+    some = split[evaluation_order(split.all_labels())[: min(masking, len(split))]]
     device = device_of(model)
     with fitting_threads(model):
         found = examine(model, some, threat, seed=seed, device=device)

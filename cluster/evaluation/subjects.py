@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparring.agents.robustness import check_classifier
+from sparring.agents.robustness import check_classifier, judged
 from sparring.trainers.data import Split
 
 
@@ -14,17 +14,25 @@ def device_of(*models: nn.Module) -> torch.device:
     return next((p.device for model in models for p in model.parameters()), torch.device("cpu"))
 
 
-def check(model: nn.Module, split: Split) -> int:
+def check(model: nn.Module, split: Split, *, classes: int | None = None, name: str = "the network") -> int:
     """Refuse a network that is no classifier of these images; its number of classes.
 
+    Args:
+        classes: that the data set has; None: whatever the network tells.
+        name: of the network, for the error.
+
     Raises:
-        ValueError: it returns probabilities or another shape.
+        ValueError: it returns probabilities or another shape, or tells other classes than there are.
     """
     device = device_of(model)
     some = split[torch.arange(min(16, len(split)))].pixels().to(device)
     check_classifier(model, some)
-    with torch.no_grad():
-        return int(model(some[:1]).shape[1])
+    with judged(model), torch.no_grad():
+        told = int(model(some[:1]).shape[1])
+    known = classes if classes is not None else int(split.all_labels().max()) + 1
+    if told < known or (classes is not None and told != classes):
+        raise ValueError(f"{name} tells {told} classes apart, the data set has {known}: it is for other images")
+    return told
 
 
 def pixels(split: Split, start: int, stop: int) -> tuple[Tensor, Tensor]:

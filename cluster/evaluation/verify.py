@@ -25,7 +25,7 @@ from sparring.cluster.evaluation.folder import jobs_of, read_all
 from sparring.cluster.evaluation.results import summarise
 from sparring.cluster.evaluation.subjects import check, pixels
 from sparring.cluster.models.target import Recorded
-from sparring.cluster.models.trained import load_test
+from sparring.cluster.models.trained import Examples, load_test
 from sparring.trainers.config import Threat
 from sparring.trainers.data import Split
 
@@ -62,7 +62,7 @@ def evaluation(path: Path, *, data: Split | None = None) -> Verdict:
     except (ValueError, KeyError) as error:
         raise UsageError(f"settings.json or report.json in {path} cannot be read: {error}") from error
     recorded = Recorded(path.parent.parent)
-    split = data if data is not None else load_test(recorded.data, settings["n"])
+    split = data if data is not None else load_test(recorded.data, _examples(settings))
     problems = verdict.problems
     if split.sha256 != settings["data"]["sha256"]:
         problems.append(
@@ -88,6 +88,13 @@ def evaluation(path: Path, *, data: Split | None = None) -> Verdict:
         if not any(str(job.path.name) in p for job in own for p in problems):
             problems += _numbers(agent, own, threats, attacks, settings, report, classes)
     return verdict
+
+
+def _examples(settings: dict[str, Any]) -> Examples | None:
+    """Which images an evaluation took; version 0.1 took the first ones of the file."""
+    if settings["format"] == 1:
+        return Examples(settings["n"], first=True)
+    return None if settings["examples"] is None else Examples.parse(settings["examples"])
 
 
 def _files(path: Path, jobs: list[Job], report: dict[str, Any]) -> Iterator[str]:

@@ -4,4 +4,4 @@ Comes in: roles and what each needs. Goes out: a connection, bundles, a placemen
 Called by ``team/``, ``search/``, ``pretraining/``, ``evaluation/`` and the commands.
 """
 
-__all__ = ["doctor", "fitting", "hosts", "placement", "session", "stop"]
+__all__ = ["cores", "doctor", "fitting", "hosts", "placement", "session", "stop"]

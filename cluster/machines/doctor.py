@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from sparring.cluster.machines.cores import usable
+
 MINIMUM_TORCH = (2, 11)
 MINIMUM_RAY = (2, 59)  # first release with token authentication on by default
 RAY_PORT = 6379
@@ -97,7 +99,7 @@ def _bfloat16() -> Check:
 
 
 def _cores() -> Check:
-    cores = os.cpu_count() or 1
+    cores = usable()
     if cores < 2:
         return Check("cores", "warn", "1 core: two agents need --placement.cpus-per-agent 0.5")
     return Check("cores", "ok", f"{cores}, one per agent by default")

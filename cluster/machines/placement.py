@@ -8,7 +8,6 @@ skips that for clusters that grow.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from sparring.cluster.config.settings import Own, Placement
 from sparring.cluster.errors import NoResources, UsageError
 from sparring.cluster.machines import stop
+from sparring.cluster.machines.cores import usable
 from sparring.cluster.machines.fitting import Bundle, Node, fits, words
 
 SHARES = (1.0, 0.75, 0.66, 0.5, 0.4, 0.33, 0.25, 0.2, 0.16, 0.12, 0.1, 0.05, 0.02, 0.01)  # of one resource, as advice
@@ -91,10 +91,10 @@ def nodes_alive() -> list[Node]:
 
 
 def this_machine() -> Node:
-    """An upper bound of what a Ray started here would have; it may see fewer CPUs in a container."""
+    """What a Ray that we start here has."""
     import torch
 
-    return Node("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}, {})
+    return Node("this machine", {"CPU": float(usable()), "GPU": float(torch.cuda.device_count())}, {})
 
 
 def reserve(bundles: Sequence[Bundle], placement: Placement, *, timeout: float = WAIT) -> PlacementGroup:

@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import RayError
 
 from sparring.cluster.errors import NoResources
+from sparring.cluster.machines.cores import usable
 from sparring.cluster.machines.stop import terminate_held
 from sparring.cluster.runs.folder import SUBMITTED
 from sparring.cluster.terminal import HOME
@@ -37,6 +38,7 @@ def start(**options: Any) -> str:
     """Start a Ray on this machine whose workers find our packages first; its address."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    options.setdefault("num_cpus", usable())  # Ray counts the machine's, whatever this process may use
     with chdir(HOME), terminate_held():
         context = ray.init(address="local", include_dashboard=False, **OPTIONS, **options)
     address = str(context.address_info["address"])

@@ -14,7 +14,7 @@ from sparring.cluster.errors import UsageError
 from sparring.cluster.models.trained import ENSEMBLE, chosen_agents, subject
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.terminal import relative
-from sparring.trainers import datasets
+from sparring.trainers import datasets, decoder
 
 FORMAT = 1
 
@@ -57,6 +57,7 @@ def _card(folder: RunFolder, agent: str, name: str, members: list[Any], facts: M
         "networks": [m.config.spec for m in members],
         "parameters": sum(p.numel() for m in members for p in m.parameters()),
         "input": {"channels": first.channels, "height": first.height, "width": first.width, "range": [0, 1]},
+        "preparation": {"decoder": decoder.VERSION, "size": config.data.size, "background": decoder.BACKGROUND},
         "classes": list(dataset.classes),
         "data": {
             "name": config.data.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,36 @@ class Target:
     subjects: dict[str, Subject]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Elsewhere:
-    """What a network that is no run's needs beside its name."""
+    """What a network that is no run's needs beside its name; None where nothing was said."""
 
-    data: DataConfig  # its test images
+    data: str | None = None  # data set of its test images; digits by default
+    root: Path | None = None  # folder that holds the data set; for a run or a published model, where its images are now
+    cache: str | None = None  # folder for decoded images
     network: str | None = None  # what a file of weights is of: resnet18, wrn-34-10, ...
     mapping: Path | None = None  # YAML that turns a file's names into ours
+
+    @property
+    def images(self) -> DataConfig:
+        """The data set meant."""
+        root, plain = self.root or Path(DataConfig().root), DataConfig()
+        return DataConfig(name=self.data or plain.name, root=str(root.resolve()), cache=self.cache or plain.cache)
+
+    def refuse(self, what: str) -> None:
+        """Refuse what something that brings its own cannot obey.
+
+        Raises:
+            UsageError: names the flags.
+        """
+        given = {"--data.name": self.data, "--network": self.network, "--mapping": self.mapping}
+        flags = [flag for flag, value in given.items() if value is not None]
+        if flags:
+            raise UsageError(
+                f"{what} brings its own data set and network: {', '.join(flags)} cannot be obeyed. Leave "
+                f"{'it' if len(flags) == 1 else 'them'} out (--data.root says where its images are now), or evaluate its file of "
+                "weights: sparring export RUN, then sparring evaluate FILE.safetensors --network NETWORK --data.name DATA"
+            )
 
 
 def of_name(name: str, elsewhere: Elsewhere, *, agents: Sequence[str] = (), checkpoint: str = "best") -> Target:
@@ -53,23 +76,23 @@ def of_name(name: str, elsewhere: Elsewhere, *, agents: Sequence[str] = (), chec
         checkpoint: of a run: best on the held-out images, or last.
 
     Raises:
-        UsageError: nothing of that name.
+        UsageError: nothing of that name, or something said of it that it brings itself.
         BrokenCheckpoint: weights that cannot be read or do not fit.
     """
     if is_foreign(name):
-        return foreign(name, network=elsewhere.network, data=elsewhere.data, mapping=elsewhere.mapping)
+        return foreign(name, network=elsewhere.network, data=elsewhere.images, mapping=elsewhere.mapping)
     version = model_folder.resolve(Path(name))
     if version is not None:
-        return of_model(version, root=_given(elsewhere.data))
+        elsewhere.refuse(f"the published model {name}")
+        return of_model(version, root=elsewhere.root and elsewhere.root.resolve())
     path = name.removeprefix("ensemble:")
+    folder = RunFolder.open(Path(path))
+    elsewhere.refuse(f"the run {folder}")
     chosen = agents if path == name else (*agents, ENSEMBLE)
-    return of_run(RunFolder.open(Path(path)), chosen, checkpoint=checkpoint)
-
-
-def _given(data: DataConfig) -> Path | None:
-    """The folder of the images, where it is not the default one."""
-    root = Path(data.root)
-    return None if root == Path(DataConfig().root).resolve() else root
+    target = of_run(folder, chosen, checkpoint=checkpoint)
+    if elsewhere.root is None:
+        return target
+    return replace(target, data=replace(target.data, root=str(elsewhere.root.resolve())))
 
 
 def of_run(folder: RunFolder, agents: Sequence[str] = (), *, checkpoint: str = "best") -> Target:

@@ -12,13 +12,15 @@ import torch
 
 from sparring.agents import model_folder
 from sparring.agents.checkpoint import load_model, sha256
-from sparring.agents.robustness import Judging, correct
+from sparring.agents.robustness import Judging, correct, fitting_threads
 from sparring.agents.spec import AgentSpec
 from sparring.cluster.models import card
 from sparring.cluster.models.trained import weights_file
 from sparring.cluster.runs.folder import RunFolder
+from sparring.trainers.config import Attack, Threat
 
-HELD_OUT = 128  # images on which a teacher is looked at before the first step
+HELD_OUT, ATTACKED = 128, 64  # images on which a teacher is looked at before the first step: clean, and under attack
+STEPS = 10  # of that attack, with the run's norm and radius
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Teacher:
     n: int
     classes: int
     measured: list[dict[str, Any]]  # evaluations of these very weights, as on a card
+    attacked_accuracy: float | None = None  # right when clean and under attack; None until version 0.1
+    attack: str = ""  # as pgd-10, linf:0.15
 
     @property
     def guesses(self) -> bool:
@@ -40,7 +44,10 @@ class Teacher:
 
     @property
     def percent(self) -> str:
-        return f"{100 * self.held_out_accuracy:.0f} % of {self.n} held-out images"
+        clean = f"{100 * self.held_out_accuracy:.0f} % of {self.n} held-out images"
+        if self.attacked_accuracy is None:
+            return clean
+        return f"{clean}, on {100 * self.attacked_accuracy:.0f} % of {min(self.n, ATTACKED)} under {self.attack}"
 
 
 def looked_at(specs: Sequence[AgentSpec], folder: RunFolder) -> dict[str, Teacher]:
@@ -60,11 +67,17 @@ def looked_at(specs: Sequence[AgentSpec], folder: RunFolder) -> dict[str, Teache
         return noted
     _, held = spec.images.load().held_out(spec.data.validation, seed=spec.seed, fraction=spec.data.fraction)
     some = held[torch.arange(min(HELD_OUT, len(held)))]
+    few = held[torch.arange(min(ATTACKED, len(held)))]
+    trained = spec.attacks["train"]
+    attack = Attack(norm=trained.norm, eps=trained.eps, steps=STEPS)
+    how = Judging(seed=0, device=torch.device("cpu"))
     result = {}
     for name in frozen:
         path = Path(str(spec.others[name][1]))
         model = load_model(path)
-        right = correct(model, some, None, Judging(seed=0, device=torch.device("cpu")))
+        with fitting_threads(model):
+            right = correct(model, some, None, how)
+            held_up = right[: len(few)] & correct(model, few, attack, how)
         result[name] = Teacher(
             init=str(path),
             network=model.config.spec,
@@ -73,6 +86,8 @@ def looked_at(specs: Sequence[AgentSpec], folder: RunFolder) -> dict[str, Teache
             n=len(some),
             classes=model.config.classes,
             measured=_measured(path),
+            attacked_accuracy=float(held_up.double().mean()),
+            attack=f"pgd-{STEPS}, {Threat(attack.norm, attack.eps)}",
         )
     return result
 
@@ -92,12 +107,21 @@ def _measured(path: Path) -> list[dict[str, Any]]:
 
 
 def warnings(teachers: Mapping[str, Teacher]) -> list[str]:
-    """One line per frozen network that guesses."""
-    return [
+    """One line per frozen network that guesses, and one where the robust teacher is weaker than the clean one."""
+    said = [
         f"WARNING: {name} is right on {t.percent}, which is near chance; is it trained on other classes, or for normalised pixels?"
         for name, t in teachers.items()
         if t.guesses
     ]
+    clean, robust = teachers.get("clean_teacher"), teachers.get("robust_teacher")
+    if clean is None or robust is None or clean.attacked_accuracy is None or robust.attacked_accuracy is None:
+        return said
+    if robust.attacked_accuracy < clean.attacked_accuracy:
+        said.append(
+            f"WARNING: robust_teacher holds under {robust.attack} on {100 * robust.attacked_accuracy:.0f} %, clean_teacher on "
+            f"{100 * clean.attacked_accuracy:.0f} %: are they swapped?"
+        )
+    return said
 
 
 def lines(teachers: Mapping[str, Teacher]) -> list[str]:

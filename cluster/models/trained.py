@@ -16,7 +16,7 @@ from sparring.cluster.errors import BrokenCheckpoint, DataError, UsageError
 from sparring.cluster.runs.folder import RunFolder
 from sparring.trainers import datasets
 from sparring.trainers.config import DataConfig
-from sparring.trainers.data import Split
+from sparring.trainers.data import Split, evaluation_order
 
 
 def load_agent(folder: RunFolder, agent: str | None = None, *, checkpoint: str = "best") -> tuple[nn.Module, int]:
@@ -103,8 +103,36 @@ def weights_file(path: Path) -> Path:
     return path if path.suffix == ".safetensors" else path / "model.safetensors"
 
 
-def load_test(config: DataConfig, examples: int | None = None) -> Split:
-    """Test images of a data set, all or the first so many.
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Which test images: ``100``, in the order in which every prefix has the classes' proportions, or ``first:100`` of the file."""
+
+    count: int
+    first: bool = False
+
+    @classmethod
+    def parse(cls, text: str | int) -> Examples:
+        """From a flag.
+
+        Raises:
+            UsageError: neither N nor first:N.
+        """
+        kind, colon, number = str(text).rpartition(":")
+        if (colon and kind != "first") or not number.isdigit():
+            raise UsageError(
+                f"--examples {text} is not allowed; expected a number, or first:N for the first N of the file"
+            )
+        return cls(int(number), first=bool(colon))
+
+    def __str__(self) -> str:
+        return f"first:{self.count}" if self.first else str(self.count)
+
+
+def load_test(config: DataConfig, examples: Examples | int | None = None) -> Split:
+    """Test images of a data set, all or some.
+
+    Args:
+        examples: which; a number is the prefix of the data set's one stratified order (``evaluation_order``).
 
     Raises:
         DataError: the data set is unknown or cannot be read.
@@ -116,9 +144,23 @@ def load_test(config: DataConfig, examples: int | None = None) -> Split:
         raise DataError(str(error)) from error
     if examples is None:
         return split
-    if not 1 <= examples <= len(split):
-        raise UsageError(f"--examples {examples} is not allowed; the test split has 1 to {len(split)}")
-    return split[torch.arange(examples)]
+    chosen = examples if isinstance(examples, Examples) else Examples(examples)
+    if not 1 <= chosen.count <= len(split):
+        raise UsageError(f"--examples {chosen} is not allowed; the test split has 1 to {len(split)}")
+    order = torch.arange(len(split)) if chosen.first else evaluation_order(split.all_labels())
+    return split[order[: chosen.count]]
+
+
+def load_classes(config: DataConfig) -> int:
+    """Number of classes of a data set.
+
+    Raises:
+        DataError: it is unknown or cannot be read.
+    """
+    try:
+        return len(datasets.load(config).classes)
+    except (ValueError, OSError) as error:
+        raise DataError(str(error)) from error
 
 
 def chosen_agents(folder: RunFolder, agents: Sequence[str] = ()) -> list[str]:

@@ -62,6 +62,7 @@ def _run(folder: RunFolder) -> str:
     numbers = json.loads((folder.path / "report.json").read_text())
     parts = [
         f"<h2>{escape(numbers['run'])}</h2>",
+        _ended(folder),
         _summary(numbers),
         _alarms(folder),
         f'<h3>Training</h3><div class="charts">{_training(folder)}</div>',
@@ -218,6 +219,14 @@ def _confusion(numbers: Mapping[str, Any]) -> str:
             rows = [[f"{escape(names[i])} as {escape(names[j])}", str(c)] for c, i, j in worst]
             parts.append(table(f"{escape(agent)}, {kind} images: most frequent confusions", ["pair", "images"], rows))
     return f'<h3>Confusions</h3><details><summary>Show the tables</summary><div class="charts">{"".join(parts)}</div></details>'
+
+
+def _ended(folder: RunFolder) -> str:
+    """Why the run stopped before its end."""
+    ended = json.loads((folder.path / "env.json").read_text()).get("ended")
+    if not ended:
+        return ""
+    return f"<p>Ended after step {ended['step']}, {escape(ended['when'])}: {escape(ended['what'])}</p>"
 
 
 def _details(folder: RunFolder) -> str:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-import signal
-import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any
 
 from sparring.agents.checkpoint import to_json, write
 from sparring.cluster.config import run_config
 from sparring.cluster.config.run_config import RunConfig
-from sparring.cluster.errors import Exists, UsageError
+from sparring.cluster.errors import Exists, UsageError, sentence
+from sparring.cluster.runs import lock
 from sparring.cluster.runs.checkpoints import Checkpoints
 from sparring.cluster.terminal import relative
 
-HEARTBEAT = 10.0  # seconds between signs of life in run.lock
-STALE = 60.0  # seconds without one after which a lock of another host is taken over
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -102,6 +96,13 @@ class RunFolder:
             facts = {**facts, "command": before["command"], "continued_by": later}
         write(path, to_json(facts))
 
+    def write_ended(self, error: BaseException, *, step: int) -> None:
+        """Note in env.json why the run stopped, when, and after how many steps; gone once it is continued."""
+        path = self.path / "env.json"
+        if path.exists():
+            ended = {"what": sentence(error), "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "step": step}
+            write(path, to_json(json.loads(path.read_text()) | {"ended": ended}))
+
     @property
     def total_steps(self) -> int | None:
         """Length of the run; None before it has begun."""
@@ -138,42 +139,9 @@ class RunFolder:
             kept = [line for line in self.lines(name) if line["t"] <= last]
             write(self.path / name, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold run.lock; a lock whose holder is dead is taken over.
-
-        Raises:
-            Exists: another live process holds it; names host and pid.
-        """
-        path = self.path / "run.lock"
-        with _acquire(path) as file:
-            stop = threading.Event()
-
-            def beat() -> None:
-                while not stop.wait(HEARTBEAT):
-                    os.utime(file.fileno())
-
-            thread = threading.Thread(target=beat, daemon=True)
-            before = signal.pthread_sigmask(
-                signal.SIG_BLOCK, {signal.SIGTERM}
-            )  # it is for the main thread, which may hold it back
-            thread.start()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            try:
-                yield
-            finally:
-                stop.set()
-                thread.join()
-                path.unlink(missing_ok=True)  # while it is still held
-
-
-def is_running(run: Path) -> bool:
-    """Whether a live process holds the run's lock."""
-    try:
-        with (run / "run.lock").open() as file:
-            return not _held(file)
-    except FileNotFoundError:
-        return False
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold run.lock; errors as :func:`lock.locked`."""
+        return lock.locked(self.path)
 
 
 def _next(runs_dir: Path, recipe: str) -> Path:
@@ -193,58 +161,3 @@ def refuse_lost(runs_dir: Path) -> None:
             f"--runs-dir {runs_dir} is relative: under 'ray job submit' it lies in the job's folder, which Ray erases. Give an "
             "absolute path that every node sees"
         )
-
-
-def _acquire(path: Path) -> TextIO:
-    """The lock file, locked by the kernel until it is closed or this process dies.
-
-    Between hosts whose file system does not carry such locks, the holder's signs of life count.
-    """
-    attempts = 5  # somebody who lists the runs holds a lock for a moment
-    while True:
-        file = path.open("a+")
-        if not _held(file):
-            file.close()
-            attempts -= 1
-            if attempts == 0:
-                _refuse(path)
-            time.sleep(0.05)
-            continue
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
-        file.close()  # its holder removed it between our opening and locking it
-    file.seek(0)
-    holder = _holder(file.read())
-    age = time.time() - os.fstat(file.fileno()).st_mtime
-    if holder.get("host", socket.gethostname()) != socket.gethostname() and age < STALE:
-        file.close()
-        _refuse(path)
-    file.truncate(0)
-    file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-    file.flush()
-    return file
-
-
-def _held(file: TextIO) -> bool:
-    """Try to lock an open file."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _refuse(path: Path) -> NoReturn:
-    holder = _holder(path.read_text()) if path.exists() else {}
-    age = time.time() - path.stat().st_mtime if path.exists() else 0
-    raise Exists(
-        f"run {path.parent} is locked by process {holder.get('pid')} on {holder.get('host')} "
-        f"(last sign of life {age:.0f} s ago). Wait for it, or stop it first"
-    )
-
-
-def _holder(text: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(text))
-    except ValueError:
-        return {}

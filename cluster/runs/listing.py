@@ -11,7 +11,7 @@ import yaml
 from sparring.cluster import terminal
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.runs.checkpoints import Checkpoints
-from sparring.cluster.runs.folder import is_running
+from sparring.cluster.runs.lock import is_running
 from sparring.cluster.terminal import relative
 
 METHODS = terminal.HOME / "trainers" / "methods"
@@ -19,11 +19,16 @@ METHODS = terminal.HOME / "trainers" / "methods"
 
 def runs(runs_dir: Path) -> list[dict[str, Any]]:
     """Every run in a folder: name, method, last committed step, best held-out accuracy per agent, locked or not."""
-    found = []
+    found: list[dict[str, Any]] = []
     for config in sorted(runs_dir.glob("*/config.yaml")):
         path = config.parent
         checkpoints = Checkpoints(path / "checkpoints")
         steps = checkpoints.committed()
+        try:
+            method = str(yaml.safe_load(config.read_text())["method"]["name"])
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+            found.append({"run": str(path), "strange": "its config.yaml is no run's"})
+            continue
         try:
             best = checkpoints.manifest(steps[-1])["best"] if steps else {}
         except BrokenCheckpoint:
@@ -31,7 +36,7 @@ def runs(runs_dir: Path) -> list[dict[str, Any]]:
         found.append(
             {
                 "run": str(path),
-                "method": yaml.safe_load(config.read_text())["method"]["name"],
+                "method": method,
                 "step": steps[-1] if steps else None,
                 "best": {agent: entry["value"] for agent, entry in best.items()},
                 "metric": next((entry["metric"] for entry in best.values()), "robust"),
@@ -48,6 +53,9 @@ def show_runs(result: dict[str, Any]) -> None:
         return
     rows = []
     for r in result["runs"]:
+        if "strange" in r:
+            rows.append([r["run"], "?", "-", "-", r["strange"]])
+            continue
         step = "-" if r["step"] is None else str(r["step"])
         best = [f"{agent} {terminal.percent(value)} {r['metric']}" for agent, value in r["best"].items()]
         running = "running" if r["running"] else ""

@@ -144,9 +144,12 @@ def _folder(search: Search, runs_dir: Path, name: str | None, *, resume: bool) -
         if not file.is_file():
             raise UsageError(f"{relative(folder)} is not a search (it has no search.json); choose another --name")
         known = json.loads(file.read_text())
-        differing = differences(known, asked)
+        longer = search.scheduler != "pbt" and known["trials"] < asked["trials"]  # trial i depends on seed and i alone
+        differing = differences({**known, "trials": asked["trials"]} if longer else known, asked)
         if differing:
             raise UsageError(f"{relative(folder)} is another search ({'; '.join(differing)}); choose another --name")
+        if longer:
+            write(file, to_json(asked))
         return folder
     (folder / "trials").mkdir(parents=True)
     write(file, to_json(asked))

@@ -19,7 +19,8 @@ from sparring.agents.checkpoint import to_json, write
 from sparring.cluster.config import run_config
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.errors import Exists, exit_code
-from sparring.cluster.runs.folder import STALE, RunFolder
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.runs.lock import STALE
 from sparring.cluster.search.objective import reports
 from sparring.cluster.search.results import result
 from sparring.cluster.search.settings import Plan

@@ -15,6 +15,7 @@ from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.machines.fitting import Bundle, Node
 from sparring.cluster.runs import images
 from sparring.cluster.team.team import LocalTeam, Team
+from sparring.trainers.data import last_batch
 
 
 def specs(config: RunConfig, *, quiet: bool) -> list[AgentSpec]:
@@ -33,8 +34,8 @@ def specs(config: RunConfig, *, quiet: bool) -> list[AgentSpec]:
     if config.lanes > 1:
         data = made[0].images.load()
         train, _ = data.held_out(config.data.validation, seed=config.seed, fraction=config.data.fraction)
-        last = len(train) % config.batch_size if config.data.extra is None else 0
-        Lanes(0, config.lanes).rows(last or config.batch_size)
+        last = last_batch(len(train), config.batch_size) if config.data.extra is None else config.batch_size
+        Lanes(0, config.lanes).rows(last)
     return made
 
 

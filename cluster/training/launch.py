@@ -12,8 +12,10 @@ from pathlib import Path
 
 from sparring.agents import networks
 from sparring.agents.fast import slow_bfloat16
+from sparring.agents.spec import Facts
 from sparring.cluster.config.recipes import needs
 from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.config.settings import Own
 from sparring.cluster.config.values import differences, flat
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.machines.stop import StopSignal
@@ -28,7 +30,7 @@ from sparring.cluster.training.controller import Controller
 from sparring.cluster.training.job import Circumstances, Job
 from sparring.cluster.training.monitors import Monitors
 from sparring.cluster.training.progress import Progress, facts_table
-from sparring.trainers import datasets
+from sparring.trainers import datasets, optim
 
 
 def train(
@@ -166,6 +168,10 @@ def _train(job: Job, team: Team, stop: StopSignal) -> None:
         results = {f"{agent}/{k}": v for agent, accuracies in final.items() for k, v in accuracies.items()}
         progress.hparams(flat(job.config.to_dict()), results)
         progress.event(f"done: {job.folder}")
+    except BaseException as error:
+        progress.ended(error)
+        job.folder.write_ended(error, step=progress.steps)
+        raise
     finally:
         progress.close()
 
@@ -176,6 +182,23 @@ def _said_first(job: Job, team: Team) -> Iterator[str]:
     yield from (f"damaged, going back: {wrong}" for wrong in job.damaged)
     yield from facts_table(agents)
     yield from teachers.lines(job.teachers)
+    yield from _never(job.config, agents)
     yield from job.folder.changed_versions(job.environment(agents))
     if job.config.precision == "bf16" and slow_bfloat16():
         yield "this CPU has no units for bfloat16 (avx512_bf16): --precision bf16 is slower here than fp32"
+
+
+def _never(config: RunConfig, agents: dict[str, Facts]) -> Iterator[str]:
+    """What of the schedules lies beyond the run's end, said once where it is the same for all."""
+    facts = next(iter(agents.values()))
+    epochs = facts.total_steps / facts.steps_per_epoch
+    said: dict[str, list[str]] = {}
+    for role in (name for name, r in config.method.roles().items() if r.learns):
+        own = config.agents.get(role, Own()).optim.over(config.optim)
+        for sentence in optim.never(own, epochs):
+            said.setdefault(sentence, []).append(role)
+    for sentence, roles in said.items():
+        yield f"note, {', '.join(roles)}: {sentence}"
+    late = [t for t in config.changes if t >= facts.total_steps]
+    if late:
+        yield f"note: changes at {late} come after the last step, {facts.total_steps}"

@@ -30,10 +30,12 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         probe = probe.replace({"batch_size": config.batch_size})
         metrics, facts, seconds = _measure(probe)
     scale = config.batch_size / probe.batch_size
-    steps = assemble.specs(here, quiet=True)[0].length()
+    spec = assemble.specs(here, quiet=True)[0]
+    steps, last = spec.length(), spec.last_batch()
     plan = {
         "agents": {name: {"parameters": f.parameters, "bundle": bundles.get(name, {})} for name, f in facts.items()},
         "steps": steps,
+        "last_batch": last,
         "measured_batch": probe.batch_size,
         "exchange_bytes_per_step": {name: round(m.exchange_bytes * scale) for name, m in metrics.items()},
         "state_bytes_per_agent": {name: 2 * 4 * f.parameters for name, f in facts.items()},
@@ -74,6 +76,11 @@ def _text(config: RunConfig, plan: dict[str, Any]) -> str:
         lines.append(
             f"{name}: {agent['parameters']:,} parameters, {plan['state_bytes_per_agent'][name] / 2**20:.1f} MiB with momentum, "
             f"{sent / 2**20:.2f} MiB published per step, on {bundle}"
+        )
+    if plan["last_batch"] > config.batch_size:
+        lines.append(
+            f"the last batch of an epoch has {plan['last_batch']} images: the one that would be left joins it, for batch norm "
+            "has no variance of one"
         )
     lines.append(
         f"{plan['steps']} steps; about {duration(plan['seconds_one_process'])} if all agents shared this one process"

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any, TextIO
 
+from sparring.cluster.errors import sentence
 from sparring.cluster.terminal import is_terminal
 from sparring.cluster.training.job import Job
 from sparring.cluster.training.monitors import Alarm
@@ -44,6 +45,7 @@ class Progress:
         self._board = SummaryWriter(str(job.folder.path / "tensorboard"), purge_step=self._first)
         self._live = None if self._quiet or not is_terminal() else _live_view(total)
         self._startup = startup
+        self._steps = self._first
         self._started = self._said = time.monotonic()
         self._since: dict[str, list[Mapping[str, float]]] = {}  # per agent, what the next line averages
 
@@ -56,8 +58,19 @@ class Progress:
         elif not self._quiet:
             print(text, file=sys.stderr, flush=True)
 
+    def ended(self, error: BaseException) -> None:
+        """Why the run goes on no longer, for whoever looks into its folder; the command says it on stderr."""
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} ended: {sentence(error)}\n")
+        self._log.flush()
+
+    @property
+    def steps(self) -> int:
+        """Steps recorded so far."""
+        return self._steps
+
     def step(self, t: int, metrics: Mapping[str, Metrics]) -> None:
         """Record step ``t`` of every agent."""
+        self._steps = t + 1
         for agent, m in metrics.items():
             line = {k: v for k, v in asdict(m).items() if k != "spans"}
             self._write("metrics.jsonl", {"t": t, "agent": agent, **line})
@@ -116,6 +129,7 @@ class Progress:
         self._folder.rewind_metrics(t)
         self._open()
         self._first, self._started = t, time.monotonic()
+        self._steps = t
 
     def close(self) -> None:
         """Write out everything."""

@@ -133,14 +133,14 @@ def test_folder(load: Callable[..., Dataset], tmp_path: Path) -> None:
     assert torch.equal(grey[..., 0], grey[..., 2])
     assert load("folder", root, size=8).shape == (3, 8, 8)
     (root / "train/cat/zzz.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=r"zzz\.png is not an image that Pillow can read"):
+    with pytest.raises(ValueError, match=r"zzz\.png: not an image that Pillow can read"):
         load("folder", root)
     (root / "train/cat/zzz.png").unlink()
     pictures(root, {"train/cow": 1}, size=(7, 7))
     with pytest.raises(ValueError, match=r"000\.png has 7x7 pixels, .* has 12x10; set data\.size"):
         load("folder", root)
     pictures(root, {"val/elk": 1})
-    with pytest.raises(ValueError, match="classes that train does not have: elk"):
+    with pytest.raises(ValueError, match=r"classes that .*train has no images of: elk"):
         load("folder", root, size=8)
 
 

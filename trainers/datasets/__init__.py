@@ -94,7 +94,7 @@ def prepare(
 
     Args:
         progress: called with what is decoded, images done and images in all.
-        notice: told about a damaged entry that is made again.
+        notice: told about a damaged entry that is made again, and what in a folder is no class.
 
     Raises:
         ValueError: unknown name, missing files, an image that cannot be read.
@@ -103,16 +103,26 @@ def prepare(
 
     def entry(name: str, made: tuple[object, Callable[[Progress], Decoded]]) -> str:
         fingerprint, decode = made
+
+        def decoded() -> Decoded:
+            beside = folders.left_out(Path(config.root) / "train") if name == "folder" else []
+            if beside:
+                notice(f"data: no classes, since they are hidden or hold no image: {', '.join(beside)}")
+            return decode(progress)
+
         key = cache.key_of(name, fingerprint)
-        for line in cache.ensure(folder, key, name, lambda: decode(progress)):
+        for line in cache.ensure(folder, key, name, decoded):
             notice(f"cache: {line}; made again")
         return key
 
     key = entry(config.name, source_of(config.name)(config))
     if config.extra is None:
         return Prepared(str(folder), key)
-    shape = tuple(cache.read(folder / key).train.images.shape[1:])
-    return Prepared(str(folder), key, entry("extra", arrays.extra(Path(config.extra), shape)))
+    dataset = cache.read(folder / key)
+    shape = tuple(dataset.train.images.shape[1:])
+    return Prepared(
+        str(folder), key, entry("extra", arrays.extra(Path(config.extra), shape, len(dataset.classes), config.cache))
+    )
 
 
 def load(config: DataConfig) -> Dataset:

@@ -3,8 +3,10 @@
     CACHE/KEY/{train,test}.arrow   one record batch: image (fixed-size binary of H*W*C bytes), label (int64)
     CACHE/KEY/meta.json            name, classes, shape, sha256 of both files; written last
 
-KEY names the content: the loader, its options and the source files' names, sizes and times. A missing, truncated or altered
-file is noticed by its sha256 and made anew.
+KEY names the content: the loader, its options, the decoder's version, and names and sha256 of the source files. A missing,
+truncated or altered file is noticed by its sha256 and made anew.
+
+    CACHE/hashes/KEY.json          sha256 of source files beside what the system says of them, so that each is read once
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sparring.trainers import decoder
 from sparring.trainers.data import Dataset, Split
 
 FORMAT = 1
@@ -44,12 +47,34 @@ class Decoded:
 
 def key_of(*parts: object) -> str:
     """Name of a cache entry."""
-    return hashlib.sha256(repr((FORMAT, *parts)).encode()).hexdigest()[:24]
+    return hashlib.sha256(repr((FORMAT, decoder.VERSION, *parts)).encode()).hexdigest()[:24]
 
 
-def fingerprint(files: list[Path], base: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of modification of every file: enough to notice that a source has changed."""
-    return [(str(f.relative_to(base)), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)]
+def fingerprint(files: list[Path], base: Path, cache: str) -> list[tuple[str, str]]:
+    """Name below ``base`` and sha256 of every file: two sources with equal names, sizes and times are two.
+
+    Args:
+        cache: folder in which hashes are kept, per file with its place, size, times and inode.
+    """
+    folder = Path(cache).expanduser() / "hashes"
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / f"{hashlib.sha256(str(base.resolve()).encode()).hexdigest()[:24]}.json"
+    try:
+        known = dict(json.loads(place.read_text()))
+    except (OSError, ValueError):
+        known = {}
+    found: dict[str, list[object]] = {}
+    for file in sorted(files):
+        seen = file.stat()
+        state = [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, seen.st_dev]
+        name = str(file.relative_to(base))
+        before = known.get(name)
+        found[name] = before if before and before[:-1] == state else [*state, _sha256(file)]
+    if any(known.get(name) != entry for name, entry in found.items()):
+        working = place.with_name(f"{place.name}.{os.getpid()}")
+        working.write_text(json.dumps({**known, **found}))
+        working.replace(place)
+    return [(name, str(entry[-1])) for name, entry in found.items()]
 
 
 def ensure(cache: Path, key: str, name: str, decode: Callable[[], Decoded]) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from sparring.trainers.config import DataConfig
 from sparring.trainers.datasets import decode
+from sparring.trainers.datasets.arrays import check_labels
 from sparring.trainers.datasets.cache import Decoded, Progress, fingerprint
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -26,13 +27,15 @@ def source(config: DataConfig) -> tuple[object, Callable[[Progress], Decoded]]:
     for folder in (root, root / config.name):
         shards = {split: sorted(folder.glob(f"{split}-*.parquet")) for split in ("train", "test")}
         if all(shards.values()):
-            return fingerprint([*shards["train"], *shards["test"]], folder), partial(_parquet, config.name, shards)
+            return fingerprint([*shards["train"], *shards["test"]], folder, config.cache), partial(
+                _parquet, config.name, shards
+            )
     inside = root / config.name
     holder = inside if (inside / FOLDERS[config.name]).is_dir() else root
     if not (holder / FOLDERS[config.name]).is_dir():
         _download(config, root)
     batches = [f for f in (holder / FOLDERS[config.name]).iterdir() if f.is_file()]
-    return fingerprint(batches, holder), lambda progress: _torchvision(config.name, holder)
+    return fingerprint(batches, holder, config.cache), lambda progress: _torchvision(config.name, holder)
 
 
 def _parquet(name: str, shards: dict[str, list[Path]], progress: Progress) -> Decoded:
@@ -56,10 +59,18 @@ def _parquet(name: str, shards: dict[str, list[Path]], progress: Progress) -> De
             contents += [row["bytes"] for row in table.column(image).to_pylist()]
             labels += table.column(label).to_pylist()
             classes = classes or _class_names(table.schema.metadata, label)
+        wrong = next((i for i, label in enumerate(labels) if not isinstance(label, int) or label < 0), None)
+        if wrong is not None:
+            raise ValueError(
+                f"{paths[0].parent}: row {wrong} of {split} has label {labels[wrong]!r}; expected whole numbers from 0"
+                + (" (hidden test labels, all -1, cannot be evaluated on)" if set(labels) == {-1} else "")
+            )
         rows = [(str(i), label) for i, label in enumerate(labels)]
         splits[split] = decode.files(rows, read=partial(_nth, contents), what=f"{name} {split}", progress=progress)
-    count = int(splits["train"][1].max()) + 1
-    return Decoded(classes or tuple(map(str, range(count))), splits["train"], splits["test"])
+    names = classes or tuple(map(str, range(int(splits["train"][1].max()) + 1)))
+    for split, (_, seen) in splits.items():
+        check_labels(seen, len(names), where=f"{shards[split][0].parent} ({split})")
+    return Decoded(names, splits["train"], splits["test"])
 
 
 def _nth(contents: list[bytes], position: str) -> bytes:

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from sparring.trainers import decoder
 from sparring.trainers.datasets.cache import Progress
 
 EVERY = 500  # images between two reports of progress
 
 
 def image(content: bytes, *, size: int | None = None, name: str = "image") -> np.ndarray:
-    """An encoded image as uint8 [H, W, 3]; greyscale is repeated into three channels.
+    """An encoded image as uint8 [H, W, 3], by the one decoder (``trainers/decoder.py``).
 
     Args:
-        size: shorter side is resized to it, then the centre is cropped to a square.
+        size: of the square that is cut out of the middle and scaled; None keeps the image's own size.
 
     Raises:
-        ValueError: not an image; names it.
+        ValueError: not an image that is taken; names it.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(io.BytesIO(content)) as opened:
-            rgb = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{name} is not an image that Pillow can read: {error}") from error
-    if size is not None and rgb.size != (size, size):
-        w, h = rgb.size
-        scale = size / min(w, h)
-        w, h = max(size, round(w * scale)), max(size, round(h * scale))
-        left, top = (w - size) // 2, (h - size) // 2
-        rgb = rgb.resize((w, h), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
-    return np.asarray(rgb)
+        return decoder.pixels(content, size=None if size is None else (size, size))
+    except decoder.Refused as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def files(

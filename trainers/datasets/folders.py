@@ -26,7 +26,9 @@ def tiny_imagenet(config: DataConfig) -> tuple[object, Callable[[Progress], Deco
     if holders:
         base = holders[0]
         files = [base / "wnids.txt", *base.rglob("*.JPEG")]
-        return fingerprint(files, base), lambda progress: _tiny(lambda n: (base / n).read_bytes(), progress)
+        return fingerprint(files, base, config.cache), lambda progress: _tiny(
+            lambda n: (base / n).read_bytes(), progress
+        )
     zips = [root] if root.suffix == ".zip" and root.is_file() else sorted(root.glob("tiny-imagenet*.zip"))
     require(
         bool(zips),
@@ -40,7 +42,7 @@ def tiny_imagenet(config: DataConfig) -> tuple[object, Callable[[Progress], Deco
             top = next(n for n in archive.namelist() if n.endswith("wnids.txt")).removesuffix("wnids.txt")
             return _tiny(lambda n: archive.read(f"{top}{n}"), progress)
 
-    return fingerprint([path], path.parent), from_zip
+    return fingerprint([path], path.parent, config.cache), from_zip
 
 
 def _tiny(read: Callable[[str], bytes], progress: Progress) -> Decoded:
@@ -77,7 +79,7 @@ def mini_imagenet(config: DataConfig) -> tuple[object, Callable[[Progress], Deco
         f"mini-imagenet is not at {root.resolve()}: expected one folder per wnid, or images/ and CSV files (filename, label); "
         "name its folder: --data.root FOLDER",
     )
-    return fingerprint(files, root), lambda progress: _mini(pairs, progress)
+    return fingerprint(files, root, config.cache), lambda progress: _mini(pairs, progress)
 
 
 def _mini(pairs: list[tuple[Path, str]], progress: Progress) -> Decoded:
@@ -106,8 +108,9 @@ def folder(config: DataConfig) -> tuple[object, Callable[[Progress], Decoded]]:
             f"{root.resolve()} is not a folder data set: expected train/CLASS/ and test/CLASS/ (or val/CLASS/) with images"
         )
     classes = [p.name for p in _folders(train)]
+    require(bool(classes), f"{train.resolve()} has no folder with images: expected one folder per class")
     unknown = [p.name for p in _folders(test) if p.name not in classes]
-    require(not unknown, f"{test} has classes that train does not have: {', '.join(unknown)}")
+    require(not unknown, f"{test} has classes that {train} has no images of: {', '.join(unknown)}")
     rows = {
         split: [(f, label) for label, name in enumerate(classes) for f in _images(base / name)]
         for split, base in (("train", train), ("test", test))
@@ -119,7 +122,7 @@ def folder(config: DataConfig) -> tuple[object, Callable[[Progress], Decoded]]:
             tuple(classes), *(_decode(r, f"{root.name} {s}", config.size, progress) for s, r in rows.items())
         )
 
-    return (fingerprint(files, root), config.size), decode_all
+    return (fingerprint(files, root, config.cache), config.size), decode_all
 
 
 def _decode(
@@ -130,8 +133,23 @@ def _decode(
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    """Folders of classes: those with images. What tools leave beside them is none: hidden ones, ``__MACOSX``."""
+    return sorted(p for p in root.iterdir() if p.is_dir() and _named(p) and _images(p)) if root.is_dir() else []
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(p for p in found if all(map(_named, (Path(part) for part in p.relative_to(folder).parts))))
+
+
+def _named(path: Path) -> bool:
+    """Whether a person gave the name: not ``.ipynb_checkpoints``, ``._photo.jpg``, ``__MACOSX``."""
+    return not path.name.startswith(".") and path.name != "__MACOSX"
+
+
+def left_out(root: Path) -> list[str]:
+    """Folders beside those of classes in which there is nothing to train on; a user is told once."""
+    inside = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    return [p.name for p in inside if p not in _folders(root)]

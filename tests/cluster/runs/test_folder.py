@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from sparring.cluster.errors import Exists, UsageError
-from sparring.cluster.runs.folder import STALE, RunFolder, is_running
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.runs.lock import STALE, is_running
 from tests.conftest import Command
 from tests.helpers import CLONE, small, small_flags
 
