@@ -34,7 +34,9 @@ class Teacher:
     n: int
     classes: int
     measured: list[dict[str, Any]]  # evaluations of these very weights, as on a card
-    attacked_accuracy: float | None = None  # right when clean and under attack; None until version 0.1
+    attacked_accuracy: float | None = (
+        None  # right when clean and under attack; None for one that tells other classes apart
+    )
     attack: str = ""  # as pgd-10, linf:0.15
 
     @property
@@ -65,7 +67,8 @@ def looked_at(specs: Sequence[AgentSpec], folder: RunFolder) -> dict[str, Teache
     noted = _noted(folder)
     if {n: t.init for n, t in noted.items()} == {n: spec.others[n][1] for n in frozen}:
         return noted
-    _, held = spec.images.load().held_out(spec.data.validation, seed=spec.seed, fraction=spec.data.fraction)
+    dataset = spec.images.load()
+    _, held = dataset.held_out(spec.data.validation, seed=spec.seed, fraction=spec.data.fraction)
     some = held[torch.arange(min(HELD_OUT, len(held)))]
     few = held[torch.arange(min(ATTACKED, len(held)))]
     trained = spec.attacks["train"]
@@ -75,9 +78,11 @@ def looked_at(specs: Sequence[AgentSpec], folder: RunFolder) -> dict[str, Teache
     for name in frozen:
         path = Path(str(spec.others[name][1]))
         model = load_model(path)
+        held_up: float | None = None
         with fitting_threads(model):
             right = correct(model, some, None, how)
-            held_up = right[: len(few)] & correct(model, few, attack, how)
+            if model.config.classes == len(dataset.classes):  # else these images have none of its labels to attack
+                held_up = float((right[: len(few)] & correct(model, few, attack, how)).double().mean())
         result[name] = Teacher(
             init=str(path),
             network=model.config.spec,
@@ -86,7 +91,7 @@ def looked_at(specs: Sequence[AgentSpec], folder: RunFolder) -> dict[str, Teache
             n=len(some),
             classes=model.config.classes,
             measured=_measured(path),
-            attacked_accuracy=float(held_up.double().mean()),
+            attacked_accuracy=held_up,
             attack=f"pgd-{STEPS}, {Threat(attack.norm, attack.eps)}",
         )
     return result
