@@ -19,11 +19,11 @@ demo: $(READY)
 
 # Two at a time: many tests wait for processes to start, to be lost, or for a timeout to pass. By file: what a file sets up is set up once.
 test: check browser
-	$(PY) -m pytest -m "not soak" -n 2 --dist loadfile
+	$(PY) -m pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
 
 # What takes longer; UNTIL (seconds since 1970) skips what would end later.
 soak: $(READY) browser
-	SPARRING_SOAK_UNTIL=$(UNTIL) $(PY) -m pytest -m soak -n 2 --dist loadfile
+	SPARRING_SOAK_UNTIL=$(UNTIL) $(PY) -m pytest -m soak -n 2 --dist loadfile --no-loadscope-reorder
 
 # Page tests drive Debian's Chromium, one test its nginx; without them, and without the right to install them, they are skipped and say so.
 browser:
