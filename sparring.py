@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 _HERE = Path(__file__).resolve().parent
-_HOMES = (
-    _HERE,
-    _HERE / "sparring-code",
-)  # a clone; what a wheel installs, where no other package's `agents` can be meant
-__path__ = [str(home) for home in _HOMES if (home / "cluster" / "__main__.py").is_file()][:1]
+_HOMES = (_HERE / "sparring-code", _HERE)  # beside this file in a wheel; in a clone the folder of this file
+__path__ = [str(home) for home in _HOMES if (home / "trainers" / "methods" / "mat.py").is_file()][:1]
 if not __path__:
     raise ImportError(
         f"sparring.py stands in {_HERE} without the folders cluster/, agents/ and trainers/: it was copied away from them. "
