@@ -185,14 +185,14 @@ def evaluate(
     """Accuracy of ``model`` on the test images of ``dataset``, worst case per example over attacks and threats."""
     from sparring.cluster.evaluation.direct import evaluate_model
     from sparring.cluster.evaluation.subjects import check
-    from sparring.cluster.models.trained import Examples, load_classes, load_test
+    from sparring.cluster.models.examples import Examples, take
     from sparring.trainers.config import DataConfig, Threat
 
     data = DataConfig(name=dataset)
-    split = load_test(data, None if examples is None else Examples.parse(examples))
+    taken = take(data, None if examples is None else Examples.parse(examples))
     parsed = [Threat.parse(t) for t in threats]
-    check(model, split, classes=load_classes(data))
-    return evaluate_model(model, split, attacks=attacks, threats=parsed, seed=seed, masking=256)
+    check(model, taken.split, classes=len(taken.classes))
+    return evaluate_model(model, taken.split, attacks=attacks, threats=parsed, seed=seed, masking=256)
 
 
 def main() -> int:

@@ -1,4 +1,7 @@
-"""One agent <-> one folder: model.safetensors, optim.safetensors, state.json. Nothing is pickled, loading never unpickles."""
+"""One agent <-> one folder: model.safetensors, optim.safetensors, state.json. Nothing is pickled, loading never unpickles.
+
+A network alone has the user's file that it is made by beside it; an agent's network finds that in its run.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from sparring.agents import networks
 from sparring.agents.networks import Network, NetworkConfig
 from sparring.agents.state import AgentState
+from sparring.trainers import code, user
 
 FORMAT = 1
 
@@ -62,7 +66,8 @@ def save(state: AgentState, network: NetworkConfig, folder: Path) -> dict[str, s
 def save_model(model: Network, folder: Path) -> dict[str, str]:
     """Write a network alone, so that :func:`load_model` finds it; the sha256 of each file."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    return _write(folder, {"model": tensors}, {"format": FORMAT, "network": model.config.to_json()})
+    written = _write(folder, {"model": tensors}, {"format": FORMAT, "network": model.config.to_json()})
+    return written | {name: sha256(folder / name) for name in code.keep(user.codes([model.config.spec]), folder)}
 
 
 def save_buffers(buffers: dict[str, Tensor], lane: int, folder: Path) -> dict[str, str]:
@@ -104,7 +109,12 @@ def load(folder: Path) -> AgentState:
 def network_config(path: Path) -> NetworkConfig:
     """The configuration of a saved agent's network; ``path`` as for :func:`load_model`."""
     folder = path.parent if path.suffix == ".safetensors" else path
-    return NetworkConfig.from_json(_facts(folder)["network"])  # type: ignore[arg-type]
+    config = NetworkConfig.from_json(_facts(folder)["network"])  # type: ignore[arg-type]
+    try:
+        code.find(config.spec, near=folder)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    return config
 
 
 def load_model(path: Path) -> Network:

@@ -7,6 +7,7 @@ end only). Others need a layout of their own: regular expressions and what repla
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -21,7 +22,11 @@ from sparring.agents import networks
 from sparring.agents.checkpoint import CheckpointError
 from sparring.agents.networks import Network, NetworkConfig
 
-SUFFIXES = (".safetensors", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")  # also model.pth.tar
+READ = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2")  # of .safetensors
+TAKEN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+NORMALISATION = {"mean": "mean", "mu": "mean", "new_mean": "mean", "std": "std", "sigma": "std", "new_std": "std"}
+COPY = "attacker."  # a second copy of the network, in files of MadryLab's robustness library
 NESTED = ("state_dict", "model", "model_state_dict", "net")  # names under which training scripts keep the weights
 
 
@@ -32,14 +37,15 @@ class Layout:
     Args:
         keys: pairs of a regular expression and its replacement, each applied to every name in turn.
         drop: names that match are left out.
-        mean, std: per channel, of pixels in [0, 1], which the network subtracts and divides by.
+        mean, std: per channel, of pixels in [0, 1], which the network subtracts and divides by; None: what the file says,
+            else 0 and 1.
         option: appended to the network's name, where its arithmetic differs from ours.
     """
 
     keys: tuple[tuple[str, str], ...] = ()
     drop: str | None = None
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     option: str | None = None
 
 
@@ -79,17 +85,20 @@ def load(path: Path, config: NetworkConfig, *, layout: Layout | None = None) -> 
     """
     tensors = {k.removeprefix("module."): v for k, v in read_tensors(path).items()}
     layout = layout or (DEEPMIND if "init_conv.weight" in tensors else PLAIN)
+    tensors, own_mean, own_std = _normalisation(tensors, path, config.channels)
+    layout = replace(layout, mean=layout.mean or own_mean, std=layout.std or own_std)
     spec = config.spec
     if layout.option:
         spec += ("," if ":" in spec else ":") + layout.option
-    if {len(layout.mean), len(layout.std)} - {1, config.channels}:
+    mean, std = layout.mean or (0.0,), layout.std or (1.0,)
+    if {len(mean), len(std)} - {1, config.channels}:
         raise ValueError(
-            f"{path}: {len(layout.mean)} means and {len(layout.std)} deviations do not suit images of {config.channels} channels"
+            f"{path}: {len(mean)} means and {len(std)} deviations do not suit images of {config.channels} channels"
         )
-    mean, std = (v * config.channels if len(v) == 1 else v for v in (layout.mean, layout.std))
+    mean, std = (v * config.channels if len(v) == 1 else v for v in (mean, std))
     model = networks.build(replace(config, spec=spec, mean=mean, std=std))
-    renamed = _renamed(tensors, layout)
     own = model.state_dict()
+    renamed = _unwrapped(_renamed(tensors, layout), own)
     filled = {k for k in own if k in ("mean", "std") or k.endswith("num_batches_tracked")}
     missing = [k for k in own if k not in renamed and k not in filled]
     surplus = [k for k in renamed if k not in own]
@@ -98,6 +107,12 @@ def load(path: Path, config: NetworkConfig, *, layout: Layout | None = None) -> 
             f"{path} does not fit {config.spec}: {len(missing)} tensors are missing ({', '.join(missing[:3])} ...), "
             f"{len(surplus)} have no place ({', '.join(surplus[:3])} ...). Another --network, or a file that maps the names?"
         )
+    for name, tensor in renamed.items():
+        if own[name].is_floating_point() and tensor.dtype not in TAKEN:
+            raise CheckpointError(
+                f"{path}: {name} has elements of {str(tensor.dtype).removeprefix('torch.')}; quantised weights are not taken, only "
+                "float64, float32, float16 and bfloat16"
+            )
     try:
         model.load_state_dict(own | renamed)
     except RuntimeError as error:
@@ -105,6 +120,47 @@ def load(path: Path, config: NetworkConfig, *, layout: Layout | None = None) -> 
             f"{path} does not fit {config.spec} with {config.classes} classes and {config.channels} channels: {error}"
         ) from error
     return model
+
+
+def _normalisation(
+    tensors: Mapping[str, Tensor], path: Path, channels: int
+) -> tuple[dict[str, Tensor], tuple[float, ...] | None, tuple[float, ...] | None]:
+    """What a file says of the normalisation in front of its network: the other tensors, mean and std, or None.
+
+    Raises:
+        CheckpointError: two that differ, one without the other, or one for other pixels than [0, 1].
+    """
+    found: dict[str, dict[str, tuple[float, ...]]] = {}
+    rest = {}
+    for name, tensor in tensors.items():
+        place, _, last = name.rpartition(".")
+        if last in NORMALISATION and tensor.numel() in (1, channels):
+            found.setdefault(place, {})[NORMALISATION[last]] = tuple(tensor.double().flatten().tolist())
+        else:
+            rest[name] = tensor
+    if not found:
+        return rest, None, None
+    first = next(iter(found.values()))
+    if any(other != first for other in found.values()) or set(first) != {"mean", "std"}:
+        seen = ", ".join(f"{place or 'top level'}: {values}" for place, values in found.items())
+        raise CheckpointError(
+            f"{path} holds a normalisation that is not one mean and std ({seen}); say it in a --mapping"
+        )
+    if max(first["mean"]) > 1 or min(first["std"]) <= 0:
+        raise CheckpointError(
+            f"{path} normalises by mean {first['mean']} and std {first['std']}, which are not of pixels in [0, 1]; give them in a "
+            "--mapping, divided by 255 if they are of bytes"
+        )
+    return rest, first["mean"], first["std"]
+
+
+def _unwrapped(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without a second copy of the network, and without the name under which a wrapper holds it (``model.``, ``1.``)."""
+    rest = {k: v for k, v in tensors.items() if not k.startswith(COPY)} or tensors
+    tops = {k.partition(".")[0] for k in rest}
+    if len(tops) != 1 or any(k.partition(".")[0] in tops for k in own):
+        return rest
+    return {k.partition(".")[2]: v for k, v in rest.items()}
 
 
 def _renamed(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -122,13 +178,22 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def _check_types(content: bytes, path: Path) -> None:
+    """Name element types for which there is no tensor; safetensors 0.8 writes some that it reads as a bare KeyError."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["dtype"] not in READ:
+            raise CheckpointError(
+                f"{path}: {name} has elements of {entry['dtype']}; quantised weights are not taken, only F64, F32, F16 and BF16"
+            )
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Weights by name from ``.safetensors`` or from a ``.pt`` of plain tensors.
 
     Raises:
         CheckpointError: missing, damaged, a web page, or more than tensors.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load as deserialise
 
     try:
@@ -139,13 +204,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if re.match(rb"\s*<(!doctype|html|head|\?xml)", start, re.IGNORECASE):
         raise CheckpointError(f"{path} is a web page, not a file of weights: the download went wrong")
     try:
-        values: Any = (
-            deserialise(path.read_bytes())
-            if path.suffix == ".safetensors"
-            else torch.load(path, weights_only=True, map_location="cpu")
-        )
-    except (SafetensorError, RuntimeError, EOFError, IndexError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error
+        if path.suffix == ".safetensors":
+            content = path.read_bytes()
+            _check_types(content, path)
+            values: Any = deserialise(content)
+        else:
+            values = torch.load(path, weights_only=True, map_location="cpu")
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:  # torch's answer to anything but tensors, and to what is no file of its own
         if start[:2] not in (b"PK", b"\x80\x02"):
             raise CheckpointError(
@@ -154,6 +220,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} holds more than tensors and is not read: {str(error).splitlines()[0]}"
         ) from error
+    except Exception as error:  # damaged bytes come out of torch.load as KeyError, AttributeError, AssertionError, ...
+        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error
     for name in NESTED:
         if isinstance(values, Mapping) and isinstance(values.get(name), Mapping):
             values = values[name]

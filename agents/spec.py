@@ -16,7 +16,7 @@ from sparring.agents.base import Makings
 from sparring.agents.lanes import Lanes
 from sparring.agents.memo import Memo
 from sparring.agents.robustness import check_classifier
-from sparring.trainers import methods, user
+from sparring.trainers import code, methods, user
 from sparring.trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig, require
 from sparring.trainers.data import Batches, Dataset, Split, last_batch
 from sparring.trainers.datasets import Prepared
@@ -61,6 +61,7 @@ class AgentSpec:
     seed: int
     threads: int
     device: Literal["auto", "cpu"] = "auto"
+    codes: tuple[code.Code, ...] = ()  # files of a user's that the above names
     memo: str | None = None  # folder of answers that runs share
     speed: SpeedConfig = field(default_factory=SpeedConfig)
 

@@ -25,14 +25,14 @@ from common import CLONE, circumstances, save
 from pyautoattack import AutoAttack
 
 from sparring.cluster.config.recipes import recipe
-from sparring.cluster.evaluation.attacking import Attacking, Job
+from sparring.cluster.evaluation.attacking import Attacking, Job, jobs_of, read_all
 from sparring.cluster.evaluation.attacking import run as attack_here
 from sparring.cluster.evaluation.block import BROKEN
-from sparring.cluster.evaluation.folder import jobs_of, read_all
 from sparring.cluster.evaluation.subjects import pixels
 from sparring.cluster.evaluation.workers import Pool
 from sparring.cluster.machines import session
-from sparring.cluster.models.trained import load_agent, load_test
+from sparring.cluster.models.examples import load_test
+from sparring.cluster.models.trained import load_agent
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances

@@ -16,7 +16,8 @@ from common import CLONE, circumstances, save
 
 from sparring.cluster.config.recipes import recipe
 from sparring.cluster.evaluation import masking
-from sparring.cluster.models.trained import load_agent, load_test
+from sparring.cluster.models.examples import load_test
+from sparring.cluster.models.trained import load_agent
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances

@@ -26,7 +26,8 @@ from methods import passes
 from sparring.agents.robustness import wilson
 from sparring.cluster.config.recipes import needs, recipe
 from sparring.cluster.evaluation.direct import evaluate_model
-from sparring.cluster.models.trained import chosen_agents, load_agent, load_test
+from sparring.cluster.models.examples import load_test
+from sparring.cluster.models.trained import chosen_agents, load_agent
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances

@@ -1,38 +1,18 @@
-"""Python files of a user's, by path."""
+"""Python files of a user's, by name: ``file.py``, ``file.py:function``, or as a run keeps them, ``code/KEY/file.py:function``."""
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sparring.trainers.rng import seed_of
-
-
-def module(path: Path) -> ModuleType:
-    """Import a file under a name made from its path, so that what it defines unpickles wherever it was imported too.
-
-    Raises:
-        ValueError: no such file.
-    """
-    path = path.resolve()
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist")
-    name = f"sparring_user_{path.stem}_{seed_of(str(path)):x}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(sys.modules[name])
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
+from sparring.trainers import code as contents
+from sparring.trainers.code import KEPT, PREFIX, Code
 
 
 def is_function(spec: str) -> bool:
@@ -40,8 +20,45 @@ def is_function(spec: str) -> bool:
     return ".py:" in spec
 
 
+def kept(spec: str) -> str:
+    """``file.py`` or ``file.py:function`` by the file's content: ``code/KEY/file.py:function``; anything else as it is.
+
+    Raises:
+        ValueError: no such file, or one that is not Python.
+    """
+    if not is_function(spec) and not spec.endswith(".py"):
+        return spec
+    file, colon, function = spec.rpartition(":") if is_function(spec) else (spec, "", "")
+    return code_of(file).name + colon + function
+
+
+def code_of(file: str) -> Code:
+    """What ``file.py`` or ``code/KEY/file.py`` means.
+
+    Raises:
+        ValueError: no such file, one that is not Python, or a kept one that nothing here holds.
+    """
+    parts = Path(file).parts
+    if len(parts) != 3 or parts[0] != KEPT:
+        return contents.read(Path(file))
+    code = contents.known(parts[1])
+    if code is None:
+        raise ValueError(
+            f"{file} is a file of a user's that a run or a model keeps; the copy is not where it was looked for"
+        )
+    return code
+
+
+def codes(specs: Iterable[str | None]) -> tuple[Code, ...]:
+    """Those of the given names that are files of a user's, each once."""
+    files = [
+        s.rpartition(":")[0] if is_function(s) else s for s in specs if s and (is_function(s) or s.endswith(".py"))
+    ]
+    return tuple({code.key: code for code in map(code_of, files)}.values())
+
+
 def function(spec: str) -> Callable[..., Any]:
-    """The function of ``file.py:function``.
+    """The function of ``file.py:function``. What it prints goes to stderr.
 
     Raises:
         ValueError: no such file or function.
@@ -49,15 +66,40 @@ def function(spec: str) -> Callable[..., Any]:
     file, _, name = spec.rpartition(":")
     if is_function(file):
         raise ValueError(f"{spec} is not file.py:function, which takes no options; set them in the file")
-    found = getattr(module(Path(file)), name, None)
+    found = getattr(module(file), name, None)
     if not callable(found):
         raise ValueError(f"{file} has no function {name!r}")
-    return found  # type: ignore[no-any-return]
+
+    @functools.wraps(found)
+    def called(*args: Any, **options: Any) -> Any:
+        with _held(file):
+            return found(*args, **options)
+
+    return called
 
 
-def absolute(spec: str) -> str:
-    """``file.py:function`` or ``file.py`` with an absolute path; anything else as it is."""
-    if is_function(spec):
-        file, _, name = spec.rpartition(":")
-        return f"{Path(file).resolve()}:{name}"
-    return str(Path(spec).resolve()) if spec.endswith(".py") else spec
+def module(file: str | Path) -> ModuleType:
+    """The module of ``file.py``, imported once per content, under a name that is nobody else's.
+
+    Raises:
+        ValueError: no such file, or it ends the process.
+    """
+    code = code_of(str(file))
+    with _held(code.origin):
+        return importlib.import_module(f"{PREFIX}{code.key}.{Path(code.main).stem}")
+
+
+def file_of(name: str) -> str | None:
+    """``code/KEY/file.py`` of a module that was imported here; None when it is no user's."""
+    code = contents.known(name.removeprefix(PREFIX).partition(".")[0]) if name.startswith(PREFIX) else None
+    return code.name if code else None
+
+
+@contextmanager
+def _held(file: str) -> Iterator[None]:
+    """A user's code does not write into our answers, nor end our process."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except SystemExit as error:
+        raise ValueError(f"{file} ends the process (exit {error.code}); a file that we import must not") from error

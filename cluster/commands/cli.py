@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from sparring.cluster.commands.evaluation import evaluate, export, report, verify
-from sparring.cluster.commands.output import Out, Output, answer
+from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.commands.serve import serve
 from sparring.cluster.commands.training import pretrain, resume, train, tune
 from sparring.cluster.machines.doctor import show as show_doctor
@@ -49,7 +49,10 @@ def publish(
     """
     from sparring.agents import model_folder
     from sparring.cluster.models import card
+    from sparring.cluster.runs.folder import RunFolder
 
+    for line in RunFolder.open(run).changed_code():
+        say(output)(line)
     version = card.publish(run, agent=agent, name=name, models_dir=models_dir, checkpoint=checkpoint)
     answer(output, {"model": str(version), "card": model_folder.card(version)}, card.show)
 

@@ -56,6 +56,8 @@ class Evaluate:
     """Of a network from elsewhere."""
     corruption_root: Annotated[Path | None, arg(name="data.corruption-root")] = None
     """Folder of .npy files per corruption, as CIFAR-10-C; adds the accuracy under each."""
+    allow_other_images: bool = False
+    """Evaluate also when the test images are no longer those with which the run began; the table says so."""
     workers: int = 0
     """Ray actors that attack at the same time; 0: this process. The numbers do not depend on it."""
     address: str | None = None
@@ -73,7 +75,7 @@ def evaluate(argv: Sequence[str]) -> None:
     from sparring.cluster.evaluation import results
     from sparring.cluster.evaluation.evaluation import Asked, evaluate_target
     from sparring.cluster.models import card, target
-    from sparring.cluster.models.trained import Examples
+    from sparring.cluster.models.examples import Examples
 
     asked = Asked(
         attacks=[name.strip() for name in command.attacks.split(",")],
@@ -82,6 +84,7 @@ def evaluate(argv: Sequence[str]) -> None:
         name=command.name,
         cross=command.cross,
         corruption_root=command.corruption_root,
+        allow_other_images=command.allow_other_images,
         workers=command.workers,
         block=command.block,
         masking=command.masking,

@@ -12,6 +12,7 @@ import tyro
 
 from sparring.cluster.commands.arguments import decimals
 from sparring.cluster.commands.cli import COMMANDS, RUNS
+from sparring.cluster.commands.output import only_the_answer
 from sparring.cluster.errors import UsageError, exit_code
 from sparring.cluster.machines.stop import start_library_threads, terminate_interrupts
 from sparring.cluster.terminal import HOME
@@ -25,15 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(_overview())
         return 0
-    debug = "--debug" in args
+    debug, helps = "--debug" in args, bool({"-h", "--help"} & set(args))
     try:
         if args[0] not in COMMANDS:
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"command {args[0]!r} is unknown.{hint} Commands: {', '.join(COMMANDS)}")
         rest = decimals(args[1:])
-        with terminate_interrupts():
-            if args[0] in STARTS_RAY and not {"-h", "--help"} & set(rest):
+        with terminate_interrupts(), only_the_answer("--json" in args and not helps):
+            if args[0] in STARTS_RAY and not helps:
                 start_library_threads()
             if COMMANDS[args[0]] in RUNS:
                 COMMANDS[args[0]](rest)

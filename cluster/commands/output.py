@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 from tyro.conf import arg
 
@@ -31,9 +32,27 @@ def say(output: Output) -> Callable[[str], None]:
     return (lambda text: None) if output.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
 
 
+_stdout: TextIO | None = None  # while only the answer may go there
+
+
+@contextmanager
+def only_the_answer(wanted: bool) -> Iterator[None]:
+    """Whatever else is printed, by a user's code or a library, goes to stderr: stdout is one JSON object."""
+    global _stdout
+    if not wanted:
+        yield
+        return
+    _stdout = sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _stdout = None
+
+
 def answer(output: Output, result: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> None:
     """Print a result."""
     if output.json:
-        print(json.dumps(result))
+        print(json.dumps(result), file=_stdout or sys.stdout, flush=True)
     else:
         show(result)

@@ -30,6 +30,7 @@ def environment(config: RunConfig, facts: dict[str, Facts]) -> dict[str, Any]:
         "seed": config.seed,
         "team": config.team,
         "threads_per_agent": config.threads_per_agent,
+        "code": [{"file": c.origin, "sha256": c.sha256, "kept": c.name} for c in config.codes],
         "agents": {name: asdict(f) for name, f in facts.items()},
         "identical_bytes": "same wheels, CPU family and threads_per_agent" if on_cpu else "data order and noise only",
     }

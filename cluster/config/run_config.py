@@ -18,7 +18,7 @@ from sparring.agents.checkpoint import to_json
 from sparring.agents.spec import AgentSpec
 from sparring.cluster.config.settings import Own, Settings
 from sparring.cluster.config.values import parse, unknown
-from sparring.trainers import methods, user
+from sparring.trainers import code, methods, user
 from sparring.trainers.config import Attack, SpeedConfig, Threat
 from sparring.trainers.datasets import Prepared
 from sparring.trainers.methods.base import Method
@@ -69,7 +69,7 @@ class RunConfig(Settings):
     def label(self) -> str:
         """What names the run's folder: the recipe, or method and data when the recipe's data was replaced."""
         data = Path(self.data.name.rpartition(":")[0]).stem if user.is_function(self.data.name) else self.data.name
-        return self.recipe if data in self.recipe else f"{Path(method_name(self.method)).stem}-{data}"
+        return self.recipe if data in self.recipe else f"{Path(methods.name_of(self.method)).stem}-{data}"
 
     @property
     def sha256(self) -> str:
@@ -124,7 +124,7 @@ class RunConfig(Settings):
         Args:
             images: the run's data set in the cache.
         """
-        name = method_name(self.method)
+        name = methods.name_of(self.method)
         options = {f.name: getattr(self.method, f.name) for f in fields(self.method)}
         own = {name: self.agents.get(name, Own()) for name in self.networks()}
         others = {name: (o.network or (None if o.init else self.network), o.init) for name, o in own.items()}
@@ -147,6 +147,7 @@ class RunConfig(Settings):
                 seed=self.seed,
                 threads=self.threads_per_agent,
                 memo=self.memo,
+                codes=self.codes,
                 speed=SpeedConfig(precision=self.precision, compile=self.compile, micro_batch=self.micro_batch),
                 device=self.device,
             )
@@ -154,21 +155,27 @@ class RunConfig(Settings):
         ]
 
     def absolute(self) -> RunConfig:
-        """The same with every path made absolute; what ``agents.*.init`` means, ``models/`` knows."""
+        """The same with every path absolute and every file of a user's by content; what ``agents.*.init`` means, ``models/`` knows."""
         d = self.data
         extra = str(Path(d.extra).resolve()) if d.extra else None
-        data = replace(d, name=user.absolute(d.name), root=str(Path(d.root).expanduser().resolve()), extra=extra)
-        agents = {role: replace(o, network=o.network and user.absolute(o.network)) for role, o in self.agents.items()}
+        data = replace(d, name=user.kept(d.name), root=str(Path(d.root).expanduser().resolve()), extra=extra)
+        agents = {role: replace(o, network=o.network and user.kept(o.network)) for role, o in self.agents.items()}
         agents = {role: own for role, own in agents.items() if own != Own()}
-        return replace(self, network=user.absolute(self.network), agents=agents, data=data)
+        return replace(self, network=user.kept(self.network), agents=agents, data=data)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RunConfig.from_dict, (self.to_dict(),)  # another process finds a user's method by its file
+        return _arrived, (self.to_dict(), self.codes)  # in another process the user's files are known before the method
+
+    @property
+    def codes(self) -> tuple[code.Code, ...]:
+        """The user's files that this run is made of, without those of the weights that it starts from."""
+        networks = [self.network, *(own.network for own in self.agents.values())]
+        return user.codes([methods.name_of(self.method), self.data.name, *networks])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the method's name stands beside its options."""
         values = asdict(self)
-        values["method"] = {"name": method_name(self.method), **values["method"]}
+        values["method"] = {"name": methods.name_of(self.method), **values["method"]}
         return {k: values[k] for k in ("recipe", "method", *(k for k in values if k not in ("recipe", "method")))}
 
     @classmethod
@@ -207,14 +214,8 @@ class RunConfig(Settings):
         return RunConfig.from_dict(values)
 
 
-def method_name(method: Method) -> str:
-    """The name, or the file's path, that ``methods.load`` turns into the class of ``method`` again."""
-    module = type(method).__module__
-    if module.startswith("sparring.trainers.methods."):
-        return module.rpartition(".")[2]
-    import sys
-
-    return str(sys.modules[module].__file__)
+def _arrived(values: Mapping[str, Any], codes: object) -> RunConfig:
+    return RunConfig.from_dict(values)
 
 
 def dump(config: RunConfig) -> str:
@@ -230,6 +231,7 @@ def load(path: Path) -> RunConfig:
     """
     try:
         values = yaml.safe_load(path.read_text())
+        code.know(path.parent)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except yaml.YAMLError as error:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from sparring.agents.robustness import fitting_threads, judged, wilson
 from sparring.cluster.evaluation.direct import evaluate_model
 from sparring.cluster.evaluation.subjects import device_of
-from sparring.cluster.models.trained import deployed, load_agent, load_test
+from sparring.cluster.models.examples import take
+from sparring.cluster.models.trained import deployed, load_agent
 from sparring.cluster.runs.folder import RunFolder
-from sparring.trainers import datasets
 from sparring.trainers.attacks import BALLS, run
 from sparring.trainers.config import Attack, Threat
 from sparring.trainers.data import Split
@@ -62,7 +62,8 @@ def _numbers(
     say: Say,
 ) -> dict[str, Any]:
     config, method = folder.config, folder.config.method
-    test = load_test(config.data)
+    taken = take(config.data, started=folder.images)
+    test = taken.split
     threat = config.threats[0]
     count = min(len(test), examples or affordable(list(models.values()), test, threat))
     split = test[spread_out(test, count)]
@@ -89,7 +90,7 @@ def _numbers(
         }
         say(f"report: {name} done")
     adversarial = {name: craft(model, split, threat, seed=config.seed) for name, model in models.items()}
-    classes = list(datasets.load(config.data).classes)
+    classes = list(taken.classes)
     for name, model in models.items():
         agents[name]["confusion"] = confusion(model, split, adversarial[name], classes=len(classes))
     return {
@@ -156,6 +157,12 @@ def cross_matrix(models: dict[str, nn.Module], split: Split, adversarial: dict[s
         "accuracy": [[h / len(y) for h in row] for row in hits],
         "ci95": [[wilson(h, len(y)) for h in row] for row in hits],
     }
+
+
+def cross(models: dict[str, nn.Module], split: Split, threat: Threat, *, seed: int) -> dict[str, Any]:
+    """Every network on the examples crafted on every other, as a report says it."""
+    adversarial = {name: craft(model, split, threat, seed=seed) for name, model in models.items()}
+    return {"threat": str(threat), "attack": f"pgd-{STEPS}", **cross_matrix(models, split, adversarial)}
 
 
 def confusion(model: nn.Module, split: Split, adv: Tensor, *, classes: int) -> dict[str, list[list[int]]]:

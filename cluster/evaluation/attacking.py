@@ -6,6 +6,7 @@ draws depend on (seed, attack, block) only, so who attacks a block, and when, ch
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.agents.checkpoint import write
-from sparring.cluster.evaluation.block import evaluate_block, to_parquet
+from sparring.cluster.evaluation.block import evaluate_block, read, to_parquet
 from sparring.cluster.evaluation.named_attacks import Block
 from sparring.cluster.evaluation.subjects import device_of
 from sparring.trainers.config import Threat
@@ -70,3 +71,39 @@ def run(attacking: Attacking, jobs: Sequence[Job], images: Images, done: Done) -
         content, seconds = attacking.attack(job, *images(job))
         write(job.path, content)
         done(job, seconds)
+
+
+def jobs_of(target: Path, agents: Sequence[str], threats: Sequence[Threat], n: int, size: int) -> list[Job]:
+    """Every block of an evaluation."""
+    jobs = []
+    for agent in agents:
+        for threat in threats:
+            folder = target / "blocks" / agent / str(threat).replace(":", "-")
+            folder.mkdir(parents=True, exist_ok=True)
+            for index, start in enumerate(range(0, n, size)):
+                path = folder / f"block-{index:04d}.parquet"
+                jobs.append(Job(path, start, min(start + size, n), index, agent, threat))
+    return jobs
+
+
+def read_all(jobs: Sequence[Job]) -> dict[str, Tensor]:
+    """The columns of consecutive blocks, without witnesses."""
+    parts = [read(job.path) for job in jobs]
+    return {k: torch.cat([p[k] for p in parts]) for k in parts[0] if isinstance(parts[0][k], Tensor)}
+
+
+class Meter:
+    """Says how far an evaluation is: after the first block, then at most every five seconds."""
+
+    def __init__(self, total: int, say: Callable[[str], None]) -> None:
+        self.total, self.say, self.finished = total, say, 0
+        self.started = self.said = time.monotonic()
+
+    def done(self, job: Job, seconds: Mapping[str, float]) -> None:
+        self.finished += 1
+        now = time.monotonic()
+        if self.finished == 1 or now - self.said > 5 or self.finished == self.total:
+            self.said = now
+            left = (now - self.started) / self.finished * (self.total - self.finished)
+            parts = ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items())
+            self.say(f"{job.agent} {job.threat}: {self.finished} of {self.total} blocks, {left:.0f} s to go ({parts})")

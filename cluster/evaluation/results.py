@@ -36,17 +36,24 @@ class Result:
 
 
 def summarise(
-    columns: Mapping[str, Mapping[str, Tensor]], *, attacks: Sequence[str], with_clean: bool, classes: int
+    columns: Mapping[str, Mapping[str, Tensor]],
+    *,
+    attacks: Sequence[str],
+    with_clean: bool,
+    classes: int,
+    note: str | None = None,
 ) -> Result:
     """Numbers from the per-example columns of every threat.
 
     Args:
         columns: threat -> ``label``, ``clean_prediction`` and one ``broken:ATTACK`` per attack.
+        note: what limits all of them.
     """
     first = next(iter(columns.values()))
     clean = first["clean_prediction"] == first["label"]
+    said: tuple[str, ...] = (note,) if note else ()
     if not attacks:
-        return Result(share(clean), interval(clean), None, None, len(clean), {})
+        return Result(share(clean), interval(clean), None, None, len(clean), {}, notes=said)
     everything, report = clean, {}
     for threat, column in columns.items():
         each = {"clean": share(clean)} if with_clean else {}
@@ -55,7 +62,7 @@ def summarise(
         each |= {name: share(h) for name, h in hits.items()}
         report[threat] = {"robust_accuracy": share(worst), "ci95": interval(worst), "attacks": each}
         everything = everything & worst
-    notes = tuple(
+    notes = said + tuple(
         f"{name} with {classes} classes runs with fewer targets or parts than published: not comparable"
         for name in attacks
         if not named_attacks.comparable(name, classes)
@@ -117,32 +124,14 @@ def interval(hits: Tensor) -> tuple[float, float]:
 
 
 def show(report: Mapping[str, Any]) -> None:
-    """One row per agent and threat of an evaluation's report."""
-    first = next(iter(report["agents"].values()))
-    if not first["threats"]:
-        rows = [[a, with_interval(r["clean_accuracy"], r["clean_ci95"])] for a, r in report["agents"].items()]
+    """One row per agent and threat of an evaluation's report, what limits the numbers, and what was asked for besides."""
+    agents, first = report["agents"], next(iter(report["agents"].values()))
+    if first["threats"]:
+        _show_threats(agents, first)
+    else:
+        rows = [[a, with_interval(r["clean_accuracy"], r["clean_ci95"])] for a, r in agents.items()]
         table(["agent", "clean [95 %]"], rows)
-        print(f"\n{first['n']} test images of {report['data']}\nresults: {relative(report['report'])}")
-        return
-    attacks = [a for a in next(iter(first["threats"].values()))["attacks"] if a != "clean"]
-    rows = []
-    for agent, result in report["agents"].items():
-        for threat, entry in result["threats"].items():
-            values = [percent(entry["attacks"][a]) for a in attacks]
-            rows.append(
-                [
-                    agent,
-                    threat,
-                    percent(result["clean_accuracy"]),
-                    *values,
-                    with_interval(entry["robust_accuracy"], entry["ci95"]),
-                ]
-            )
-        if len(result["threats"]) > 1:
-            union = with_interval(result["robust_accuracy"], result["ci95"])
-            rows.append([agent, "union", percent(result["clean_accuracy"]), *[""] * len(attacks), union])
-    table(["agent", "threat", "clean", *attacks, "robust [95 %]"], rows)
-    for agent, result in report["agents"].items():
+    for agent, result in agents.items():
         worst = [f"{r['class']} ({percent(r['robust'])} of {r['n']})" for r in result["per_class"][:3]]
         if len(result["per_class"]) > 3:
             print(f"least robust classes, {agent}: {', '.join(worst)}")
@@ -153,12 +142,7 @@ def show(report: Mapping[str, Any]) -> None:
                 f"MASKING? {agent}: {f['name']} ({f['test']}: {f['value']:.3g}, allowed {f['threshold']:.3g}); {f['meaning']}"
             )
     if "corruptions" in first:
-        print("\naccuracy under corruptions")
-        agents = report["agents"]
-        table(
-            ["corruption", *agents],
-            [[c, *(percent(r["corruptions"][c]) for r in agents.values())] for c in first["corruptions"]],
-        )
+        _show_corruptions(agents, first)
     if "cross" in report:
         cross = report["cross"]
         print(
@@ -166,7 +150,32 @@ def show(report: Mapping[str, Any]) -> None:
         )
         matrix = zip(cross["agents"], cross["accuracy"], strict=True)
         table(["agent", *(f"on {a}" for a in cross["agents"])], [[a, *map(percent, row)] for a, row in matrix])
-    print(
-        f"\n{first['n']} test images of {report['data']}; robust = right on the clean image and after every attack of the row"
-    )
+    meaning = "; robust = right on the clean image and after every attack of the row" if first["threats"] else ""
+    print(f"\n{first['n']} test images of {report['data']}{meaning}")
     print(f"results: {relative(report['report'])}")
+
+
+def _show_threats(agents: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+    attacks = [a for a in next(iter(first["threats"].values()))["attacks"] if a != "clean"]
+    rows = []
+    for agent, result in agents.items():
+        clean = percent(result["clean_accuracy"])
+        for threat, entry in result["threats"].items():
+            values = [percent(entry["attacks"][a]) for a in attacks]
+            rows.append([agent, threat, clean, *values, with_interval(entry["robust_accuracy"], entry["ci95"])])
+        if len(result["threats"]) > 1:
+            union = with_interval(result["robust_accuracy"], result["ci95"])
+            rows.append([agent, "union", clean, *[""] * len(attacks), union])
+    table(["agent", "threat", "clean", *attacks, "robust [95 %]"], rows)
+
+
+def _show_corruptions(agents: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+    entries = first["corruptions"]
+    counts = sorted({len(entry["by_severity"]) for entry in entries.values()})
+    severities = ", ".join(map(str, counts))
+    print(f"\naccuracy under corruptions, mean of {severities} severities, each on the same n images [95 %]")
+    rows = []
+    for name in entries:
+        values = [result["corruptions"][name] for result in agents.values()]
+        rows.append([name, str(entries[name]["n"]), *(with_interval(v["accuracy"], v["ci95"]) for v in values)])
+    table(["corruption", "n", *agents], rows)

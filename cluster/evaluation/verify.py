@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from sparring.agents.checkpoint import sha256
 from sparring.agents.robustness import judged
 from sparring.cluster.errors import DataError, UsageError
-from sparring.cluster.evaluation.attacking import Job
+from sparring.cluster.evaluation.attacking import Job, jobs_of, read_all
 from sparring.cluster.evaluation.block import BROKEN, inside, read
 from sparring.cluster.evaluation.direct import parse_attacks
-from sparring.cluster.evaluation.folder import jobs_of, read_all
 from sparring.cluster.evaluation.results import summarise
 from sparring.cluster.evaluation.subjects import check, pixels
+from sparring.cluster.models.examples import Examples, load_test
 from sparring.cluster.models.target import Recorded
-from sparring.cluster.models.trained import Examples, load_test
 from sparring.trainers.config import Threat
 from sparring.trainers.data import Split
 

@@ -24,6 +24,7 @@ from sparring.cluster.errors import Infrastructure
 from sparring.cluster.evaluation.attacking import Attacking, Done, Images, Job, Seconds
 from sparring.cluster.machines import session
 from sparring.cluster.team import failures
+from sparring.trainers import code, user
 
 DEATHS = 3  # of workers, after which the block or the machine is at fault
 
@@ -42,13 +43,16 @@ def run(attacking: Attacking, jobs: Sequence[Job], images: Images, done: Done, *
             pool.close()
 
 
+Carried = tuple[
+    tuple[code.Code, ...], dict[str, nn.Module]
+]  # the files of a user's that networks are of, known before they are
+
+
 class _Worker:
-    def __init__(
-        self, models: Mapping[str, nn.Module], sources: Mapping[str, nn.Module], how: Attacking, threads: int
-    ) -> None:
+    def __init__(self, models: Carried, sources: Carried, how: Attacking, threads: int) -> None:
         torch.set_num_threads(threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._attacking = replace(how, models=models, sources=sources).copied(device)  # out of shared memory
+        self._attacking = replace(how, models=models[1], sources=sources[1]).copied(device)  # out of shared memory
 
     def attack(self, job: Job, x: Any, y: Any) -> tuple[bytes, Seconds]:
         return self._attacking.attack(job, torch.tensor(x), torch.tensor(y))
@@ -64,9 +68,9 @@ class Pool:
     """
 
     def __init__(self, attacking: Attacking, workers: int, runtime_env: dict[str, Any]) -> None:
-        on_cpu = ({k: m.cpu() for k, m in group.items()} for group in (attacking.models, attacking.sources))
+        on_cpu = [{k: m.cpu() for k, m in group.items()} for group in (attacking.models, attacking.sources)]
         bare = replace(attacking, models={}, sources={})
-        self._args = [*(ray.put(group) for group in on_cpu), bare, torch.get_num_threads()]
+        self._args = [*(ray.put((_codes(group), group)) for group in on_cpu), bare, torch.get_num_threads()]
         self._gpus = float(ray.cluster_resources().get("GPU", 0) > 0)
         self._runtime_env = runtime_env
         self.workers = [self._spawn() for _ in range(workers)]
@@ -109,6 +113,11 @@ class Pool:
         """End the workers."""
         for worker in self.workers:
             ray.kill(worker, no_restart=True)
+
+
+def _codes(models: Mapping[str, nn.Module]) -> tuple[code.Code, ...]:
+    modules = {type(part).__module__ for model in models.values() for part in model.modules()}
+    return user.codes(user.file_of(name) for name in sorted(modules))
 
 
 def _gave_up(job: Job, error: Exception) -> Infrastructure:

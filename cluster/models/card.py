@@ -47,7 +47,7 @@ def publish(run: Path, *, agent: str | None, name: str, models_dir: Path, checkp
 
 def _card(folder: RunFolder, agent: str, name: str, members: list[Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     config, environment = folder.config, json.loads((folder.path / "env.json").read_text())
-    dataset = datasets.load(config.data)
+    dataset, started = datasets.load(config.data), folder.images or {}
     first = members[0].config
     manifest = folder.checkpoints.manifest(facts["step"])
     return {
@@ -63,7 +63,8 @@ def _card(folder: RunFolder, agent: str, name: str, members: list[Any], facts: M
             "name": config.data.name,
             "root": config.data.root,
             "size": config.data.size,
-            "sha256": dataset.test.sha256,
+            "sha256": started.get("test", dataset.test.sha256),
+            "cache": started.get("cache", ""),
         },
         "threats": [str(t) for t in config.threats],
         "training": {

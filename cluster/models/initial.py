@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparring.agents import foreign_weights, model_folder
-from sparring.agents.checkpoint import save_model, sha256
+from sparring.agents.checkpoint import CheckpointError, network_config, save_model, sha256
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.settings import Own
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.models import weights
 from sparring.cluster.models.trained import agent_folder
 from sparring.cluster.runs.folder import RunFolder
+from sparring.trainers import code, user
 from sparring.trainers.config import DataConfig
 
 
@@ -27,6 +28,15 @@ def resolved(config: RunConfig) -> RunConfig:
     config = config.absolute()
     agents = {role: _resolved(role, own, config.data) for role, own in config.agents.items()}
     return replace(config, agents=agents)
+
+
+def codes_of_weights(config: RunConfig) -> tuple[code.Code, ...]:
+    """The user's files of the networks whose weights a run starts from."""
+    folders = [Path(own.init) for own in config.agents.values() if own.init is not None]
+    try:
+        return user.codes([network_config(folder).spec for folder in folders])
+    except (CheckpointError, ValueError) as error:
+        raise BrokenCheckpoint(str(error)) from error
 
 
 def _resolved(role: str, own: Own, data: DataConfig) -> Own:

@@ -13,11 +13,11 @@ from torch import nn
 
 from sparring.agents import foreign_weights, model_folder
 from sparring.agents.checkpoint import CheckpointError, to_json, write
-from sparring.cluster.errors import BrokenCheckpoint, DataError, UsageError
+from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.models import weights
-from sparring.cluster.models.trained import ENSEMBLE, Subject, chosen_agents, load_test, recorded_subject, subject
+from sparring.cluster.models.trained import ENSEMBLE, Subject, chosen_agents, recorded_subject, subject
 from sparring.cluster.runs.folder import RunFolder
-from sparring.trainers import user
+from sparring.trainers import code, user
 from sparring.trainers.config import DataConfig, Threat
 
 EVALUATED = Path("evaluated")  # folder of networks from elsewhere
@@ -32,6 +32,8 @@ class Target:
     seed: int
     threats: tuple[Threat, ...]
     subjects: dict[str, Subject]
+    images: Mapping[str, str] | None = None  # hashes of those with which training began, where they are known
+    notes: tuple[str, ...] = ()  # what is to be said first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,8 @@ def of_run(folder: RunFolder, agents: Sequence[str] = (), *, checkpoint: str = "
     """
     config = folder.config
     chosen = {a: subject(folder, a, checkpoint=checkpoint) for a in chosen_agents(folder, agents)}
-    return Target(folder.path, config.data, config.seed, config.threats, chosen)
+    notes = tuple(folder.changed_code())
+    return Target(folder.path, config.data, config.seed, config.threats, chosen, folder.images, notes)
 
 
 def of_model(version: Path, *, root: Path | None = None) -> Target:
@@ -118,11 +121,11 @@ def of_model(version: Path, *, root: Path | None = None) -> Target:
         raise BrokenCheckpoint(str(error)) from error
     known = card["data"]
     data = DataConfig(name=known["name"], root=str(root or known["root"]), size=known["size"])
-    if load_test(data).sha256 != known["sha256"]:
-        raise DataError(f"the test images of {known['name']} in {data.root} are not those of the card of {version}")
     facts = {"weights": model_folder.weights_sha256(version), "step": card["training"]["step"]}
     threats = tuple(map(Threat.parse, card["threats"]))
-    return Target(version.resolve(), data, card["training"]["seed"], threats, {card["name"]: Subject(model, facts)})
+    images = {"test": known["sha256"], "cache": known.get("cache", "")}
+    subjects = {card["name"]: Subject(model, facts)}
+    return Target(version.resolve(), data, card["training"]["seed"], threats, subjects, images)
 
 
 def is_foreign(spec: str) -> bool:
@@ -132,6 +135,8 @@ def is_foreign(spec: str) -> bool:
 
 def foreign(spec: str, *, network: str | None, data: DataConfig, seed: int = 0, mapping: Path | None = None) -> Target:
     """A network of anybody's: ``file.py:function`` that returns a module, or weights for a network that we can build.
+
+    Its folder is named by content, so that another network, other data or an edited file has another one.
 
     Args:
         spec: the function gets no argument; a ``.pt`` is read as plain tensors only, never unpickled.
@@ -143,27 +148,39 @@ def foreign(spec: str, *, network: str | None, data: DataConfig, seed: int = 0, 
         UsageError: no network named, or a file that holds none.
         BrokenCheckpoint: the weights do not fit.
     """
+    stem = _stem(spec)
+    facts: dict[str, Any] = {"network": network, "data": asdict(data), "seed": seed}
     try:
-        model = user.function(spec)() if user.is_function(spec) else _weights(Path(spec), network, data, mapping)
+        facts["spec"] = user.kept(spec) if user.is_function(spec) else str(Path(spec).resolve())
+        facts["data"]["name"] = user.kept(data.name)
+        facts["network"] = network and user.kept(network)
+        facts |= {"mapping": str(mapping.resolve())} if mapping else {}
+        model = _made(facts)
+        codes = user.codes([facts["spec"], facts["data"]["name"], facts["network"]])
     except ValueError as error:
         raise UsageError(str(error)) from error
+    weights_of = _sha256(model)
+    named = hashlib.sha256(to_json([facts["spec"], network, facts["data"] | {"cache": ""}, weights_of])).hexdigest()
+    path = EVALUATED.resolve() / f"{stem}-{named[:8]}"
+    path.mkdir(parents=True, exist_ok=True)
+    code.keep(codes, path)
+    write(path / "model.json", to_json(facts))
+    return Target(
+        path, DataConfig(**facts["data"]), seed, (), {stem: Subject(model, {"weights": weights_of, "step": 0})}
+    )
+
+
+def _made(facts: Mapping[str, Any]) -> nn.Module:
+    """The network that model.json describes, in eval mode."""
+    spec = facts["spec"]
+    if not user.is_function(spec):
+        return _weights(Path(spec), facts["network"], DataConfig(**facts["data"]), _path(facts)).eval()
+    model = user.function(spec)()
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"{spec} returned {type(model).__name__}; expected a torch.nn.Module: pixels in [0, 1] -> logits"
         )
-    name = user.absolute(spec) if user.is_function(spec) else str(Path(spec).resolve())
-    stem = Path(spec.rpartition(":")[0] if user.is_function(spec) else spec).stem
-    path = EVALUATED.resolve() / stem
-    facts = {"spec": name, "network": network, "data": asdict(data), "seed": seed}
-    facts |= {"mapping": str(mapping.resolve())} if mapping else {}
-    known = path / "model.json"
-    if known.exists() and known.read_bytes() != to_json(facts):
-        raise UsageError(
-            f"{path} holds evaluations of another network or other data; rename the file or move that folder"
-        )
-    path.mkdir(parents=True, exist_ok=True)
-    write(known, to_json(facts))
-    return Target(path, data, seed, (), {stem: Subject(model.eval(), {"weights": _sha256(model), "step": 0})})
+    return model.eval()
 
 
 class Recorded:
@@ -183,12 +200,11 @@ class Recorded:
         facts = json.loads((path / "model.json").read_bytes())
         self.data = DataConfig(**facts["data"])
         try:
-            found = foreign(
-                facts["spec"], network=facts["network"], data=self.data, seed=facts["seed"], mapping=_path(facts)
-            )
-        except (UsageError, BrokenCheckpoint):
+            code.know(path)
+            model = _made(facts)
+        except (ValueError, UsageError, BrokenCheckpoint):
             return
-        self._subjects = found.subjects
+        self._subjects = {_stem(facts["spec"]): Subject(model, {"weights": _sha256(model), "step": 0})}
 
     def network(self, agent: str, facts: Mapping[str, Any]) -> nn.Module | None:
         """The network whose weights have the recorded sha256; None when there is none."""
@@ -196,6 +212,11 @@ class Recorded:
             return recorded_subject(self._run, agent, facts)
         known = self._subjects.get(agent)
         return known.model if known is not None and known.record == dict(facts) else None
+
+
+def _stem(spec: str) -> str:
+    """The name under which a network from elsewhere is reported: that of its file."""
+    return Path(spec.rpartition(":")[0] if user.is_function(spec) else spec).stem
 
 
 def _weights(path: Path, network: str | None, data: DataConfig, mapping: Path | None) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Trained networks and test images, read back from disk."""
+"""Trained networks, read back from disk."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from sparring.agents.checkpoint import CheckpointError, load_model, sha256
 from sparring.agents.ensemble import Ensemble
-from sparring.cluster.errors import BrokenCheckpoint, DataError, UsageError
+from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.runs.folder import RunFolder
-from sparring.trainers import datasets
-from sparring.trainers.config import DataConfig
-from sparring.trainers.data import Split, evaluation_order
 
 
 def load_agent(folder: RunFolder, agent: str | None = None, *, checkpoint: str = "best") -> tuple[nn.Module, int]:
@@ -101,66 +97,6 @@ def recorded_subject(folder: RunFolder, agent: str, facts: Mapping[str, Any]) ->
 def weights_file(path: Path) -> Path:
     """The file of weights that a path of :func:`agent_folder` means."""
     return path if path.suffix == ".safetensors" else path / "model.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Examples:
-    """Which test images: ``100``, in the order in which every prefix has the classes' proportions, or ``first:100`` of the file."""
-
-    count: int
-    first: bool = False
-
-    @classmethod
-    def parse(cls, text: str | int) -> Examples:
-        """From a flag.
-
-        Raises:
-            UsageError: neither N nor first:N.
-        """
-        kind, colon, number = str(text).rpartition(":")
-        if (colon and kind != "first") or not number.isdigit():
-            raise UsageError(
-                f"--examples {text} is not allowed; expected a number, or first:N for the first N of the file"
-            )
-        return cls(int(number), first=bool(colon))
-
-    def __str__(self) -> str:
-        return f"first:{self.count}" if self.first else str(self.count)
-
-
-def load_test(config: DataConfig, examples: Examples | int | None = None) -> Split:
-    """Test images of a data set, all or some.
-
-    Args:
-        examples: which; a number is the prefix of the data set's one stratified order (``evaluation_order``).
-
-    Raises:
-        DataError: the data set is unknown or cannot be read.
-        UsageError: fewer images than asked for.
-    """
-    try:
-        split = datasets.load(config).test
-    except (ValueError, OSError) as error:
-        raise DataError(str(error)) from error
-    if examples is None:
-        return split
-    chosen = examples if isinstance(examples, Examples) else Examples(examples)
-    if not 1 <= chosen.count <= len(split):
-        raise UsageError(f"--examples {chosen} is not allowed; the test split has 1 to {len(split)}")
-    order = torch.arange(len(split)) if chosen.first else evaluation_order(split.all_labels())
-    return split[order[: chosen.count]]
-
-
-def load_classes(config: DataConfig) -> int:
-    """Number of classes of a data set.
-
-    Raises:
-        DataError: it is unknown or cannot be read.
-    """
-    try:
-        return len(datasets.load(config).classes)
-    except (ValueError, OSError) as error:
-        raise DataError(str(error)) from error
 
 
 def chosen_agents(folder: RunFolder, agents: Sequence[str] = ()) -> list[str]:

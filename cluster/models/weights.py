@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -41,6 +42,10 @@ def _plain(spec: str, data: DataConfig) -> networks.NetworkConfig:
     return networks.NetworkConfig(spec, channels, height, width, classes, (0.0,) * channels, (1.0,) * channels)
 
 
+def _floats(values: Any) -> tuple[float, ...] | None:
+    return None if values is None else tuple(map(float, values))
+
+
 def _layout(path: Path) -> Layout:
     try:
         values = yaml.safe_load(path.read_text())
@@ -50,12 +55,12 @@ def _layout(path: Path) -> Layout:
         layout = Layout(
             keys=tuple((str(k), str(v)) for k, v in dict(values.get("keys", {})).items()),
             drop=values.get("drop"),
-            mean=tuple(map(float, values.get("mean", [0.0]))),
-            std=tuple(map(float, values.get("std", [1.0]))),
+            mean=_floats(values.get("mean")),
+            std=_floats(values.get("std")),
         )
         for pattern in (*(k for k, _ in layout.keys), layout.drop or ""):
             re.compile(pattern)
-        if min(layout.std) <= 0:
+        if layout.std is not None and min(layout.std) <= 0:
             raise ValueError(f"std = {list(layout.std)} must be > 0")
         return layout
     except (OSError, yaml.YAMLError, TypeError, ValueError, re.error) as error:

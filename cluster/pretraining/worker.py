@@ -15,6 +15,7 @@ from sparring.agents.lanes import Lanes
 from sparring.agents.spec import AgentSpec
 from sparring.agents.state import NotFinite
 from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.runs import images
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.team.team import LocalTeam, save_now
 from sparring.cluster.training.job import Circumstances, Job
@@ -141,7 +142,8 @@ class _First(_Lane):
         self.checkpoints.drop_after(first)
         self.folder.rewind_metrics(first or 0)
         one = next(iter(facts.values()))
-        job = Job(self.folder, self.config, Circumstances(quiet=True), first, tuple(self.wrong), {})
+        hashes = images.hashes(self.task.spec.images, self.config.data, seed=self.config.seed)
+        job = Job(self.folder, self.config, Circumstances(quiet=True), first, tuple(self.wrong), {}, hashes)
         self.progress = Progress(job, total=self.total, steps_per_epoch=one.steps_per_epoch)
         self.monitors = Monitors(classes=one.classes, total=self.total)
         for line in self.wrong:

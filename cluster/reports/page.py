@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sparring.agents.checkpoint import to_json, write
-from sparring.cluster.config.run_config import method_name
 from sparring.cluster.evaluation import analysis
 from sparring.cluster.evaluation.analysis import Say, silent
 from sparring.cluster.reports import charts
 from sparring.cluster.reports.html import document, table
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.terminal import percent, with_interval
+from sparring.trainers import methods
 
 WORST = 8  # pairs of classes listed when the confusion table would be too wide
 
@@ -138,7 +138,7 @@ def _training(folder: RunFolder) -> str:
         lines = [(agent, charts.thinned(points)) for agent, points in series.get(name, {}).items()]
         title = "Loss (total)" if name == "total" else name.replace("_", " ").capitalize()
         shown.append(charts.line_chart(title, lines, x_label="step", percent=name.endswith("accuracy")))
-    name = Path(method_name(folder.config.method)).stem
+    name = Path(methods.name_of(folder.config.method)).stem
     about = f"Terms, weights and temperatures have the names of the method's file, {name}.py; see docs/methods.md."
     return "".join(shown) + f'<p class="quiet">{escape(about)}</p>'
 

@@ -30,6 +30,8 @@ def report(
     if not runs:
         raise UsageError("report needs at least one run: sparring report runs/NAME. List runs with: sparring runs")
     folders = [RunFolder.open(path) for path in runs]
+    for line in [line for folder in folders for line in folder.changed_code()]:
+        say(line)
     made = [pages.make(folder, examples=examples, checkpoint=checkpoint, say=say) for folder in folders]
     if len(folders) == 1 and out is None:
         return {"report": str(made[0])}

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 from sparring.agents.checkpoint import to_json, write
 from sparring.cluster.config import run_config
 from sparring.cluster.config.run_config import RunConfig
-from sparring.cluster.errors import Exists, UsageError, sentence
+from sparring.cluster.errors import BrokenCheckpoint, Exists, UsageError, sentence
 from sparring.cluster.runs import lock
 from sparring.cluster.runs.checkpoints import Checkpoints
 from sparring.cluster.terminal import relative
+from sparring.trainers import code
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -57,8 +59,25 @@ class RunFolder:
                 f"run {path} exists and is never overwritten. Choose another --name, add --resume-if-exists to continue it, "
                 f"or run: sparring resume {path}"
             ) from None
+        folder = cls(path.resolve())
+        folder.keep(config.codes)
         write(path / "config.yaml", run_config.dump(config).encode())
-        return cls(path.resolve())
+        return folder
+
+    def keep(self, codes: Sequence[code.Code]) -> None:
+        """Keep copies of the user's files that the run is made of in ``code/``."""
+        code.keep(codes, self.path)
+
+    def changed_code(self) -> list[str]:
+        """One sentence per file of a user's that has changed since the run keeps it.
+
+        Raises:
+            BrokenCheckpoint: a kept copy is missing or altered.
+        """
+        try:
+            return code.changed(code.know(self.path))
+        except ValueError as error:
+            raise BrokenCheckpoint(str(error)) from error
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -66,6 +85,7 @@ class RunFolder:
 
         Raises:
             UsageError: not a run's folder.
+            BrokenCheckpoint: a kept copy of a user's file is missing or altered.
         """
         if not (path / "config.yaml").is_file():
             if (Path("runs") / path / "config.yaml").is_file():
@@ -102,6 +122,13 @@ class RunFolder:
         if path.exists():
             ended = {"what": sentence(error), "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "step": step}
             write(path, to_json(json.loads(path.read_text()) | {"ended": ended}))
+
+    @property
+    def images(self) -> Mapping[str, str] | None:
+        """Hashes of the images with which the run began; None before it has, and of a run of version 0.1."""
+        path = self.path / "env.json"
+        found: Mapping[str, str] | None = json.loads(path.read_text()).get("images") if path.exists() else None
+        return found
 
     @property
     def total_steps(self) -> int | None:

@@ -72,6 +72,14 @@ class _Bar:
             self._bar.stop()
 
 
+def hashes(images: Prepared, config: DataConfig, *, seed: int) -> dict[str, str]:
+    """What env.json notes of the images of a run: their place in the cache, sha256 of train, held-out, test and extra images."""
+    dataset, extra = images.load(), images.load_extra()
+    train, held_out = dataset.held_out(config.validation, seed=seed, fraction=config.fraction)
+    splits = {"train": train, "held_out": held_out, "test": dataset.test, "extra": extra}
+    return {"cache": images.key} | {name: split.sha256 for name, split in splits.items() if split is not None}
+
+
 def agreed(facts: dict[str, Facts]) -> int:
     """The run's length, on which all agents agree as they do on the data.
 

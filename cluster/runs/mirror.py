@@ -1,6 +1,6 @@
 """A copy of a run elsewhere, for machines whose disk goes with them: any place that ``pyarrow.fs`` knows (file, s3, gs, hdfs).
 
-    commit of step t --push--> URI/NAME/{config.yaml, env.json, *.jsonl, checkpoints/step-t/..., COMMITTED last}
+    commit of step t --push--> URI/NAME/{config.yaml, code/, env.json, *.jsonl, checkpoints/step-t/..., COMMITTED last}
     train --resume-if-exists on another machine --pull--> the newest committed step --> continues as resume does
 
 Tried with local folders only; other file systems are pyarrow's.
@@ -115,7 +115,8 @@ class Mirror:
         steps = [folder.checkpoints.path(t) for t in folder.checkpoints.committed()]
         for step in [s for s in steps if s.name not in there]:
             files = sorted(p for p in step.rglob("*") if p.is_file() and p.name != COMMITTED)
-            for path in [*files, *(folder.path / name for name in RECORDS), step / COMMITTED]:
+            code = sorted(p for p in (folder.path / "code").rglob("*") if p.is_file())
+            for path in [*files, *code, *(folder.path / name for name in RECORDS), step / COMMITTED]:
                 if path.exists():
                     to = f"{self._base}/{path.relative_to(folder.path)}"
                     self._there.create_dir(to.rpartition("/")[0])
@@ -137,7 +138,7 @@ class Mirror:
         if not steps:
             return False
         selector = fs.FileSelector(self._base, recursive=True)
-        wanted = tuple(f"{self._base}/checkpoints/{s}/" for s in steps)
+        wanted = (f"{self._base}/code/", *(f"{self._base}/checkpoints/{s}/" for s in steps))
         working = run.with_name(f".{run.name}.pull")
         try:
             for info in self._there.get_file_info(selector):

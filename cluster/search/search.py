@@ -152,6 +152,7 @@ def _folder(search: Search, runs_dir: Path, name: str | None, *, resume: bool) -
             write(file, to_json(asked))
         return folder
     (folder / "trials").mkdir(parents=True)
+    RunFolder(folder).keep(search.config.codes)
     write(file, to_json(asked))
     return folder
 

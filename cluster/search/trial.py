@@ -66,6 +66,7 @@ class _Trial:
     def begin(self, params: Mapping[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write(self.path / "params.json", to_json(dict(params)))
+        RunFolder(self.path).keep(self.plan.config.codes)
         write(self.path / "config.yaml", run_config.dump(self.plan.config.replace(params)).encode())
 
     def train(self) -> None:

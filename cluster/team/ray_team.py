@@ -34,7 +34,6 @@ from sparring.cluster.machines.fitting import Bundle
 from sparring.cluster.team import failures
 from sparring.cluster.team.ray_handle import Lane, RayHandle, joined
 from sparring.cluster.team.team import Failure, Kind, Pending
-from sparring.trainers import user
 from sparring.trainers.config import Attack
 from sparring.trainers.methods.base import Method
 
@@ -191,7 +190,6 @@ class RayTeam:
         shared = next(iter(self._specs.values())).images
         used = [pair for s in self._specs.values() for pair in [(s.network, s.init), *s.others.values()]]
         files = {init for _, init in used if init is not None}
-        files |= {n.rpartition(":")[0] for n, _ in used if n is not None and user.is_function(n)}
         hosts.prepare(
             hosts.placed(self._group), shared, folder=self._site.folder, files=files, runtime_env=self._site.runtime_env
         )

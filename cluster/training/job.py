@@ -35,8 +35,9 @@ class Job:
     first: int | None  # step of the checkpoint that it goes on from; None for fresh agents
     damaged: tuple[str, ...]  # newer checkpoints that cannot be read, and why
     teachers: Mapping[str, Teacher]
+    images: Mapping[str, str]  # hashes of the images, as env.json notes them
 
     def environment(self, agents: dict[str, Facts]) -> dict[str, Any]:
         """What env.json says with these agents."""
         teachers = {name: asdict(teacher) for name, teacher in self.teachers.items()}
-        return environment(self.config, agents) | {"teachers": teachers}
+        return environment(self.config, agents) | {"teachers": teachers, "images": dict(self.images)}

@@ -20,7 +20,7 @@ from sparring.cluster.config.values import differences, flat
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.machines.stop import StopSignal
 from sparring.cluster.models import teachers
-from sparring.cluster.models.initial import resolved
+from sparring.cluster.models.initial import codes_of_weights, resolved
 from sparring.cluster.runs import images, mirror
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.runs.run import Run
@@ -125,8 +125,11 @@ def _execute(folder: RunFolder, config: RunConfig, how: Circumstances) -> Run:
                 print(f"{folder} is complete already", file=sys.stderr)
             return Run(folder.path)
         try:
-            known = teachers.looked_at(assemble.specs(config, quiet=how.quiet), folder)
-            job = Job(folder, config, how, first, tuple(damaged), known)
+            folder.keep(codes_of_weights(config))
+            specs = assemble.specs(config, quiet=how.quiet)
+            known = teachers.looked_at(specs, folder)
+            hashes = images.hashes(specs[0].images, config.data, seed=config.seed)
+            job = Job(folder, config, how, first, tuple(damaged), known, hashes)
             _carry_out(job)
         except Exception:
             begun = folder.checkpoints.folder.exists()
@@ -182,6 +185,7 @@ def _said_first(job: Job, team: Team) -> Iterator[str]:
     yield from (f"damaged, going back: {wrong}" for wrong in job.damaged)
     yield from facts_table(agents)
     yield from teachers.lines(job.teachers)
+    yield from job.folder.changed_code()
     yield from _never(job.config, agents)
     yield from job.folder.changed_versions(job.environment(agents))
     if job.config.precision == "bf16" and slow_bfloat16():

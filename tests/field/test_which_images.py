@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import sparring as api
-from sparring.cluster.models.trained import Examples, load_test
+from sparring.cluster.models.examples import Examples, load_test
 from sparring.trainers.config import DataConfig
 from sparring.trainers.data import evaluation_order
 from tests.conftest import Command
@@ -132,3 +132,65 @@ def test_networks_of_other_classes_are_refused(sorted_images: Path, sparring: Co
     assert "nets tells 3 classes apart, the data set has 4" in done.stderr
     with pytest.raises(ValueError, match="tells 4 classes apart, the data set has 10"):
         api.evaluate(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4)), "digits", threats=["linf:0.1"])
+
+
+def test_another_split_than_at_the_runs_start_is_refused(sorted_images: Path, sparring: Command) -> None:
+    """aiqm/torchani#443, mahmoodlab/CLAM#269: the split was made anew, and training images lie among the test images."""
+    flags = ["--data.name=folder", f"--data.root={sorted_images}", "--team=local", "--no-report", "--quiet"]
+    assert sparring("train", "at", *small_flags(max_steps=4), *flags, "--name=r").returncode == 0
+    env = json.loads(Path("runs/r/env.json").read_text())["images"]
+    assert {"train", "held_out", "test", "cache"} == set(env)
+    asked = ("evaluate", "runs/r", "--attacks=clean,fgsm", "--masking=0")
+    before = sparring(*asked, "--json")
+    assert before.returncode == 0, before.stderr
+    assert (
+        json.loads((Path(json.loads(before.stdout)["report"]).parent / "settings.json").read_text())["trained_on"]
+        == env
+    )
+    assert sparring("publish", "runs/r", "--as=m", "--quiet").returncode == 0
+    for name in ("ant", "bee", "cat", "dog"):
+        for i in range(10):
+            (sorted_images / "train" / name / f"{i:03d}.png").rename(sorted_images / "test" / name / f"new-{i}.png")
+    for target in ("runs/r", "models/m"):
+        refused = sparring("evaluate", target, *asked[2:])
+        assert refused.returncode == 4, refused.stderr
+        assert "400 then, 440 now, and 40 of these were training images" in refused.stderr
+        assert "add --allow-other-images" in refused.stderr
+    assert sparring("report", "runs/r").returncode == 4
+    allowed = sparring(*asked, "--allow-other-images")
+    assert allowed.returncode == 0, allowed.stderr
+    assert "note, model: the test images of folder in " in allowed.stdout
+    assert "40 of these were training images" in allowed.stdout
+
+
+def test_corruptions_of_the_same_examples(tmp_path: Path, sparring: Command) -> None:
+    """hendrycks/robustness#21, #57, RobustBench/robustbench#116: in the table with n and interval, on the chosen images."""
+    flags = [*small_flags(max_steps=30), "--team=local", "--no-report", "--quiet"]
+    assert sparring("train", "at", *flags, "--name=r").returncode == 0
+    test = load_test(DataConfig())
+    images, labels = (a.numpy() for a in test.take(slice(None)))
+    root = tmp_path / "digits-c"
+    root.mkdir()
+    severities = [(images // (1 + s)).astype(np.uint8) for s in range(5)]
+    np.save(root / "dark.npy", np.concatenate(severities))
+    np.save(root / "labels.npy", np.tile(labels, 5))
+    asked = ("evaluate", "runs/r", "--attacks=clean", "--examples=64", f"--data.corruption-root={root}")
+    done = sparring(*asked)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(sparring(*asked, "--json").stdout)
+    found = report["agents"]["model"]["corruptions"]["dark"]
+    assert found["n"] == 64
+    assert found["by_severity"][0] == report["clean_accuracy"]  # the first severity changes nothing
+    assert found["accuracy"] == pytest.approx(sum(found["by_severity"]) / 5)
+    model, chosen = api.load("runs/r"), load_test(DataConfig(), 64)
+    for s, accuracy in enumerate(found["by_severity"]):
+        x = torch.from_numpy(severities[s])[chosen.rows].permute(0, 3, 1, 2) / 255
+        assert accuracy == (model(x).argmax(1) == chosen.all_labels()).double().mean().item()
+    assert "accuracy under corruptions, mean of 5 severities" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.startswith("dark"))
+    assert row.split()[1] == "64"
+    assert "[" in row
+    np.save(root / "labels.npy", np.tile(labels[::-1], 5))
+    wrong = sparring(*asked)
+    assert wrong.returncode == 4
+    assert "they are of other images, or in another order" in wrong.stderr

@@ -105,6 +105,13 @@ class Load:
     right: int = 0
     seconds: list[float] = field(default_factory=list)
 
+    def wait(self, count: int, timeout: float = 60) -> None:
+        """Until so many answers were right."""
+        deadline = time.monotonic() + timeout
+        while self.right < count:
+            assert time.monotonic() < deadline, f"{self.right} right answers, {count} are waited for; {self.failed[:3]}"
+            time.sleep(0.02)
+
 
 @contextmanager
 def clients(count: int, ask: Callable[[httpx.Client, int], bool], url: str) -> Iterator[Load]:

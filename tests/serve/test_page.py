@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
+from sparring.serve import web
+from sparring.serve.settings import Settings
 from tests.helpers import CLONE
-from tests.serve.live import Service, running
+from tests.serve.live import free_port
+from tests.serve.local import Local
 
 CHROMIUM = shutil.which("chromium")
 SAMPLES = CLONE / "serve" / "page" / "static" / "samples"
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def url() -> Iterator[str]:
+    """The two models that come along, behind HTTP in a thread of this process: a browser sees no difference to replicas."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium (apt-get install chromium)")
-    with running(tmp_path_factory.mktemp("page"), "--demo") as started:
-        yield started
+    settings = Settings(models_dir=str(CLONE / "serve" / "demo"), demo=True)
+    options = {"host": "127.0.0.1", "port": free_port(), "log_level": "warning"}
+    server = uvicorn.Server(uvicorn.Config(web.build(Local(settings), settings), **options))  # type: ignore[arg-type]
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{options['port']}"
+    server.should_exit = True
+    thread.join()
 
 
 @pytest.fixture(scope="module")
-def browser(service: Service) -> Iterator[Any]:
+def browser(url: str) -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
     with playwright.sync_playwright() as p:
@@ -72,8 +88,8 @@ class Page:
         return [str(t) for t in self.page.locator(".verdict").all_inner_texts()]
 
 
-def test_the_plain_model_flips_while_the_robust_one_holds(service: Service, browser: Any, tmp_path: Path) -> None:
-    page = Page(browser, service.url, viewport={"width": 1000, "height": 900}, color_scheme="light")
+def test_the_plain_model_flips_while_the_robust_one_holds(url: str, browser: Any, tmp_path: Path) -> None:
+    page = Page(browser, url, viewport={"width": 1000, "height": 900}, color_scheme="light")
     page.status("Choose an image.")
     page.drop(SAMPLES / "7.png")
     said = page.status("digits-plain: 7")
@@ -99,12 +115,11 @@ def test_the_plain_model_flips_while_the_robust_one_holds(service: Service, brow
     page.status("digits-plain: 7")
     assert page.verdicts() == ["", ""]
     assert page.messages == []
-    assert all(r.startswith((service.url, "data:", "blob:")) for r in page.requests)
+    assert all(r.startswith((url, "data:", "blob:")) for r in page.requests)
 
 
-@pytest.mark.soak
-def test_by_keyboard_on_a_narrow_dark_screen(service: Service, browser: Any) -> None:
-    page = Page(browser, service.url, viewport={"width": 360, "height": 700}, color_scheme="dark")
+def test_by_keyboard_on_a_narrow_dark_screen(url: str, browser: Any) -> None:
+    page = Page(browser, url, viewport={"width": 360, "height": 700}, color_scheme="dark")
     page.status("Choose an image.")
     for _ in range(20):
         page.page.keyboard.press("Tab")
@@ -125,17 +140,16 @@ def test_by_keyboard_on_a_narrow_dark_screen(service: Service, browser: Any) -> 
     assert page.page.evaluate(unnamed) == 0
 
 
-def test_a_file_that_is_no_image(service: Service, browser: Any, tmp_path: Path) -> None:
-    page = Page(browser, service.url)
+def test_a_file_that_is_no_image(url: str, browser: Any, tmp_path: Path) -> None:
+    page = Page(browser, url)
     page.status("Choose an image.")
     (tmp_path / "x.png").write_text("hello")
     page.drop(tmp_path / "x.png")
     page.status("not a PNG or JPEG image")
 
 
-@pytest.mark.soak
-def test_the_docs_page(service: Service, browser: Any) -> None:
-    page = Page(browser, f"{service.url}/docs")
+def test_the_docs_page(url: str, browser: Any) -> None:
+    page = Page(browser, f"{url}/docs")
     assert page.page.locator("h3").count() >= 12
     assert page.messages == []
-    assert all(r.startswith(service.url) for r in page.requests)
+    assert all(r.startswith(url) for r in page.requests)

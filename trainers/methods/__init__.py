@@ -29,7 +29,7 @@ def load(name: str) -> type[Method]:
         ValueError: no such method (with the nearest names), or the file does not define exactly one.
     """
     if name.endswith(".py"):
-        module = user.module(Path(name))
+        module = user.module(name)
     elif name in names():
         module = importlib.import_module(f"sparring.trainers.methods.{name}")
     else:
@@ -44,3 +44,10 @@ def load(name: str) -> type[Method]:
     if len(found) != 1:
         raise ValueError(f"{module.__file__} must define exactly one subclass of Method; it defines {len(found)}")
     return found[0]
+
+
+def name_of(method: Method) -> str:
+    """The name, or that of a user's file, from which :func:`load` makes the class of ``method`` again."""
+    module = type(method).__module__
+    own = module.removeprefix(f"{__name__}.")
+    return user.file_of(module) or own

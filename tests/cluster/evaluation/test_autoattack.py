@@ -16,14 +16,14 @@ from pyautoattack import AutoAttack
 from torch import nn
 
 from sparring.cluster.evaluation import workers
-from sparring.cluster.evaluation.attacking import Attacking, Job
+from sparring.cluster.evaluation.attacking import Attacking, Job, jobs_of
 from sparring.cluster.evaluation.block import evaluate_block, read
 from sparring.cluster.evaluation.direct import evaluate_model
 from sparring.cluster.evaluation.evaluation import evaluate_run
-from sparring.cluster.evaluation.folder import jobs_of
 from sparring.cluster.evaluation.named_attacks import Block, comparable
 from sparring.cluster.evaluation.subjects import pixels
-from sparring.cluster.models.trained import load_agent, load_test
+from sparring.cluster.models.examples import load_test
+from sparring.cluster.models.trained import load_agent
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances

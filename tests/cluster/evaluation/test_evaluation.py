@@ -14,7 +14,8 @@ from sparring.cluster.errors import DataError, Exists, UsageError
 from sparring.cluster.evaluation.direct import evaluate_model
 from sparring.cluster.evaluation.evaluation import evaluate_run
 from sparring.cluster.evaluation.named_attacks import gradient_attack
-from sparring.cluster.models.trained import load_agent, load_test
+from sparring.cluster.models.examples import load_test
+from sparring.cluster.models.trained import load_agent
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
@@ -129,7 +130,8 @@ def test_corruptions(folder: RunFolder, tmp_path: Path) -> None:
     model, _ = load_agent(folder, "peer0")
     x = to_pixels(torch.from_numpy(np.concatenate([dark, images])))
     expected = (model(x).argmax(1).numpy() == np.tile(labels, 2)).mean()
-    assert report["agents"]["peer0"]["corruptions"] == {"dark": pytest.approx(expected)}
+    assert report["agents"]["peer0"]["corruptions"]["dark"]["accuracy"] == pytest.approx(expected)
+    assert report["agents"]["peer0"]["corruptions"]["dark"]["n"] == 120
     assert report["robust_accuracy"] is None  # nothing attacked
     np.save(tmp_path / "dark.npy", np.zeros((60, 9, 9, 1), np.uint8))
     with pytest.raises(DataError, match=r"dark\.npy: images are uint8 \[60, 9, 9, 1\]; expected uint8 \[N, 8, 8, 1\]"):

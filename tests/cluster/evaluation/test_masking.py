@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sparring.agents.checkpoint import load_model
 from sparring.cluster.evaluation import masking
 from sparring.cluster.evaluation.direct import evaluate_model
-from sparring.cluster.models.trained import load_test
+from sparring.cluster.models.examples import load_test
 from sparring.trainers.config import DataConfig, Threat
 from tests.helpers import CLONE
 

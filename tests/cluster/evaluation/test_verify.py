@@ -22,7 +22,8 @@ from sparring.cluster.evaluation.attacking import Job
 from sparring.cluster.evaluation.block import evaluate_block, to_parquet
 from sparring.cluster.evaluation.evaluation import evaluate_run
 from sparring.cluster.evaluation.named_attacks import Block
-from sparring.cluster.models.trained import load_agent, load_test, subject
+from sparring.cluster.models.examples import load_test
+from sparring.cluster.models.trained import load_agent, subject
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances

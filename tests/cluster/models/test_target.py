@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,13 @@ def test_a_users_function(sparring: Command) -> None:
     assert list(report["agents"]) == ["mine"]
     assert 0 <= report["robust_accuracy"] <= report["clean_accuracy"] <= 1
     folder = Path(report["report"]).parent
-    assert folder == Path("evaluated/mine/evaluation/1").resolve()
+    assert re.fullmatch("mine-[0-9a-f]{8}", folder.parent.parent.name)
+    assert folder == (Path("evaluated") / folder.parent.parent.name / "evaluation" / "1").resolve()
     assert sparring("verify", folder).returncode == 0
     Path("mine.py").write_text(MODEL.replace("manual_seed(0)", "manual_seed(1)"))
-    import sys
-
-    for name in [n for n in sys.modules if n.startswith("sparring_user_mine")]:
-        del sys.modules[name]
-    assert any("no weights with the sha256" in p for p in verify.evaluation(folder).problems)
+    assert verify.evaluation(folder).problems == []  # by the kept copy
+    other = json.loads(sparring("evaluate", "mine.py:make", *FLAGS).stdout)
+    assert Path(other["report"]).parent.parent.parent != folder.parent.parent
 
 
 def test_weights_in_the_layouts_that_people_have(sparring: Command) -> None:

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from sparring.cluster.evaluation.analysis import craft, predict, spread_out
-from sparring.cluster.models.trained import load_agent, load_test
+from sparring.cluster.models.examples import load_test
+from sparring.cluster.models.trained import load_agent
 from sparring.cluster.reports import page as pages
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch

@@ -133,6 +133,7 @@ def start(run: Path, **options: Any) -> subprocess.Popen[bytes]:
         *flags,
         f"--runs-dir={run.parent}",
         f"--name={run.name}",
+        "--no-report",
     ]
     return subprocess.Popen(command, cwd=CLONE, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 

@@ -1,0 +1,163 @@
+"""An evaluation that has begun: everything that its numbers depend on, gathered once and checked before the first attack."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparring.agents.checkpoint import to_json, write
+from sparring.cluster.errors import Exists, UsageError
+from sparring.cluster.evaluation.attacking import Job, jobs_of
+from sparring.cluster.evaluation.direct import BLOCK, once, parse_attacks
+from sparring.cluster.evaluation.subjects import check
+from sparring.cluster.models.examples import Examples, Taken, take
+from sparring.cluster.models.target import Target
+from sparring.cluster.models.trained import load_agent
+from sparring.cluster.runs.folder import NAME, RunFolder
+from sparring.trainers.config import Threat
+from sparring.trainers.data import Split
+
+FORMAT = 2  # 1, until version 0.1: the first test images of the file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What an evaluation is to do."""
+
+    attacks: Sequence[str]  # named_attacks.py; with or without clean
+    threats: Sequence[str] = ()  # NORM:EPS; the target's own when empty. The worst case over several is their union
+    examples: Examples | int | None = None  # which test images; all when None
+    name: str | None = None  # of the evaluation; the next number when None
+    cross: bool = False  # add the accuracy of every network on the examples crafted on every other
+    corruption_root: Path | None = (
+        None  # corrupted test images (trainers/datasets/corruptions.py); adds the accuracy under each
+    )
+    allow_other_images: bool = False  # also when the test images are not those of the run's start
+    workers: int = 0  # Ray actors that attack blocks at the same time; 0: this process
+    block: int = BLOCK  # examples per block
+    masking: int = 256  # examples on which signs of masked gradients are looked for; 0: none
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An evaluation with its folder claimed."""
+
+    target: Target
+    asked: Asked
+    threats: tuple[Threat, ...]
+    attacks: tuple[str, ...]  # without clean
+    taken: Taken
+    models: dict[str, nn.Module]  # by agent, on their device
+    sources: dict[str, nn.Module]  # on which transfer attacks craft
+    place: Path  # the evaluation's folder
+    jobs: tuple[Job, ...]  # every block
+
+    @property
+    def split(self) -> Split:
+        """The test images."""
+        return self.taken.split
+
+    def jobs_of(self, agent: str, threat: Threat) -> list[Job]:
+        """The blocks of one network under one threat."""
+        return [job for job in self.jobs if (job.agent, job.threat) == (agent, threat)]
+
+
+def begin(target: Target, asked: Asked) -> Begun:
+    """Gather and check everything, then claim the folder.
+
+    Raises:
+        UsageError: no such attack, no threat, a network for other images or classes.
+        DataError: the test images cannot be read, or are not those of the run's start.
+        Exists: a finished evaluation of that name, or one of other settings.
+    """
+    threats = once([Threat.parse(t) for t in asked.threats]) or target.threats
+    if not threats:
+        raise UsageError("a network from elsewhere has no threat model of its own; add for example --threat linf:8/255")
+    attacks = tuple(parse_attacks(asked.attacks, threats[0]))
+    taken = take(target.data, asked.examples, started=target.images, others=asked.allow_other_images)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    models = {agent: subject.model.to(device) for agent, subject in target.subjects.items()}
+    sources = {spec: _source(spec).to(device) for spec in _transferred(attacks)}
+    for name, model in [*models.items(), *((f"transfer:{spec}", model) for spec, model in sources.items())]:
+        check(model, taken.split, classes=len(taken.classes), name=name)
+    place = _claim(target.path, asked.name, _settings(target, asked, threats, taken))
+    jobs = tuple(jobs_of(place, list(models), threats, len(taken.split), asked.block))
+    return Begun(target, asked, threats, attacks, taken, models, sources, place, jobs)
+
+
+def _transferred(attacks: Sequence[str]) -> list[str]:
+    """``RUN[@AGENT]`` of every transfer attack."""
+    return [name.removeprefix("transfer:") for name in attacks if name.startswith("transfer:")]
+
+
+def _source(spec: str) -> nn.Module:
+    path, _, agent = spec.partition("@")
+    return load_agent(RunFolder.open(Path(path)), agent or None)[0]
+
+
+def _settings(target: Target, asked: Asked, threats: Sequence[Threat], taken: Taken) -> dict[str, Any]:
+    """As settings.json keeps it."""
+    return {
+        "format": FORMAT,
+        "attacks": list(asked.attacks),
+        "threats": [str(t) for t in threats],
+        "eps": [t.eps for t in threats],
+        "agents": {agent: subject.record for agent, subject in target.subjects.items()},
+        "examples": None if asked.examples is None else str(asked.examples),
+        "n": len(taken.split),
+        "data": {"name": target.data.name, "sha256": taken.split.sha256},
+        "trained_on": None if target.images is None else dict(target.images),
+        "seed": target.seed,
+        "block": asked.block,
+    }
+
+
+def _claim(owner: Path, name: str | None, settings: Mapping[str, Any]) -> Path:
+    """A folder for this evaluation: a new one, or an unfinished one of the same settings, which then goes on.
+
+    Raises:
+        Exists: the name is taken by a finished evaluation or by one of other settings.
+    """
+    base = owner / "evaluation"
+    base.mkdir(exist_ok=True)
+    if name is not None and not NAME.fullmatch(name):
+        raise UsageError(f"--name {name!r} is not allowed; use letters, digits, '.', '_' and '-'")
+    content = to_json(settings)
+    if name is None:
+        for path in sorted(base.glob("*/settings.json")):
+            if (
+                path.parent.name.isdigit()
+                and not (path.parent / "report.json").exists()
+                and path.read_bytes() == content
+            ):
+                return path.parent
+    while True:
+        taken = [int(p.name) for p in base.glob("*") if p.name.isdigit()]
+        target = base / (name or str(max(taken, default=0) + 1))
+        try:
+            target.mkdir()
+        except FileExistsError:
+            if name is None:
+                continue
+            known = target / "settings.json"
+            if known.exists() and known.read_bytes() == content and not (target / "report.json").exists():
+                return target
+            raise Exists(
+                f"evaluation {target} exists and is never overwritten{_difference(known, settings)}; choose another --name"
+            ) from None
+        write(target / "settings.json", content)
+        return target
+
+
+def _difference(path: Path, settings: Mapping[str, Any]) -> str:
+    if not path.exists():
+        return ""
+    before = json.loads(path.read_bytes())
+    differing = [k for k in settings if before.get(k) != json.loads(to_json(settings[k]))]
+    return f" (other {', '.join(differing)})" if differing else " (finished)"
