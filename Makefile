@@ -19,7 +19,7 @@ demo: $(READY)
 
 # Two at a time: many tests wait for processes to start, to be lost, or for a timeout to pass. By file: what a file sets up is set up once.
 test: check browser
-	$(PY) -m pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -m "not soak" -n 3 --dist loadfile --no-loadscope-reorder
 
 # What takes longer; UNTIL (seconds since 1970) skips what would end later.
 soak: $(READY) browser

@@ -83,7 +83,7 @@ def test_a_split_is_the_same_whole_or_chosen_whole() -> None:
     assert load_test(DataConfig(), Examples(len(whole) - 1, first=True)).sha256 != whole.sha256
 
 
-@pytest.mark.parametrize("workers", [0, 2, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("workers", [0, *(pytest.param(w, marks=pytest.mark.soak) for w in (1, 2))])
 def test_an_untouched_evaluation_passes(workers: int, sparring: Command, ray_session: str) -> None:
     """All images, some, of a run and of a published model."""
     flags = [*small_flags(max_steps=4), "--team=local", "--no-report", "--quiet"]

@@ -27,7 +27,7 @@ from tests.helpers import small
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2-peers", "3-peers"])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.soak)], ids=["2-peers", "3-peers"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     config = small("mat", team="local", peers=request.param, max_steps=60, network="small_cnn:width=8")
     made = RunFolder(launch.train(config, runs_dir=tmp_path_factory.mktemp("runs"), how=Circumstances(quiet=True)).path)

@@ -433,6 +433,7 @@ def test_a_submitted_search_needs_a_folder_that_lasts(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.soak
 def test_a_metric_that_is_never_reported(ray_session: str, tmp_path: Path) -> None:
     words = r"every trial failed; the first one, 000: objective 'peer0/hart' is never reported; peer0 reports clean, robust, hard"
     with pytest.raises(UsageError, match=words):
