@@ -81,7 +81,7 @@ def tune(
     config: RunConfig,
     spaces: Mapping[str, str] | None = None,
     *,
-    trials: int = 16,
+    trials: int | None = None,
     scheduler: Literal["asha", "pbt", "fifo"] = "asha",
     sampler: Literal["random", "tpe", "grid"] = "random",
     objective: str = "w-robust",
@@ -97,6 +97,7 @@ def tune(
     Args:
         config: of every trial; ``team="local"`` makes each trial one process.
         spaces: by path, as ``{"method.temperature": "loguniform(1, 10)"}``; default what the method names.
+        trials: default 16, and of a grid one per combination.
         time_budget: seconds after which no more is run; ``resume`` goes on.
 
     Raises:
@@ -104,14 +105,14 @@ def tune(
     """
     from sparring.cluster.search import search
     from sparring.cluster.search.results import Searched
-    from sparring.cluster.search.settings import Search
+    from sparring.cluster.search.settings import Search, trials_of
     from sparring.trainers.search import parse
 
     chosen = {k: parse(v) for k, v in spaces.items()} if spaces is not None else config.method.SEARCH
     asked = Search(
         config=config,
         spaces=chosen,
-        trials=trials,
+        trials=trials_of(trials, sampler, chosen),
         scheduler=scheduler,
         sampler=sampler,
         objective=objective,

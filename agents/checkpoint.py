@@ -100,7 +100,7 @@ def load(folder: Path) -> AgentState:
     Raises:
         CheckpointError: a file is missing or cannot be read; says which.
     """
-    facts = _facts(folder)
+    facts = _facts(folder, "t", "method", "lr_factor", "extra")
     tensors = {name: _tensors(folder, name) for name in ("model", "optim", *facts["extra"])}  # type: ignore[misc]
     model, optim = tensors.pop("model"), tensors.pop("optim")
     return AgentState(facts["t"], model, optim, facts["method"], facts["lr_factor"], tensors)  # type: ignore[arg-type]
@@ -109,7 +109,10 @@ def load(folder: Path) -> AgentState:
 def network_config(path: Path) -> NetworkConfig:
     """The configuration of a saved agent's network; ``path`` as for :func:`load_model`."""
     folder = path.parent if path.suffix == ".safetensors" else path
-    config = NetworkConfig.from_json(_facts(folder)["network"])  # type: ignore[arg-type]
+    try:
+        config = NetworkConfig.from_json(_facts(folder)["network"])  # type: ignore[arg-type]
+    except TypeError as error:
+        raise CheckpointError(f"{folder / 'state.json'}: network: {error}") from error
     try:
         code.find(config.spec, near=folder)
     except ValueError as error:
@@ -140,7 +143,7 @@ def load_model(path: Path) -> Network:
     return model.eval()
 
 
-def _facts(folder: Path) -> dict[str, object]:
+def _facts(folder: Path, *fields: str) -> dict[str, object]:
     path = folder / "state.json"
     try:
         facts = json.loads(path.read_bytes())
@@ -148,9 +151,14 @@ def _facts(folder: Path) -> dict[str, object]:
         raise CheckpointError(f"{path} is missing") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path} holds a {type(facts).__name__}, not a mapping")
     if facts.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {facts.get('format')!r}; this version reads format {FORMAT}")
-    return dict(facts)
+    for name in ("network", *fields):
+        if name not in facts:
+            raise CheckpointError(f"{path} has no {name}; it is damaged, or of another version")
+    return facts
 
 
 def _tensors(folder: Path, name: str) -> dict[str, Tensor]:

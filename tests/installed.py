@@ -29,13 +29,14 @@ def done(*args):
     assert code == 0, (args, code)
 
 
-done("train", "mat", *SMALL, "--team=local", "--name=local")
 session.start(num_cpus=4, object_store_memory=256 * 2**20)  # one Ray for all that follows
 done("train", "mat", *SMALL, "--team=ray", "--name=ray")
 done("evaluate", "runs/ray", "--attacks=fgsm", "--examples=8", "--block=4", "--workers=2", "--quiet")
 print("home", sparring.__path__[0])
 """
 MORE = """
+done("train", "mat", *SMALL, "--team=local", "--name=local")
+
 
 def ready(answer):
     page = urllib.request.urlopen(answer["url"]).read().decode()

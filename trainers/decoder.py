@@ -38,6 +38,9 @@ MODES = (
 )
 
 
+FILLER = bytes((i * 73 + 41) % 251 for i in range(256))  # for a look whether a JPEG's data ends early
+
+
 class Refused(ValueError):
     """The bytes are no image that is taken; says why."""
 
@@ -70,6 +73,8 @@ def pixels(
         with Image.open(io.BytesIO(content), formats=None if formats is None else tuple(formats)) as image:
             _check(image, content, most)
             image.load()
+            if image.format == "JPEG":
+                _whole_jpeg(image, content)
             flat = _flat(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         kinds = " or ".join(formats) if formats else "image that Pillow can read"
@@ -134,6 +139,25 @@ def _whole(content: bytes) -> None:
         at += 12 + length
     if got < wanted:
         raise Refused("damaged image")
+
+
+def _whole_jpeg(image: Any, content: bytes) -> None:
+    """Refuse a JPEG whose data ends before its last block: libjpeg repeats the last colour, and Pillow says nothing.
+
+    Bytes that are put in at the end of the data change no pixel of a whole picture, and those that are missing in another.
+
+    Raises:
+        Refused: the data ended early and the end mark was put back, or the header claims more rows than there are.
+    """
+    from PIL import Image
+
+    seen, end = np.asarray(image), content.rfind(b"\xff\xd9")
+    corner = seen[-4:, -4:].reshape(-1, *seen.shape[2:]).astype(int)
+    if end < 0 or (np.ptp(corner, axis=0).max() > 1 and "progressive" not in image.info):
+        return  # a last block that is not of one colour was there
+    with Image.open(io.BytesIO(content[:end] + FILLER + content[end:])) as longer:
+        if not np.array_equal(np.asarray(longer), seen):
+            raise Refused("damaged image")
 
 
 def _flat(image: Any) -> Any:

@@ -26,7 +26,7 @@ def kl(target: Tensor, logits: Tensor, *, temperature: float = 1.0) -> Tensor:
         temperature: T > 0.
 
     Returns:
-        [B], each >= 0.
+        [B], each >= 0 but for rounding: the sum over nearly equal logits may be some 1e-7 below in float32.
     """
     log_q = F.log_softmax(target / temperature, dim=1)
     log_p = F.log_softmax(logits / temperature, dim=1)

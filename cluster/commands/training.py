@@ -69,8 +69,8 @@ class Tune:
     config: Annotated[Settings, arg(name="")]
     train_teachers: bool = False
     """First train the teachers that the recipe needs and that are not given, into the same folder of runs."""
-    trials: int = 16
-    """Runs to make; a grid makes one per combination."""
+    trials: int | None = None
+    """Runs to make; default 16, and of a grid one per combination."""
     scheduler: Literal["asha", "pbt", "fifo"] = "asha"
     """asha stops bad trials early; pbt lets bad ones take over from good ones and changes values on the way; fifo does neither."""
     sampler: Literal["random", "tpe", "grid"] = "random"
@@ -179,15 +179,16 @@ def tune(argv: Sequence[str]) -> None:
     from sparring.cluster.models.initial import resolved
     from sparring.cluster.search import report, search
     from sparring.cluster.search.results import results_of
-    from sparring.cluster.search.settings import Search
+    from sparring.cluster.search.settings import Search, trials_of
 
     config = resolved(_with_teachers(chosen, command))
     named = type(config.method).SEARCH
     given = {path: spaces.parse(space) for path, space in wanted.items()}
+    searched_for = {**named, **given}
     what = Search(
         config=config,
-        spaces={**named, **given},
-        trials=command.trials,
+        spaces=searched_for,
+        trials=trials_of(command.trials, command.sampler, searched_for),
         scheduler=command.scheduler,
         sampler=command.sampler,
         objective=command.objective,

@@ -69,17 +69,22 @@ def run(attacking: Attacking, jobs: Sequence[Job], images: Images, done: Done) -
     """Evaluate every job and write its file."""
     for job in jobs:
         content, seconds = attacking.attack(job, *images(job))
-        write(job.path, content)
+        put(job, content)
         done(job, seconds)
 
 
+def put(job: Job, content: bytes) -> None:
+    """Write a block's file."""
+    job.path.parent.mkdir(parents=True, exist_ok=True)
+    write(job.path, content)
+
+
 def jobs_of(target: Path, agents: Sequence[str], threats: Sequence[Threat], n: int, size: int) -> list[Job]:
-    """Every block of an evaluation."""
+    """Every block of an evaluation; nothing is made on disk."""
     jobs = []
     for agent in agents:
         for threat in threats:
             folder = target / "blocks" / agent / str(threat).replace(":", "-")
-            folder.mkdir(parents=True, exist_ok=True)
             for index, start in enumerate(range(0, n, size)):
                 path = folder / f"block-{index:04d}.parquet"
                 jobs.append(Job(path, start, min(start + size, n), index, agent, threat))

@@ -142,23 +142,48 @@ def to_parquet(outcome: Outcome, start: int) -> bytes:
     return buffer.getvalue()
 
 
-def read(path: Path) -> dict[str, Any]:
+LISTS = {"witness": "binary", "witness_type": "string", "witness_attack": "string"}
+NUMBERS = {"index": "int64", "label": "int64", "clean_prediction": "int64", "distance": "float", "margin": "float"}
+
+
+def read(path: Path, *, rows: int | None = None) -> dict[str, Any]:
     """The columns of a block file: tensors, and lists for the witness.
 
+    Args:
+        rows: how many there must be; counted in the footer, before any is read.
+
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or has another form; names the column.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(path.read_bytes()))
+        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()))
+        _check(file, path, rows)
+        table = file.read()
+        wanted = [name for name in table.column_names if name not in LISTS]
+        return {name: torch.from_numpy(table[name].to_numpy().copy()) for name in wanted} | {
+            name: table[name].to_pylist() for name in LISTS
+        }
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"block {path} cannot be read: {error}. Remove it and repeat the same evaluate command"
         ) from error
-    lists = {"witness", "witness_type", "witness_attack"}
-    return {
-        name: table[name].to_pylist() if name in lists else torch.from_numpy(table[name].to_numpy().copy())
-        for name in table.column_names
-    }
+
+
+def _check(file: Any, path: Path, rows: int | None) -> None:
+    """Refuse a file of another form, from its footer and schema alone."""
+    if rows is not None and file.metadata.num_rows != rows:
+        raise DataError(f"block {path} has {file.metadata.num_rows} rows; expected {rows}")
+    types = {field.name: str(field.type) for field in file.schema_arrow}
+    wanted = NUMBERS | LISTS | {name: "bool" for name in types if name.startswith(BROKEN)}
+    for name, kind in wanted.items():
+        if types.get(name) != kind:
+            seen = f"is of {types[name]}" if name in types else "is missing"
+            raise DataError(f"block {path}: column {name} {seen}; expected {kind}")
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    for column in [group.column(i) for group in groups for i in range(group.num_columns)]:
+        nulls = column.statistics.null_count if column.statistics is not None else 0
+        if nulls and column.path_in_schema not in LISTS:
+            raise DataError(f"block {path}: column {column.path_in_schema} has {nulls} rows without a value")

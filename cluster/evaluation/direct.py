@@ -76,5 +76,6 @@ def evaluate_model(
             parts.append({"label": out.label, "clean_prediction": out.clean_prediction, **flags})
         columns[str(threat)] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
         progress(f"{threat} done ({time.perf_counter() - started:.1f} s)")
-    result = summarise(columns, attacks=chosen, with_clean="clean" in attacks, classes=classes)
+    notes = named_attacks.left_out(chosen, once(threats), tuple(split.images.shape[1:3]))
+    result = summarise(columns, attacks=chosen, with_clean="clean" in attacks, classes=classes, notes=notes)
     return flagged(result, model, split, threats[0], seed=seed, masking=masking if chosen else 0)

@@ -21,6 +21,7 @@ from sparring.cluster.evaluation import analysis, attacking
 from sparring.cluster.evaluation.attacking import Attacking, Job, Meter, read_all
 from sparring.cluster.evaluation.begun import Asked, Begun, begin
 from sparring.cluster.evaluation.masking import flagged
+from sparring.cluster.evaluation.named_attacks import left_out
 from sparring.cluster.evaluation.results import share, summarise, summary
 from sparring.cluster.evaluation.subjects import device_of, pixels
 from sparring.cluster.models.target import Target, of_run
@@ -114,7 +115,9 @@ def _result(begun: Begun, agent: str) -> dict[str, Any]:
     asked, model = begun.asked, begun.models[agent]
     columns = {str(t): read_all(begun.jobs_of(agent, t)) for t in begun.threats}
     with_clean, classes = "clean" in asked.attacks, len(begun.taken.classes)
-    result = summarise(columns, attacks=begun.attacks, with_clean=with_clean, classes=classes, note=begun.taken.note)
+    size = tuple(begun.split.images.shape[1:3])
+    notes = [*([begun.taken.note] if begun.taken.note else []), *left_out(begun.attacks, begun.threats, size)]
+    result = summarise(columns, attacks=begun.attacks, with_clean=with_clean, classes=classes, notes=notes)
     masking = asked.masking if begun.attacks else 0
     result = flagged(result, model, begun.split, begun.threats[0], seed=begun.target.seed, masking=masking)
     entry = {"checkpoint": begun.target.subjects[agent].record["step"], **result.to_dict()}

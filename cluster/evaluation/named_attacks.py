@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,9 +92,7 @@ def _gradient_attack(name: str, attack: Attack, loss: Callable[[Tensor, Tensor],
         adv = block.x
         right = torch.ones(len(block.y), dtype=torch.bool, device=block.y.device)
         for restart in range(attack.restarts):
-            once = Attack(
-                kind=attack.kind, norm=attack.norm, eps=attack.eps, steps=attack.steps, step_size=attack.step_size
-            )
+            once = replace(attack, restarts=1)
             rng = generator(block.seed, name, block.index, restart, device=block.x.device)
             found = run(once, lambda x: loss(model(x), block.y), block.x, rng=rng)
             adv = torch.where(right.view(-1, 1, 1, 1), found, adv)
@@ -116,6 +115,9 @@ def _square(model: nn.Module, block: Block, threat: Threat, name: str, *, querie
     from pyautoattack.square import SquareAttack
 
     with undisturbed():
+        laid = squares_laid(threat.norm, tuple(block.x.shape[-2:]))
+        if laid is None:
+            return block.x
         attack = SquareAttack(
             model,
             p_init=0.8,
@@ -128,6 +130,8 @@ def _square(model: nn.Module, block: Block, threat: Threat, name: str, *, querie
             device=block.x.device,
             resc_schedule=False,
         )
+        if laid == "transposed":
+            _transposed(attack, model)
         found: Tensor = attack.perturb(block.x.clone(), block.y.clone())
         kept: Tensor = torch.where(_right(model, block.x, block.y).view(-1, 1, 1, 1), found.detach(), block.x)
         return kept
@@ -155,11 +159,50 @@ def autoattack(model: nn.Module, block: Block, threat: Threat, name: str) -> tup
         if classes < DLR_CLASSES:
             allowed = {"apgd-ce", "fab", "fab-t", "square"}
             made.attacks_to_run = [a for a in made.attacks_to_run or [] if a in allowed]
+        laid = squares_laid(threat.norm, tuple(block.x.shape[-2:]))
+        if laid is None:
+            made.attacks_to_run = [a for a in made.attacks_to_run or [] if a != "square"]
+        elif laid == "transposed":
+            _transposed(made.square, model)
         for attack in (made.apgd_targeted, made.fab):
             attack.n_target_classes = min(attack.n_target_classes, classes - 1)
         adv, _ = made.run_standard_evaluation(block.x, block.y, batch_size=len(block.x))
     found: Tensor = adv.detach()
     return found, messages
+
+
+def squares_laid(norm: str, size: tuple[int, ...]) -> str | None:
+    """How Square's first pattern fits images of (height, width): ``as it is``, ``transposed``, or None where it cannot.
+
+    Linf starts with stripes, which fit any image. For l2 and l1 pyautoattack 0.2 lays squares of a fifth of the height, more of
+    them where an image is wider: with fewer than 5 rows there is none, and where the last one leaves the image it fails.
+    """
+
+    def fits(height: int, width: int) -> bool:
+        side = height // 5
+        start = (height - 5 * side) // 2
+        ends = [start + (length // side) * side for length in (height, width)] if side else []
+        return side == 1 or (side > 1 and ends[0] <= height and ends[1] <= width)
+
+    height, width = size
+    return "as it is" if norm == "linf" or fits(height, width) else "transposed" if fits(width, height) else None
+
+
+def left_out(attacks: Sequence[str], threats: Sequence[Threat], size: tuple[int, ...]) -> list[str]:
+    """One sentence per attack that cannot be carried out, or not in all its parts, on images of (height, width)."""
+    said = []
+    for norm in dict.fromkeys(t.norm for t in threats if squares_laid(t.norm, size) is None):
+        where = f"under {norm} on images of {size[0]}x{size[1]}: its squares do not fit there"
+        said += [f"{name} is left out {where}" for name in attacks if _SQUARE.fullmatch(name)]
+        said += [f"{name} runs without Square {where}; not comparable" for name in attacks if name in VERSIONS]
+    return said
+
+
+def _transposed(attack: Any, model: nn.Module) -> None:
+    """Let Square see images with rows and columns exchanged."""
+    perturb = attack.perturb
+    attack.predict = lambda x: model(x.mT)
+    attack.perturb = lambda x, y: perturb(x.mT.contiguous(), y).mT.contiguous()
 
 
 def comparable(name: str, classes: int) -> bool:

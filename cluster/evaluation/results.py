@@ -41,19 +41,18 @@ def summarise(
     attacks: Sequence[str],
     with_clean: bool,
     classes: int,
-    note: str | None = None,
+    notes: Sequence[str] = (),
 ) -> Result:
     """Numbers from the per-example columns of every threat.
 
     Args:
         columns: threat -> ``label``, ``clean_prediction`` and one ``broken:ATTACK`` per attack.
-        note: what limits all of them.
+        notes: what limits all of them.
     """
     first = next(iter(columns.values()))
     clean = first["clean_prediction"] == first["label"]
-    said: tuple[str, ...] = (note,) if note else ()
     if not attacks:
-        return Result(share(clean), interval(clean), None, None, len(clean), {}, notes=said)
+        return Result(share(clean), interval(clean), None, None, len(clean), {}, notes=tuple(notes))
     everything, report = clean, {}
     for threat, column in columns.items():
         each = {"clean": share(clean)} if with_clean else {}
@@ -62,7 +61,7 @@ def summarise(
         each |= {name: share(h) for name, h in hits.items()}
         report[threat] = {"robust_accuracy": share(worst), "ci95": interval(worst), "attacks": each}
         everything = everything & worst
-    notes = said + tuple(
+    fewer = tuple(
         f"{name} with {classes} classes runs with fewer targets or parts than published: not comparable"
         for name in attacks
         if not named_attacks.comparable(name, classes)
@@ -76,7 +75,7 @@ def summarise(
         len(clean),
         report,
         (share(clean) + robust) / 2,
-        notes,
+        (*notes, *fewer),
         per_class=by_class(first["label"], clean, everything),
     )
 

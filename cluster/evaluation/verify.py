@@ -53,16 +53,16 @@ def evaluation(path: Path, *, data: Split | None = None) -> Verdict:
             raise UsageError(
                 f"{path} is not a finished evaluation (it has no {name}); evaluate first: sparring evaluate RUN"
             )
-    try:
-        settings, report = (json.loads((path / n).read_bytes()) for n in ("settings.json", "report.json"))
-        threats = [
-            Threat(t.partition(":")[0], eps) for t, eps in zip(settings["threats"], settings["eps"], strict=True)
-        ]
-    except (ValueError, KeyError) as error:
-        raise UsageError(f"settings.json or report.json in {path} cannot be read: {error}") from error
+    settings, report = (_document(path / name, verdict.problems) for name in ("settings.json", "report.json"))
+    if verdict.problems:
+        return verdict
+    threats = [Threat(t.partition(":")[0], eps) for t, eps in zip(settings["threats"], settings["eps"], strict=True)]
     recorded = Recorded(path.parent.parent)
     split = data if data is not None else load_test(recorded.data, _examples(settings))
     problems = verdict.problems
+    if settings["n"] != len(split):
+        problems.append(f"settings.json: n is {settings['n']}, its examples are {len(split)}")
+        return verdict
     if split.sha256 != settings["data"]["sha256"]:
         problems.append(
             f"the test images are not those of the evaluation (sha256 of {settings['data']['name']} differs)"
@@ -76,7 +76,11 @@ def evaluation(path: Path, *, data: Split | None = None) -> Verdict:
     jobs = jobs_of(path, list(settings["agents"]), threats, settings["n"], settings["block"])
     problems += _files(path, jobs, report)
     for agent, facts in settings["agents"].items():
-        model = recorded.network(agent, facts)
+        try:
+            model = recorded.network(agent, facts)
+        except (KeyError, TypeError, AttributeError):
+            problems.append(f"settings.json: agents.{agent} is {facts!r:.60}; expected weights or members, and step")
+            continue
         if model is None:
             problems.append(f"{agent}: no weights with the sha256 of the evaluation are in {path.parent.parent}")
             continue
@@ -87,6 +91,47 @@ def evaluation(path: Path, *, data: Split | None = None) -> Verdict:
         if not any(str(job.path.name) in p for job in own for p in problems):
             problems += _numbers(agent, own, threats, attacks, settings, report, classes)
     return verdict
+
+
+LISTS, MAPPINGS, NUMBERS = ("attacks", "threats", "eps"), ("agents", "data"), ("format", "n", "seed", "block")
+FORMS: dict[str, dict[str, type]] = {
+    "settings.json": {**dict.fromkeys(LISTS, list), **dict.fromkeys(MAPPINGS, dict), **dict.fromkeys(NUMBERS, int)},
+    "report.json": {"agents": dict, "blocks": dict},
+}
+
+
+def _document(path: Path, problems: list[str]) -> dict[str, Any]:
+    """A JSON file of an evaluation; what of it has another form is a problem."""
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        problems.append(f"{path} cannot be read: {error}")
+        return {}
+    if not isinstance(found, dict):
+        problems.append(f"{path} holds a {type(found).__name__}; expected a mapping")
+        return {}
+    for key, kind in FORMS[path.name].items():
+        if not isinstance(found.get(key), kind):
+            problems.append(f"{path}: {key} is {found.get(key)!r:.60}; expected {kind.__name__}")
+    problems += _of_one_form(path, found) if not problems else []
+    return found
+
+
+def _of_one_form(path: Path, found: dict[str, Any]) -> list[str]:
+    """What is wrong with values whose types are right."""
+    wrong = [f"{path}: agents.{a} is {v!r:.60}" for a, v in found["agents"].items() if not isinstance(v, dict)]
+    if path.name == "report.json":
+        return wrong
+    wrong += [f"{path}: {key} = {found[key]} is not allowed; expected >= 1" for key in ("n", "block") if found[key] < 1]
+    if not isinstance(found["data"].get("sha256"), str):
+        wrong.append(f"{path}: data.sha256 is missing")
+    try:
+        for text, eps in zip(found["threats"], found["eps"], strict=True):
+            Threat(text.partition(":")[0], eps)
+        parse_attacks(found["attacks"], Threat.parse(found["threats"][0]))
+    except (ValueError, AttributeError, TypeError, IndexError) as error:
+        wrong.append(f"{path}: attacks, threats and eps do not belong together: {error}")
+    return wrong
 
 
 def _examples(settings: dict[str, Any]) -> Examples | None:
@@ -111,7 +156,7 @@ def _files(path: Path, jobs: list[Job], report: dict[str, Any]) -> Iterator[str]
 def _rows(job: Job, model: nn.Module, split: Split, attacks: list[str], verdict: Verdict) -> list[str]:
     name = job.path.name
     try:
-        table = read(job.path)
+        table = read(job.path, rows=job.stop - job.start)
     except DataError as error:
         return [str(error)]
     x, y = pixels(split, job.start, job.stop)
@@ -194,7 +239,7 @@ def _numbers(
     return [
         f"report.json: {key} of {agent} is {said.get(key)!r}, the rows give {value!r}"
         for key, value in computed.items()
-        if key != "flags" and said.get(key) != value  # flags need attacks of their own
+        if key not in ("flags", "notes") and said.get(key) != value  # flags need attacks of their own; notes are words
     ]
 
 

@@ -19,9 +19,8 @@ import torch
 from ray.exceptions import RayError
 from torch import nn
 
-from sparring.agents.checkpoint import write
 from sparring.cluster.errors import Infrastructure
-from sparring.cluster.evaluation.attacking import Attacking, Done, Images, Job, Seconds
+from sparring.cluster.evaluation.attacking import Attacking, Done, Images, Job, Seconds, put
 from sparring.cluster.machines import session
 from sparring.cluster.team import failures
 from sparring.trainers import code, user
@@ -70,14 +69,18 @@ class Pool:
     def __init__(self, attacking: Attacking, workers: int, runtime_env: dict[str, Any]) -> None:
         on_cpu = [{k: m.cpu() for k, m in group.items()} for group in (attacking.models, attacking.sources)]
         bare = replace(attacking, models={}, sources={})
-        self._args = [*(ray.put((_codes(group), group)) for group in on_cpu), bare, torch.get_num_threads()]
-        self._gpus = float(ray.cluster_resources().get("GPU", 0) > 0)
+        present = ray.cluster_resources()
+        threads = max(1, min(torch.get_num_threads(), int(present.get("CPU", 0)) // workers))
+        # what its threads use, so that workers spread by capacity; where there are fewer cores than workers, a share each
+        self._cpus = min(float(threads), int(100 * present.get("CPU", 0) / workers) / 100)
+        self._args = [*(ray.put((_codes(group), group)) for group in on_cpu), bare, threads]
+        self._gpus = float(present.get("GPU", 0) > 0)
         self._runtime_env = runtime_env
         self.workers = [self._spawn() for _ in range(workers)]
 
     def _spawn(self) -> Any:
         actor = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
-        made = actor.options(num_cpus=0, num_gpus=self._gpus / 4, runtime_env=self._runtime_env)
+        made = actor.options(num_cpus=self._cpus, num_gpus=self._gpus / 4, runtime_env=self._runtime_env)
         return made.remote(*self._args)
 
     def run(self, jobs: Sequence[Job], images: Images, done: Done) -> None:
@@ -106,7 +109,7 @@ class Pool:
                 waiting.append(job)
                 continue
             free.append(worker)
-            write(job.path, content)
+            put(job, content)
             done(job, seconds)
 
     def close(self) -> None:

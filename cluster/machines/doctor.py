@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -11,7 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sparring.cluster.machines.cores import usable
 
@@ -45,16 +44,13 @@ def checks() -> Iterator[Check]:
         yield question()
 
 
-def show(*, as_json: bool) -> bool:
-    """Print every answer as it comes, or all as one JSON object; whether nothing failed."""
+def examine(told: Callable[[str], None]) -> dict[str, Any]:
+    """Every check; ``told`` hears each answer as it comes."""
     found = []
     for check in checks():
         found.append(check)
-        if not as_json:
-            print(f"{check.status:4}  {check.name:8}  {check.text}", flush=True)
-    if as_json:
-        print(json.dumps({"checks": [c._asdict() for c in found]}))
-    return all(c.status != "fail" for c in found)
+        told(f"{check.status:4}  {check.name:8}  {check.text}")
+    return {"checks": [c._asdict() for c in found]}
 
 
 def _python() -> Check:

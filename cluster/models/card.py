@@ -46,7 +46,7 @@ def publish(run: Path, *, agent: str | None, name: str, models_dir: Path, checkp
 
 
 def _card(folder: RunFolder, agent: str, name: str, members: list[Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    config, environment = folder.config, json.loads((folder.path / "env.json").read_text())
+    config, environment = folder.config, folder.environment
     dataset, started = datasets.load(config.data), folder.images or {}
     first = members[0].config
     manifest = folder.checkpoints.manifest(facts["step"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +97,7 @@ def looked_at(specs: Sequence[AgentSpec], folder: RunFolder) -> dict[str, Teache
 
 
 def _noted(folder: RunFolder) -> dict[str, Teacher]:
-    env = folder.path / "env.json"
-    noted = json.loads(env.read_text()).get("teachers", {}) if env.exists() else {}
+    noted = folder.environment.get("teachers", {})
     return {name: Teacher(**values) for name, values in noted.items()}
 
 

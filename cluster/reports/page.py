@@ -31,12 +31,13 @@ def make(folder: RunFolder, *, examples: int | None = None, checkpoint: str = "b
 
 
 def _to_tensorboard(folder: RunFolder, numbers: Mapping[str, Any]) -> None:
-    """The gallery's images and the matrix, beside the curves."""
+    """The gallery's images and the matrix, in a folder of their own: of two files of events in one folder, TensorBoard's reader
+    leaves the older one when the newer one is there, and a run that goes on would not be seen any more."""
     import numpy as np
     from torch.utils.tensorboard import SummaryWriter
 
     step = max(a["checkpoint"] for a in numbers["agents"].values())
-    board = SummaryWriter(str(folder.path / "tensorboard"), filename_suffix=".report")
+    board = SummaryWriter(str(folder.path / "tensorboard" / "report"))
     for agent, shown in numbers["gallery"].items():
         for kind in ("clean", "adversarial"):
             images = np.asarray([item[kind] for item in shown["images"]], dtype=np.uint8)
@@ -223,14 +224,14 @@ def _confusion(numbers: Mapping[str, Any]) -> str:
 
 def _ended(folder: RunFolder) -> str:
     """Why the run stopped before its end."""
-    ended = json.loads((folder.path / "env.json").read_text()).get("ended")
+    ended = folder.environment.get("ended")
     if not ended:
         return ""
     return f"<p>Ended after step {ended['step']}, {escape(ended['when'])}: {escape(ended['what'])}</p>"
 
 
 def _details(folder: RunFolder) -> str:
-    env = json.loads((folder.path / "env.json").read_text())
+    env = folder.environment
     where = [
         [escape(n), escape(f"{a['host']}, {a['device']}, process {a['pid']}"), f"{a['parameters']:,}"]
         for n, a in env["agents"].items()

@@ -51,11 +51,15 @@ class Checkpoints:
         """
         path = self.path(t) / "MANIFEST.json"
         try:
-            return dict(json.loads(path.read_bytes()))
-        except (OSError, ValueError) as error:
+            found = dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
             raise BrokenCheckpoint(
                 f"{path} cannot be read: {error}. See: sparring fsck {self.folder.parent}"
             ) from error
+        wrong = _form(found)
+        if wrong:
+            raise BrokenCheckpoint(f"{path}: {wrong}. See: sparring fsck {self.folder.parent}")
+        return found
 
     def commit(
         self,
@@ -127,8 +131,12 @@ class Checkpoints:
             return [f"{Path(error.filename).relative_to(self.folder)} is missing"]
         if hashlib.sha256(raw).hexdigest() != expected:
             return [f"{folder.name}/MANIFEST.json is altered (its sha256 is not the one in COMMITTED)"]
+        manifest = json.loads(raw)
+        wrong = _form(manifest)
+        if wrong:
+            return [f"{folder.name}/MANIFEST.json: {wrong}"]
         found = []
-        for name, sha in json.loads(raw)["files"].items():
+        for name, sha in manifest["files"].items():
             try:
                 content = (folder / name).read_bytes()
             except OSError:
@@ -168,6 +176,14 @@ class Checkpoints:
                     self.path(t) / "COMMITTED"
                 ).unlink()  # first, so that a half-removed folder is never taken for a checkpoint
                 shutil.rmtree(self.path(t))
+
+
+def _form(manifest: Any) -> str:
+    """What is wrong with the form of a manifest, in words; empty when nothing is."""
+    if not isinstance(manifest, dict):
+        return f"it is a {type(manifest).__name__}, not a mapping"
+    missing = [k for k in ("files", "validation", "best", "origin") if not isinstance(manifest.get(k), dict)]
+    return f"it has no {' and no '.join(missing)}" if missing else ""
 
 
 def _is_step(inside: Path) -> bool:

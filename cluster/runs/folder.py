@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -16,7 +15,7 @@ from sparring.agents.checkpoint import to_json, write
 from sparring.cluster.config import run_config
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.errors import BrokenCheckpoint, Exists, UsageError, sentence
-from sparring.cluster.runs import lock
+from sparring.cluster.runs import lock, records
 from sparring.cluster.runs.checkpoints import Checkpoints
 from sparring.cluster.terminal import relative
 from sparring.trainers import code
@@ -105,42 +104,41 @@ class RunFolder:
         """Its checkpoints."""
         return Checkpoints(self.path / "checkpoints")
 
+    @property
+    def environment(self) -> dict[str, Any]:
+        """env.json; errors as :func:`records.environment`."""
+        return records.environment(self.path)
+
     def write_env(self, facts: dict[str, Any]) -> None:
         """env.json: versions, hardware, placement; the command that began the run, and those that went on with it."""
-        path = self.path / "env.json"
-        if path.exists():
-            before = json.loads(path.read_text())
+        before = self.environment
+        if before:
             later = before.get("continued_by", [])
             if facts["command"] not in (before["command"], *later):
                 later = [*later, facts["command"]]
             facts = {**facts, "command": before["command"], "continued_by": later}
-        write(path, to_json(facts))
+        write(self.path / records.ENV, to_json(facts))
 
     def write_ended(self, error: BaseException, *, step: int) -> None:
         """Note in env.json why the run stopped, when, and after how many steps; gone once it is continued."""
-        path = self.path / "env.json"
-        if path.exists():
+        before = self.environment
+        if before:
             ended = {"what": sentence(error), "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "step": step}
-            write(path, to_json(json.loads(path.read_text()) | {"ended": ended}))
+            write(self.path / records.ENV, to_json(before | {"ended": ended}))
 
     @property
     def images(self) -> Mapping[str, str] | None:
         """Hashes of the images with which the run began; None before it has, and of a run of version 0.1."""
-        path = self.path / "env.json"
-        found: Mapping[str, str] | None = json.loads(path.read_text()).get("images") if path.exists() else None
-        return found
+        return self.environment.get("images")
 
     @property
     def total_steps(self) -> int | None:
         """Length of the run; None before it has begun."""
-        path = self.path / "env.json"
-        agents = json.loads(path.read_text())["agents"] if path.exists() else {}
-        return next((int(a["total_steps"]) for a in agents.values()), None)
+        return next((int(a["total_steps"]) for a in self.environment.get("agents", {}).values()), None)
 
     def changed_versions(self, facts: dict[str, Any]) -> list[str]:
         """What has changed since env.json was written and ends the promise of identical bytes."""
-        path = self.path / "env.json"
-        before = json.loads(path.read_text()) if path.exists() else facts
+        before = self.environment or facts
         lines = [
             f"{name}: {before['versions'].get(name)} -> {version}: bytes may differ from an undisturbed run"
             for name, version in facts["versions"].items()
@@ -155,16 +153,19 @@ class RunFolder:
         return self.lines("metrics.jsonl")
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl, validation.jsonl (one per agent and checkpoint) or alarms.jsonl."""
-        path = self.path / name
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        """Lines of metrics.jsonl, validation.jsonl (one per agent and checkpoint) or alarms.jsonl.
 
-    def rewind_metrics(self, t: int) -> None:
-        """Forget what step ``t`` and later left: those steps are about to run again."""
+        Raises:
+            BrokenCheckpoint: one cannot be read.
+        """
+        return records.lines(self.path, name)
+
+    def rewind_metrics(self, t: int) -> list[str]:
+        """Forget what step ``t`` and later left: those steps are about to run again. What could not be read is said."""
+        said = []
         for name, last in (("metrics.jsonl", t - 1), ("validation.jsonl", t), ("alarms.jsonl", t)):
-            kept = [line for line in self.lines(name) if line["t"] <= last]
-            write(self.path / name, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
+            said += records.rewind(self.path, name, lambda line, last=last: bool(line["t"] <= last))  # type: ignore[misc]
+        return said
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold run.lock; errors as :func:`lock.locked`."""

@@ -53,7 +53,7 @@ def is_running(run: Path) -> bool:
     try:
         with (run / "run.lock").open() as file:
             return not _held(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return False
 
 
@@ -62,6 +62,10 @@ def _acquire(path: Path) -> TextIO:
 
     Between hosts whose file system does not carry such locks, the holder's signs of life count.
     """
+    if path.is_dir():
+        raise Exists(
+            f"{path} is a folder, where a process notes that it writes the run; remove it, and repeat the command"
+        )
     attempts = 5  # somebody who lists the runs holds a lock for a moment
     while True:
         file = path.open("a+")
@@ -107,6 +111,7 @@ def _refuse(path: Path) -> NoReturn:
 
 def _holder(text: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(text))
+        found = json.loads(text)
     except ValueError:
         return {}
+    return found if isinstance(found, dict) else {}

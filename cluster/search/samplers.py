@@ -31,16 +31,23 @@ def draw(search: Search, folder: Path) -> list[Params] | None:
         return None
     spaces = dict(sorted(search.spaces.items()))
     if search.sampler == "grid":
-        ranges = [k for k, s in spaces.items() if not isinstance(s, Choice)]
-        if ranges:
-            raise UsageError(
-                f"a grid needs values: --search.{ranges[0]} 'grid(1, 2, 5)' instead of {spaces[ranges[0]]}"
-            )
+        refuse_ranges(spaces)
         return [
             dict(zip(spaces, v, strict=True))
             for v in itertools.product(*(s.values for s in spaces.values() if isinstance(s, Choice)))
         ]
     return [{k: _one(s, search.config.seed, i, k) for k, s in spaces.items()} for i in range(search.trials)]
+
+
+def refuse_ranges(spaces: Mapping[str, Space]) -> None:
+    """Refuse a grid over what is not a list of values.
+
+    Raises:
+        UsageError: names the first.
+    """
+    ranges = [k for k, s in spaces.items() if not isinstance(s, Choice)]
+    if ranges:
+        raise UsageError(f"a grid needs values: --search.{ranges[0]} 'grid(1, 2, 5)' instead of {spaces[ranges[0]]}")
 
 
 def ends(space: Space) -> list[float | str]:

@@ -29,7 +29,7 @@ from sparring.cluster.runs.folder import NAME, RunFolder, refuse_lost
 from sparring.cluster.search import objective, samplers
 from sparring.cluster.search import report as search_report
 from sparring.cluster.search.results import results_of
-from sparring.cluster.search.settings import Search
+from sparring.cluster.search.settings import Search, combinations
 from sparring.cluster.team import assemble
 from sparring.cluster.terminal import relative
 from sparring.cluster.training import launch
@@ -120,6 +120,13 @@ def check(search: Search) -> None:
         )
     if search.trials < 1 or (search.scheduler == "pbt" and search.trials < 4):
         raise UsageError(f"trials = {search.trials} is too few; at least {4 if search.scheduler == 'pbt' else 1}")
+    if search.sampler == "grid":
+        samplers.refuse_ranges(search.spaces)
+    if search.sampler == "grid" and search.trials < combinations(search.spaces):
+        raise UsageError(
+            f"trials = {search.trials} leaves out some of the grid's {combinations(search.spaces)} combinations: leave --trials "
+            "out, or give fewer values"
+        )
     objective.check(search.objective, search.config)
     launch.check(search.config)
 

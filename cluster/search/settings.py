@@ -6,13 +6,14 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 from sparring.agents.checkpoint import to_json
 from sparring.cluster.config import run_config
 from sparring.cluster.config.run_config import RunConfig
-from sparring.trainers.search import Space
+from sparring.trainers.search import Choice, Space
 
 Scheduler = Literal["asha", "pbt", "fifo"]
 KEPT = 3  # checkpoints at least where trials take over from each other: they are at most two apart
@@ -38,6 +39,16 @@ class Search:
         for name in run_config.OPERATIONAL:
             config.pop(name)
         return {**values, "spaces": {k: str(v) for k, v in sorted(self.spaces.items())}, "config": config}
+
+
+def trials_of(asked: int | None, sampler: str, spaces: Mapping[str, Space]) -> int:
+    """How many trials there are: as many as asked for, else a grid's combinations, else 16."""
+    return asked if asked is not None else combinations(spaces) if sampler == "grid" else 16
+
+
+def combinations(spaces: Mapping[str, Space]) -> int:
+    """Of a grid; a range, which none can hold, counts as one value."""
+    return prod(len(space.values) if isinstance(space, Choice) else 1 for space in spaces.values())
 
 
 @dataclass(frozen=True, slots=True)

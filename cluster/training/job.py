@@ -35,7 +35,8 @@ class Job:
     first: int | None  # step of the checkpoint that it goes on from; None for fresh agents
     damaged: tuple[str, ...]  # newer checkpoints that cannot be read, and why
     teachers: Mapping[str, Teacher]
-    images: Mapping[str, str]  # hashes of the images, as env.json notes them
+    images: Mapping[str, str] = field(default_factory=dict)  # hashes of the images, as env.json notes them
+    left_out: tuple[str, ...] = ()  # records that cannot be read, as they are said
 
     def environment(self, agents: dict[str, Facts]) -> dict[str, Any]:
         """What env.json says with these agents."""

@@ -21,7 +21,7 @@ from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.machines.stop import StopSignal
 from sparring.cluster.models import teachers
 from sparring.cluster.models.initial import codes_of_weights, resolved
-from sparring.cluster.runs import images, mirror
+from sparring.cluster.runs import images, mirror, records
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.runs.run import Run
 from sparring.cluster.team import assemble
@@ -117,6 +117,7 @@ def go_on(folder: RunFolder, config: RunConfig, how: Circumstances | None = None
 def _execute(folder: RunFolder, config: RunConfig, how: Circumstances) -> Run:
     how.startup.mark("imports and settings")
     with folder.locked():
+        left_out = records.set_aside(folder.path)
         first, damaged = folder.checkpoints.newest_whole()
         if damaged and first is None:
             raise BrokenCheckpoint(f"no whole checkpoint in {folder}: {'; '.join(damaged)}")
@@ -129,7 +130,7 @@ def _execute(folder: RunFolder, config: RunConfig, how: Circumstances) -> Run:
             specs = assemble.specs(config, quiet=how.quiet)
             known = teachers.looked_at(specs, folder)
             hashes = images.hashes(specs[0].images, config.data, seed=config.seed)
-            job = Job(folder, config, how, first, tuple(damaged), known, hashes)
+            job = Job(folder, config, how, first, tuple(damaged), known, hashes, tuple(left_out))
             _carry_out(job)
         except Exception:
             begun = folder.checkpoints.folder.exists()
@@ -157,11 +158,11 @@ def _train(job: Job, team: Team, stop: StopSignal) -> None:
         images.check_same(job.folder, job.first, facts.data_sha256)
     job.folder.checkpoints.folder.mkdir(exist_ok=True)
     job.folder.checkpoints.drop_after(job.first)
-    job.folder.rewind_metrics(job.first or 0)
+    left_out = [*job.left_out, *job.folder.rewind_metrics(job.first or 0)]
     progress = Progress(job, total=total, steps_per_epoch=facts.steps_per_epoch, startup=job.how.startup)
     monitors = Monitors(classes=facts.classes, total=total)
     try:
-        for line in _said_first(job, team):
+        for line in [*left_out, *_said_first(job, team)]:
             progress.event(line)
         job.folder.write_env(job.environment(agents))
         if job.first is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from sparring.trainers import user
 from sparring.trainers.config import DataConfig
 from sparring.trainers.datasets.cache import Decoded, Progress, fingerprint, key_of
+from sparring.trainers.datasets.decode import reading
 
 
 def function(config: DataConfig) -> tuple[object, Callable[[Progress], Decoded]]:
@@ -46,7 +47,7 @@ def extra(path: Path, shape: tuple[int, ...], classes: int, cache: str) -> tuple
         raise ValueError(f"data.extra: {path} does not exist")
 
     def decode(progress: Progress) -> Decoded:
-        with np.load(path, allow_pickle=False) as file:
+        with reading(path), np.load(path, allow_pickle=False) as file:
             if "image" not in file or "label" not in file:
                 raise ValueError(f"{path} holds {', '.join(file.files)}; expected image (uint8 NHWC) and label")
             images, labels = file["image"], file["label"]

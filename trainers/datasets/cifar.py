@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): torchvision's files, or Parquet shards with an image struct column.
 
-Looked for under ``data.root``, itself and its folder of the data set's name: ``train-*.parquet`` and ``test-*.parquet`` as the
-Hugging Face hub lays them out, or ``cifar-10-batches-py`` / ``cifar-100-python``. What is missing is downloaded by torchvision.
+Looked for under ``data.root``, itself, its folder of the data set's name, and one folder further down (``plain_text/``):
+``train-*.parquet`` and ``test-*.parquet`` as the Hugging Face hub lays them out, or ``cifar-10-batches-py`` / ``cifar-100-python``. What is missing is downloaded by torchvision.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +25,12 @@ FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 def source(config: DataConfig) -> tuple[object, Callable[[Progress], Decoded]]:
     """The fingerprint of the files and what decodes them."""
     root = Path(config.root)
-    for folder in (root, root / config.name):
+    for folder in (root, root / config.name, *_below(root), *_below(root / config.name)):
         shards = {split: sorted(folder.glob(f"{split}-*.parquet")) for split in ("train", "test")}
         if all(shards.values()):
-            return fingerprint([*shards["train"], *shards["test"]], folder, config.cache), partial(
-                _parquet, config.name, shards
-            )
+            files = [*shards["train"], *shards["test"]]
+            files += [named for shard in files for named in _named_files(shard)]
+            return fingerprint(files, folder, config.cache), partial(_parquet, config.name, shards)
     inside = root / config.name
     holder = inside if (inside / FOLDERS[config.name]).is_dir() else root
     if not (holder / FOLDERS[config.name]).is_dir():
@@ -45,10 +46,11 @@ def _parquet(name: str, shards: dict[str, list[Path]], progress: Progress) -> De
     splits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     classes: tuple[str, ...] = ()
     for split, paths in shards.items():
-        contents: list[bytes] = []
+        contents: dict[str, bytes] = {}
         labels: list[int] = []
         for path in paths:
-            table = pq.read_table(path)
+            with decode.reading(path):
+                table = pq.read_table(path)
             columns = set(table.column_names)
             image = next((c for c in ("img", "image") if c in columns), None)
             label = next((c for c in ("label", "fine_label") if c in columns), None)
@@ -56,7 +58,9 @@ def _parquet(name: str, shards: dict[str, list[Path]], progress: Progress) -> De
                 raise ValueError(
                     f"{path} has columns {sorted(columns)}; expected img or image, and label or fine_label"
                 )
-            contents += [row["bytes"] for row in table.column(image).to_pylist()]
+            with decode.reading(path):
+                rows = table.column(image).to_pylist()
+            contents |= {f"{path}, row {i}": _encoded(row, path, i) for i, row in enumerate(rows)}
             labels += table.column(label).to_pylist()
             classes = classes or _class_names(table.schema.metadata, label)
         wrong = next((i for i, label in enumerate(labels) if not isinstance(label, int) or label < 0), None)
@@ -65,16 +69,51 @@ def _parquet(name: str, shards: dict[str, list[Path]], progress: Progress) -> De
                 f"{paths[0].parent}: row {wrong} of {split} has label {labels[wrong]!r}; expected whole numbers from 0"
                 + (" (hidden test labels, all -1, cannot be evaluated on)" if set(labels) == {-1} else "")
             )
-        rows = [(str(i), label) for i, label in enumerate(labels)]
-        splits[split] = decode.files(rows, read=partial(_nth, contents), what=f"{name} {split}", progress=progress)
+        named = list(zip(contents, labels, strict=True))
+        splits[split] = decode.files(named, read=contents.__getitem__, what=f"{name} {split}", progress=progress)
     names = classes or tuple(map(str, range(int(splits["train"][1].max()) + 1)))
     for split, (_, seen) in splits.items():
         check_labels(seen, len(names), where=f"{shards[split][0].parent} ({split})")
     return Decoded(names, splits["train"], splits["test"])
 
 
-def _nth(contents: list[bytes], position: str) -> bytes:
-    return contents[int(position)]
+def _below(folder: Path) -> list[Path]:
+    """Where the hub's repositories keep the shards of a configuration: ``plain_text/``, ``cifar100/``."""
+    return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+
+
+def _named_files(shard: Path) -> list[Path]:
+    """Image files beside a shard that its rows name in place of holding bytes: the data set is made of these too."""
+    import pyarrow.parquet as pq
+
+    with decode.reading(shard):
+        file = pq.ParquetFile(shard)
+        leaves = {file.schema.column(i).path: i for i in range(len(file.schema))}
+        found = []
+        for column in ("img", "image"):
+            if {f"{column}.bytes", f"{column}.path"} <= set(leaves) and _has_nulls(file, leaves[f"{column}.bytes"]):
+                rows = file.read(columns=[f"{column}.path"]).column(column).to_pylist()
+                found += [shard.parent / row["path"] for row in rows if row and row["path"]]
+    return [path for path in dict.fromkeys(found) if path.is_file()]
+
+
+def _has_nulls(file: Any, leaf: int) -> bool:
+    """By the footer; one that does not say may have some."""
+    groups = [file.metadata.row_group(i).column(leaf).statistics for i in range(file.metadata.num_row_groups)]
+    return any(s is None or not s.has_null_count or s.null_count > 0 for s in groups)
+
+
+def _encoded(row: object, path: Path, number: int) -> bytes:
+    """The image file of a row: a struct of bytes and path, where either may be missing, or plain bytes."""
+    if isinstance(row, bytes):
+        return row
+    if isinstance(row, dict) and isinstance(row.get("bytes"), bytes):
+        return bytes(row["bytes"])
+    beside = row.get("path") if isinstance(row, dict) else None
+    if isinstance(beside, str) and (path.parent / beside).is_file():
+        return (path.parent / beside).read_bytes()
+    missing = f"names the file {beside!r}, which is not beside it" if isinstance(beside, str) else "holds no image"
+    raise ValueError(f"{path}: row {number} {missing}; expected the encoded image: bytes, or a struct with bytes")
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...]:
@@ -92,7 +131,7 @@ def _torchvision(name: str, root: Path) -> Decoded:
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     try:
         train, test = (kind(str(root), train=train) for train in (True, False))
-    except RuntimeError as error:
+    except Exception as error:  # RuntimeError for another checksum; pickled files raise what they like
         raise ValueError(
             f"{root / FOLDERS[name]} is incomplete or damaged ({error}); remove it to download it again"
         ) from error

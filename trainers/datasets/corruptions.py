@@ -10,6 +10,7 @@ import torch
 
 from sparring.trainers.data import Split
 from sparring.trainers.datasets.arrays import check
+from sparring.trainers.datasets.decode import reading
 
 
 def load(root: Path, test: Split) -> Iterator[tuple[str, list[Split]]]:
@@ -27,9 +28,11 @@ def load(root: Path, test: Split) -> Iterator[tuple[str, list[Split]]]:
     files = sorted(f for f in root.glob("*.npy") if f.stem != "labels")
     if not files or not (root / "labels.npy").is_file():
         raise ValueError(f"{root.resolve()} holds no corruptions: expected NAME.npy files and labels.npy")
-    labels = np.load(root / "labels.npy", allow_pickle=False)
+    with reading(root / "labels.npy"):
+        labels = np.load(root / "labels.npy", allow_pickle=False)
     for file in files:
-        images = np.load(file, mmap_mode="c", allow_pickle=False)
+        with reading(file):
+            images = np.load(file, mmap_mode="c", allow_pickle=False)
         repeated = np.tile(labels, len(images) // max(len(labels), 1)) if len(labels) < len(images) else labels
         check(images, repeated, where=str(file), shape=tuple(test.images.shape[1:]))
         yield (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -10,6 +11,22 @@ from sparring.trainers import decoder
 from sparring.trainers.datasets.cache import Progress
 
 EVERY = 500  # images between two reports of progress
+
+
+@contextmanager
+def reading(path: object) -> Iterator[None]:
+    """Whatever a reader raises on a file that is damaged or of another form becomes a sentence that names the file.
+
+    Raises:
+        ValueError: in place of any other error; a sentence that names the file already is left as it is.
+    """
+    try:
+        yield
+    except Exception as error:  # BadZipFile, KeyError, StopIteration, MemoryError, ArrowInvalid, UnpicklingError, ...
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        why = str(error) or type(error).__name__
+        raise ValueError(f"{path} is damaged or of another form: {why.splitlines()[0]}") from error
 
 
 def image(content: bytes, *, size: int | None = None, name: str = "image") -> np.ndarray:

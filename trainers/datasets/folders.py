@@ -20,15 +20,23 @@ MINI_SIZE, MINI_TRAIN = 84, 500  # pixels; images per class that train, the othe
 
 
 def tiny_imagenet(config: DataConfig) -> tuple[object, Callable[[Progress], Decoded]]:
-    """The official folder, or its zip: class id = line of wnids.txt, ``val`` is the test split, 64x64."""
+    """The official folder, or its zip: class id = line of wnids.txt, ``val`` is the test split, 64x64.
+
+    ``val`` as it comes (``images/`` and val_annotations.txt) or sorted into a folder per class, as many people's scripts do.
+    """
     root = Path(config.root)
     holders = [p for p in (root, root / "tiny-imagenet-200") if (p / "wnids.txt").is_file()]
     if holders:
         base = holders[0]
-        files = [base / "wnids.txt", *base.rglob("*.JPEG")]
-        return fingerprint(files, base, config.cache), lambda progress: _tiny(
-            lambda n: (base / n).read_bytes(), progress
-        )
+        images = _images(base)
+        tables = [p for p in base.rglob("*.txt") if p.is_file()]
+        names = [str(p.relative_to(base)) for p in (*images, *tables)]
+
+        def from_folder(progress: Progress) -> Decoded:
+            with decode.reading(base):
+                return _tiny(names, lambda n: (base / n).read_bytes(), progress)
+
+        return fingerprint([*images, *tables], base, config.cache), from_folder
     zips = [root] if root.suffix == ".zip" and root.is_file() else sorted(root.glob("tiny-imagenet*.zip"))
     require(
         bool(zips),
@@ -38,29 +46,61 @@ def tiny_imagenet(config: DataConfig) -> tuple[object, Callable[[Progress], Deco
     path = zips[0]
 
     def from_zip(progress: Progress) -> Decoded:
-        with zipfile.ZipFile(path) as archive:
-            top = next(n for n in archive.namelist() if n.endswith("wnids.txt")).removesuffix("wnids.txt")
-            return _tiny(lambda n: archive.read(f"{top}{n}"), progress)
+        with decode.reading(path), zipfile.ZipFile(path) as archive:
+            inside = [n for n in archive.namelist() if n.endswith("wnids.txt")]
+            require(bool(inside), f"{path} holds no wnids.txt: it is not Tiny-ImageNet")
+            top = min(inside, key=len).removesuffix("wnids.txt")
+            names = [n.removeprefix(top) for n in archive.namelist() if n.startswith(top) and not n.endswith("/")]
+            return _tiny(names, lambda n: archive.read(f"{top}{n}"), progress)
 
     return fingerprint([path], path.parent, config.cache), from_zip
 
 
-def _tiny(read: Callable[[str], bytes], progress: Progress) -> Decoded:
+def _tiny(names: list[str], read: Callable[[str], bytes], progress: Progress) -> Decoded:
+    """From the names of all files below the folder with wnids.txt."""
+    images = [
+        n for n in names if Path(n).suffix.lower() in SUFFIXES and all(map(_named, (Path(p) for p in n.split("/"))))
+    ]
     wnids = read("wnids.txt").decode().split()
-    words = dict(line.split("\t", 1) for line in read("words.txt").decode().splitlines() if "\t" in line)
-    train = []
-    for label, wnid in enumerate(wnids):
-        boxes = read(f"train/{wnid}/{wnid}_boxes.txt").decode().splitlines()
-        train += [(f"train/{wnid}/images/{line.split()[0]}", label) for line in boxes if line.strip()]
+    text = read("words.txt").decode() if "words.txt" in names else ""
+    words = dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
     index = {wnid: label for label, wnid in enumerate(wnids)}
-    annotations = [line.split("\t") for line in read("val/val_annotations.txt").decode().splitlines() if line.strip()]
-    test = [(f"val/images/{name}", index[wnid]) for name, wnid, *_ in annotations if wnid in index]
-    names = tuple(words.get(w, w).split(",")[0] for w in wnids)
+    train = [
+        (n, index[n.split("/")[1]])
+        for n in sorted(images, key=_number)
+        if n.startswith("train/") and n.split("/")[1] in index
+    ]
+    without = sorted(set(range(len(wnids))) - {label for _, label in train})
+    require(not without, f"train/ has no image of class {wnids[without[0]] if without else ''}, which wnids.txt names")
+    test = _val(names, [n for n in images if n.startswith("val/")], index, read)
+    classes = tuple(words.get(w, w).split(",")[0] for w in wnids)
+    train.sort(key=lambda row: row[1])  # by class, within it by number: the order of the boxes' files
     splits = [
         decode.files(rows, read=read, what=f"tiny-imagenet {what}", progress=progress)
         for what, rows in (("train", train), ("test", test))
     ]
-    return Decoded(names, *splits)
+    return Decoded(classes, *splits)
+
+
+def _val(
+    names: list[str], images: list[str], index: dict[str, int], read: Callable[[str], bytes]
+) -> list[tuple[str, int]]:
+    """Image and class of every row of val_annotations.txt, wherever in ``val/`` the image lies; else by the folders' names."""
+    if "val/val_annotations.txt" in names:
+        at = {n.rpartition("/")[2]: n for n in images}
+        rows = [line.split("\t") for line in read("val/val_annotations.txt").decode().splitlines() if line.strip()]
+        lost = [name for name, wnid, *_ in rows if wnid in index and name not in at]
+        require(not lost, f"val_annotations.txt names {lost[0] if lost else ''}, which is not in val/")
+        return [(at[name], index[wnid]) for name, wnid, *_ in rows if wnid in index]
+    found = [(n, index[n.split("/")[1]]) for n in sorted(images, key=_number) if n.split("/")[1] in index]
+    require(bool(found), "val/ has neither val_annotations.txt nor a folder of images per class")
+    return found
+
+
+def _number(name: str) -> tuple[str, int, str]:
+    """For sorting: ``n01443537_2.JPEG`` before ``n01443537_10.JPEG``."""
+    stem, _, number = Path(name).stem.rpartition("_")
+    return (str(Path(name).parent) + stem, int(number) if number.isdigit() else -1, name)
 
 
 def mini_imagenet(config: DataConfig) -> tuple[object, Callable[[Progress], Decoded]]:
@@ -68,8 +108,7 @@ def mini_imagenet(config: DataConfig) -> tuple[object, Callable[[Progress], Deco
     root = Path(config.root)
     tables = sorted(root.glob("*.csv"))
     if tables and (root / "images").is_dir():
-        rows = [row for table in tables for row in csv.DictReader(table.open())]
-        pairs = [(root / "images" / row["filename"], row["label"]) for row in rows]
+        pairs = [pair for table in tables for pair in _listed(table)]
         files = [*tables, *(path for path, _ in pairs)]
     else:
         pairs = [(f, folder.name) for folder in _folders(root) for f in _images(folder)]
@@ -80,6 +119,18 @@ def mini_imagenet(config: DataConfig) -> tuple[object, Callable[[Progress], Deco
         "name its folder: --data.root FOLDER",
     )
     return fingerprint(files, root, config.cache), lambda progress: _mini(pairs, progress)
+
+
+def _listed(table: Path) -> list[tuple[Path, str]]:
+    """Image and class of every row of a CSV file beside ``images/``."""
+    with decode.reading(table), table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+        if rows and not {"filename", "label"} <= set(rows[0]):
+            raise ValueError(f"{table} has columns {', '.join(map(str, rows[0]))}; expected filename and label")
+    pairs = [(table.parent / "images" / row["filename"], row["label"]) for row in rows]
+    lost = next((path for path, _ in pairs if not path.is_file()), None)
+    require(lost is None, f"{table} names {lost}, which is not there")
+    return pairs
 
 
 def _mini(pairs: list[tuple[Path, str]], progress: Progress) -> Decoded:

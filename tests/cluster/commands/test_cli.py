@@ -336,7 +336,8 @@ def test_own_network_and_own_data_from_files(sparring: Command, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("(its forward cannot be traced or has hooks, and runs as it is, slower) on") == 2
     assert sparring("evaluate", "runs/a", "--attacks=fgsm").returncode == 0
-    assert f"{tmp_path}/net.py:net" in (tmp_path / "runs/a/config.yaml").read_text()
+    kept = [c["file"] for c in json.loads((tmp_path / "runs/a/env.json").read_text())["code"]]
+    assert sorted(kept) == [f"{tmp_path}/images.py", f"{tmp_path}/net.py"]
 
 
 def test_dry_run_of_lanes_on_ray(ray_session: str, sparring: Command) -> None:

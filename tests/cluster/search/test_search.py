@@ -24,7 +24,7 @@ from sparring.cluster.search import objective, samplers, schedulers, search, tri
 from sparring.cluster.search import report as search_report
 from sparring.cluster.search.objective import reports
 from sparring.cluster.search.results import result, results_of
-from sparring.cluster.search.settings import Search
+from sparring.cluster.search.settings import Search, trials_of
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
 from sparring.trainers.search import Choice, Integers, Space, Uniform, parse
@@ -326,10 +326,20 @@ def test_a_population_does_not_wait_for_one_that_failed() -> None:
     assert scheduler.choose_trial_to_run(controller) is trials[2]  # a free process takes over the one begun last
 
 
-def test_tpe(tmp_path: Path, ray_session: str) -> None:
+def test_tpe_from_python(tmp_path: Path, ray_session: str) -> None:
+    import sparring
+
     pytest.importorskip("optuna")
-    asked = searched(sampler="tpe", scheduler="fifo", concurrent=1, trials=3)
-    folder = search.tune(asked, runs_dir=tmp_path, name="tpe")
+    how: dict[str, Any] = {"sampler": "tpe", "scheduler": "fifo", "concurrent": 1, "trials": 3}
+    spaces = {"method.temperature": "uniform(1, 10)", "optim.lr": "loguniform(0.01, 0.2)"}
+    found = sparring.tune(searched().config, spaces, **how, runs_dir=tmp_path, quiet=True)
+    assert found.path.name == "mat-digits-search-1"
+    assert found.best.agents.keys() == {"peer0", "peer1"}
+    assert sparring.load(found.best.path, agent="peer1")
+    with pytest.raises(ValueError, match="Did you mean uniform"):
+        sparring.tune(searched().config, {"optim.lr": "unifrom(1, 2)"})
+    asked, folder = searched(**how), found.path
+    assert [t["params"] for t in found.trials] == [r["params"] for r in results(folder)]
     assert [r["status"] for r in results(folder)] == ["finished"] * 3
     made = [r["params"] for r in results(folder)]
     assert len({p["method.temperature"] for p in made}) == 3
@@ -391,6 +401,48 @@ def test_bad_searches(options: dict[str, Any], words: str, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+ROWS: dict[str, dict[str, Any]] = {  # of the table in docs/search.md
+    "`--sampler random`": {},
+    "`--sampler tpe`": {"sampler": "tpe"},
+    "`--sampler grid`, values only": {"sampler": "grid", "spaces": {"attack.steps": Choice((1, 2))}, "trials": 4},
+    "`--sampler grid`, a range among them": {"sampler": "grid"},
+    "`--sampler grid`, fewer `--trials` than combinations": {
+        "sampler": "grid",
+        "trials": 4,
+        "spaces": {"attack.steps": Choice((1, 2, 3)), "method.alpha": Choice((0.1, 0.2))},
+    },
+    "a space of `choice` or `randint`": {"spaces": {"attack.steps": Integers(1, 3)}},
+    "a setting that cannot change during a run": {"spaces": {"max_steps": Uniform(2, 4)}},
+    "`--trials` below 4": {"trials": 2},
+    "`--concurrent`": {"concurrent": 2},
+    "`--lanes` above 1": {"config": small("mat", **OPTIONS, lanes=2)},
+}
+
+
+def test_the_table_of_combinations(tmp_path: Path) -> None:
+    """Every cell: what docs/search.md says goes together is taken, and the rest refused, before anything is made."""
+    text = (CLONE / "docs" / "search.md").read_text()
+    table = text.partition("<!-- combinations -->")[2].partition("<!-- end -->")[0].strip().splitlines()
+    head = [cell.strip().strip("`").removeprefix("--scheduler ") for cell in table[0].strip("|").split("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+    assert [row[0] for row in cells] == list(ROWS)
+    for name, *verdicts in cells:
+        for scheduler, verdict in zip(head[1:], verdicts, strict=True):
+            asked = searched(**{"trials": 4, **ROWS[name], "scheduler": scheduler})
+            if verdict == "yes":
+                search.check(asked)
+                continue
+            with pytest.raises(UsageError):
+                search.check(asked)
+    assert not list(tmp_path.iterdir())
+
+
+def test_as_many_trials_as_a_grid_has() -> None:
+    spaces: dict[str, Space] = {"attack.steps": Choice((1, 2, 3)), "method.alpha": Choice((0.1, 0.2))}
+    assert [trials_of(None, sampler, spaces) for sampler in ("random", "tpe", "grid")] == [16, 16, 6]
+    assert trials_of(8, "grid", spaces) == 8
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -438,20 +490,6 @@ def test_a_metric_that_is_never_reported(ray_session: str, tmp_path: Path) -> No
     words = r"every trial failed; the first one, 000: objective 'peer0/hart' is never reported; peer0 reports clean, robust, hard"
     with pytest.raises(UsageError, match=words):
         search.tune(searched(objective="peer0/hart", trials=1), runs_dir=tmp_path, name="s")
-
-
-def test_from_python(ray_session: str, tmp_path: Path) -> None:
-    import sparring
-
-    spaces = {"method.temperature": "choice(1, 5)"}
-    options: dict[str, Any] = {"sampler": "grid", "scheduler": "fifo", "runs_dir": tmp_path, "quiet": True}
-    found = sparring.tune(searched().config, spaces, **options)
-    assert [t["params"] for t in found.trials] == [{"method.temperature": 1}, {"method.temperature": 5}]
-    assert found.path.name == "mat-digits-search-1"
-    assert found.best.agents.keys() == {"peer0", "peer1"}
-    assert sparring.load(found.best.path, agent="peer1")
-    with pytest.raises(ValueError, match="Did you mean uniform"):
-        sparring.tune(searched().config, {"optim.lr": "unifrom(1, 2)"})
 
 
 @pytest.mark.soak

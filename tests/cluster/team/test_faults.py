@@ -62,27 +62,36 @@ def actor_pid(run: Path, agent: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("sent", "agents", "timeout"),
+    "losses",
     [
-        pytest.param(signal.SIGKILL, ["peer1"], 60.0, id="killed"),
-        pytest.param(signal.SIGSTOP, ["peer0"], 5.0, id="hung"),
-        pytest.param(signal.SIGKILL, ["peer0", "peer1"], 60.0, id="both-killed", marks=pytest.mark.soak),
+        pytest.param({10: (signal.SIGKILL, ["peer1"]), 20: (signal.SIGSTOP, ["peer0"])}, id="killed-then-hung"),
+        pytest.param({10: (signal.SIGKILL, ["peer0", "peer1"])}, id="both-killed", marks=pytest.mark.soak),
     ],
 )
 def test_lost_actor(
-    sent: int, agents: list[str], timeout: float, ray_session: str, tmp_path: Path, undisturbed: dict[str, Any]
+    losses: dict[int, tuple[int, list[str]]], ray_session: str, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
+    """Once a step is committed, agents are lost; those that hang are so for the call's timeout."""
     run = tmp_path / "run"
-    committed = run / "checkpoints" / "step-000010" / "COMMITTED"
-    watcher = when(committed.exists, lambda: [os.kill(actor_pid(run, a), sent) for a in agents] and None)
+    watchers = []
+    for step, (sent, agents) in losses.items():
+        committed = run / "checkpoints" / f"step-{step:06d}" / "COMMITTED"
+        watchers.append(when(committed.exists, partial(lose, run, agents, sent)))
     launch.train(
-        small("mat", call_timeout=timeout, **OPTIONS), runs_dir=tmp_path, name="run", how=Circumstances(quiet=True)
+        small("mat", call_timeout=8.0, **OPTIONS), runs_dir=tmp_path, name="run", how=Circumstances(quiet=True)
     )
-    watcher.join()
+    for watcher in watchers:
+        watcher.join()
     log = (run / "log.txt").read_text()
-    assert "lost: " in log
-    assert "every agent at step 10 again" in log
+    assert log.count("lost: ") == len(losses)
+    for step in losses:
+        assert f"every agent at step {step} again" in log
     assert bytes_of(run) == undisturbed
+
+
+def lose(run: Path, agents: list[str], sent: int) -> None:
+    for agent in agents:
+        os.kill(actor_pid(run, agent), sent)
 
 
 @pytest.mark.soak
@@ -160,7 +169,7 @@ def test_killed_driver(
     """kill -9 of the driver, then resume. One of the drivers brings a Ray of its own, the others attach to this one."""
     run = tmp_path / "run"
     for attempt in range(5):
-        own = moment == "in-a-step"
+        own = moment == "before-the-first-checkpoint"
         driver = start(run, **({} if own else {"address": ray_session}))
         when(partial(MOMENTS[moment], run), driver.kill).join()
         assert driver.wait(timeout=30) == -signal.SIGKILL

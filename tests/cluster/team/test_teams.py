@@ -47,7 +47,7 @@ def run_steps(team: Team, config: RunConfig, steps: int) -> list[dict[str, Metri
     return [team.collect(team.submit(config.method, t), timeout=60) for t in range(steps)]
 
 
-@pytest.mark.parametrize("peers", [1, 2, pytest.param(3, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("peers", [2, *(pytest.param(n, marks=pytest.mark.soak) for n in (1, 3))])
 def test_local_and_ray_give_identical_bytes(peers: int, ray_session: str, tmp_path: Path) -> None:
     """Weights, momenta, buffers, state (by sha256 of the files) and metrics, after 20 steps with two in flight."""
     runs = [
@@ -200,7 +200,8 @@ def ended(how: str, config: RunConfig, runs: Path) -> Path:
     return runs / "run"
 
 
-@pytest.mark.parametrize("how", ["failure", *(pytest.param(h, marks=pytest.mark.soak) for h in ("success", "stopped"))])
+@pytest.mark.soak
+@pytest.mark.parametrize("how", ["failure", "success", "stopped"])
 def test_everything_is_given_back(how: str, ray_session: str, tmp_path: Path) -> None:
     """No actor, no placement group and no object stays behind, however a run ends."""
     before = ray.available_resources()["object_store_memory"]

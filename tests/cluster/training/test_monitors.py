@@ -81,6 +81,7 @@ def test_a_healthy_run_raises_none(seed: int, tmp_path: Path) -> None:
     assert alarms(run(tmp_path, seed=seed, epochs=8)) == []
 
 
+@pytest.mark.soak
 def test_plain_training_raises_none(tmp_path: Path) -> None:
     """The demo's third network: its loss falls to almost nothing, and a robust accuracy near zero is what it is."""
     config = recipe("clean").replace({"team": "local"})

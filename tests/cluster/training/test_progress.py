@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from sparring.cluster.runs.folder import RunFolder
@@ -83,12 +84,16 @@ def in_terminal(tmp_path: Path, **env: str) -> str:
     return seen.decode()
 
 
-def test_live_in_a_terminal_and_plain_without_colour(tmp_path: Path) -> None:
+def test_live_in_a_terminal(tmp_path: Path) -> None:
     live = in_terminal(tmp_path)
     assert "\x1b[" in live
     assert "images/s" in live
     assert "step 25/25" in live
     assert "estimate: " in live
+
+
+@pytest.mark.soak
+def test_plain_without_colour(tmp_path: Path) -> None:
     plain = in_terminal(tmp_path, NO_COLOR="1")
     assert "\x1b[" not in plain
     assert "\n  model  hard " in plain
