@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import sparring as api
@@ -194,3 +196,34 @@ def test_corruptions_of_the_same_examples(tmp_path: Path, sparring: Command) -> 
     wrong = sparring(*asked)
     assert wrong.returncode == 4
     assert "they are of other images, or in another order" in wrong.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one agent on digits."""
+    from sparring.cluster.training import launch
+    from sparring.cluster.training.job import Circumstances
+    from tests.helpers import small
+
+    config = small("at", team="local", max_steps=30)
+    return launch.train(config, runs_dir=tmp_path_factory.mktemp("runs"), name="r", how=Circumstances(quiet=True)).path
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    attacks=st.lists(st.sampled_from(["clean", "fgsm", "pgd-2", "margin-pgd-2", "square-5"]), min_size=1, max_size=3),
+    threats=st.lists(st.sampled_from(["linf:0.1", "l2:0.5", "linf:0.10", "l1:3"]), min_size=1, max_size=2),
+    examples=st.one_of(st.none(), st.integers(1, 80), st.integers(1, 80).map(lambda n: f"first:{n}")),
+)
+def test_the_command_and_the_api_say_the_same(
+    attacks: list[str], threats: list[str], examples: int | str | None, trained: Path, sparring: Command
+) -> None:
+    """Whatever is asked: every number of the report is that of ``sparring.evaluate``, n and intervals too."""
+    flags = [f"--threat={t}" for t in threats] + ([] if examples is None else [f"--examples={examples}"])
+    done = sparring("evaluate", str(trained), f"--attacks={','.join(attacks)}", *flags, "--masking=0", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    result = api.evaluate(api.load(trained), "digits", attacks=attacks, threats=threats, examples=examples)
+    found = json.loads(json.dumps(result.to_dict()))
+    for key in ("n", "clean_accuracy", "clean_ci95", "robust_accuracy", "ci95", "threats", "w_robust"):
+        assert said[key] == found[key], key
