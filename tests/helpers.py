@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -169,3 +170,17 @@ def losses(team: Mapping[str, Handle]) -> dict[str, float]:
 def gradients(handle: Handle) -> list[Tensor]:
     """The gradients that the last ``learn`` left behind."""
     return [p.grad for p in handle.agent.model.parameters() if p.grad is not None]
+
+
+def shorten_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All parts of the authors' code, with few steps and queries: what a test asks is not how strong it is."""
+    from pyautoattack import AutoAttack
+
+    real = AutoAttack.__init__
+
+    def short(self: Any, *args: Any, **options: Any) -> None:
+        real(self, *args, **options)
+        self.apgd.n_iter = self.apgd_targeted.n_iter = self.fab.n_iter = 10
+        self.square.n_queries = 100
+
+    monkeypatch.setattr(AutoAttack, "__init__", short)

@@ -28,7 +28,7 @@ from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
 from sparring.trainers.config import DataConfig, Threat
-from tests.helpers import CLONE, TinyNet, small
+from tests.helpers import CLONE, TinyNet, shorten_autoattack, small
 
 THREAT = Threat("linf", 0.12)
 OPTIONS: dict[str, Any] = {"attacks": ["clean", "pgd-5", "square-50"], "threats": ["linf:0.12"], "block": 16}
@@ -40,7 +40,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return RunFolder(launch.train(config, runs_dir=tmp_path_factory.mktemp("runs"), how=Circumstances(quiet=True)).path)
 
 
-def test_flags_are_those_of_the_authors_code_called_on_the_block(folder: RunFolder) -> None:
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["short", "as-published"])
+def test_flags_are_those_of_the_authors_code_called_on_the_block(
+    whole: bool, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not whole:
+        shorten_autoattack(monkeypatch)
     model, _ = load_agent(folder)
     split = load_test(DataConfig(), 8)
     x, y = split.pixels(), split.all_labels()
