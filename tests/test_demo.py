@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sparring.cluster.evaluation import verify
 from tests.helpers import CLONE
 
 
@@ -46,6 +47,9 @@ def test_demo(tmp_path: Path) -> None:
     )  # two actors, this process, Ray
     assert sum(training_seconds(run) for run in (mutual, plain)) < 60 or not alone
     assert Path(result["report"]).is_file()
+    evaluations = [path.parent for path in mutual.glob("evaluation/*/report.json")]
+    assert len(evaluations) == 1
+    assert verify.evaluation(evaluations[0]).problems == []
     assert json.loads((mutual / "env.json").read_text())["team"] == "ray"
 
 

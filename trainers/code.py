@@ -173,6 +173,11 @@ def know(folder: Path) -> list[Code]:
     return found
 
 
+def know_all(folder: Path) -> list[Code]:
+    """What a published model keeps, an ensemble's members' too; errors as :func:`know`."""
+    return [code for home in (folder, *sorted(folder.glob("members/*"))) for code in know(home)]
+
+
 def changed(these: Iterable[Code]) -> list[str]:
     """One sentence per file that is no longer what was kept of it."""
     said = []

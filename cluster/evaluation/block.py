@@ -163,6 +163,9 @@ def read(path: Path, *, rows: int | None = None) -> dict[str, Any]:
         _check(file, path, rows)
         table = file.read()
         wanted = [name for name in table.column_names if name not in LISTS]
+        for name in wanted:
+            if table[name].null_count:
+                raise DataError(f"block {path}: column {name} has {table[name].null_count} rows without a value")
         return {name: torch.from_numpy(table[name].to_numpy().copy()) for name in wanted} | {
             name: table[name].to_pylist() for name in LISTS
         }
@@ -182,8 +185,3 @@ def _check(file: Any, path: Path, rows: int | None) -> None:
         if types.get(name) != kind:
             seen = f"is of {types[name]}" if name in types else "is missing"
             raise DataError(f"block {path}: column {name} {seen}; expected {kind}")
-    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-    for column in [group.column(i) for group in groups for i in range(group.num_columns)]:
-        nulls = column.statistics.null_count if column.statistics is not None else 0
-        if nulls and column.path_in_schema not in LISTS:
-            raise DataError(f"block {path}: column {column.path_in_schema} has {nulls} rows without a value")

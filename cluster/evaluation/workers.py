@@ -53,6 +53,9 @@ class _Worker:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._attacking = replace(how, models=models[1], sources=sources[1]).copied(device)  # out of shared memory
 
+    def threads(self) -> int:
+        return torch.get_num_threads()
+
     def attack(self, job: Job, x: Any, y: Any) -> tuple[bytes, Seconds]:
         return self._attacking.attack(job, torch.tensor(x), torch.tensor(y))
 
@@ -70,9 +73,7 @@ class Pool:
         on_cpu = [{k: m.cpu() for k, m in group.items()} for group in (attacking.models, attacking.sources)]
         bare = replace(attacking, models={}, sources={})
         present = ray.cluster_resources()
-        threads = max(1, min(torch.get_num_threads(), int(present.get("CPU", 0)) // workers))
-        # what its threads use, so that workers spread by capacity; where there are fewer cores than workers, a share each
-        self._cpus = min(float(threads), int(100 * present.get("CPU", 0) / workers) / 100)
+        threads, self._cpus = share_of(present.get("CPU", 0.0), workers, at_most=torch.get_num_threads())
         self._args = [*(ray.put((_codes(group), group)) for group in on_cpu), bare, threads]
         self._gpus = float(present.get("GPU", 0) > 0)
         self._runtime_env = runtime_env
@@ -116,6 +117,13 @@ class Pool:
         """End the workers."""
         for worker in self.workers:
             ray.kill(worker, no_restart=True)
+
+
+def share_of(cores: float, workers: int, *, at_most: int) -> tuple[int, float]:
+    """Threads of a worker, and the cores that it asks Ray for: what its threads use, so that workers spread by capacity; where
+    there are fewer cores than workers, a share each."""
+    threads = max(1, min(at_most, int(cores) // workers))
+    return threads, min(float(threads), int(100 * cores / workers) / 100)
 
 
 def _codes(models: Mapping[str, nn.Module]) -> tuple[code.Code, ...]:

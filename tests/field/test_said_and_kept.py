@@ -7,12 +7,16 @@ import os
 from pathlib import Path
 
 import pytest
+import ray
 
+from sparring.cluster.evaluation.attacking import Attacking
+from sparring.cluster.evaluation.workers import Pool, share_of
 from sparring.cluster.machines.cores import usable
 from sparring.trainers.config import OptimConfig
 from sparring.trainers.optim import never
 from tests.conftest import Command
 from tests.helpers import small_flags
+from tests.hosts import wait_for
 
 FLAGS = [*small_flags(max_steps=6), "--team=local", "--no-report"]
 
@@ -89,6 +93,37 @@ def test_cores_are_those_that_this_process_may_use(tmp_path: Path, sparring: Com
     assert usable(tmp_path) == 1
     (group / "cpu.max").write_text("max 100000\n")
     assert usable(tmp_path) == len(before)
+
+
+def test_workers_of_an_evaluation_ask_for_the_cores_that_their_threads_use(ray_session: str) -> None:
+    """So that they spread by capacity, and W of them never start W times this process's threads."""
+    assert [share_of(8, w, at_most=3) for w in (1, 2, 3, 4, 8, 16)] == [
+        (3, 3),
+        (3, 3),
+        (2, 2),
+        (2, 2),
+        (1, 1),
+        (1, 0.5),
+    ]
+    assert share_of(2, 3, at_most=2) == (1, 0.66)
+    present = ray.cluster_resources()["CPU"]
+    pool = Pool(Attacking({}, {}, (), 0), 2, {})
+    try:
+        threads = ray.get([w.threads.remote() for w in pool.workers])
+        assert threads == [1, 1]  # as many as this process has
+        wait_for(lambda: ray.available_resources().get("CPU", 0) == present - 2, seconds=20)
+    finally:
+        pool.close()
+
+
+def test_a_report_leaves_the_runs_curves_to_the_run(sparring: Command) -> None:
+    """A second file of events in the folder would hide what the run writes later from TensorBoard's reader."""
+    assert sparring("train", "at", *FLAGS, "--name=r", "--quiet").returncode == 0
+    board = Path("runs/r/tensorboard")
+    before = sorted(p.name for p in board.iterdir())
+    assert sparring("report", "runs/r", "--examples=8").returncode == 0
+    assert sorted(p.name for p in board.iterdir()) == [*before, "report"]
+    assert len(list((board / "report").iterdir())) == 1
 
 
 def test_a_strange_folder_hides_no_run(sparring: Command) -> None:

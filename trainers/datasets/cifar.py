@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -83,24 +82,18 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _named_files(shard: Path) -> list[Path]:
-    """Image files beside a shard that its rows name in place of holding bytes: the data set is made of these too."""
+    """Image files beside a shard that its rows name: where a row holds no bytes, the data set is made of these too."""
     import pyarrow.parquet as pq
 
     with decode.reading(shard):
         file = pq.ParquetFile(shard)
-        leaves = {file.schema.column(i).path: i for i in range(len(file.schema))}
-        found = []
-        for column in ("img", "image"):
-            if {f"{column}.bytes", f"{column}.path"} <= set(leaves) and _has_nulls(file, leaves[f"{column}.bytes"]):
-                rows = file.read(columns=[f"{column}.path"]).column(column).to_pylist()
-                found += [shard.parent / row["path"] for row in rows if row and row["path"]]
-    return [path for path in dict.fromkeys(found) if path.is_file()]
-
-
-def _has_nulls(file: Any, leaf: int) -> bool:
-    """By the footer; one that does not say may have some."""
-    groups = [file.metadata.row_group(i).column(leaf).statistics for i in range(file.metadata.num_row_groups)]
-    return any(s is None or not s.has_null_count or s.null_count > 0 for s in groups)
+        column = next((c for c in ("img", "image") if c in file.schema_arrow.names), None)
+        parts = [] if column is None else file.schema_arrow.field(column).flatten()
+        if f"{column}.path" not in [part.name for part in parts]:
+            return []
+        rows = file.read(columns=[f"{column}.path"]).column(column).to_pylist()
+    named = dict.fromkeys(shard.parent / row["path"] for row in rows if row and row["path"])
+    return [path for path in named if path.is_file()]
 
 
 def _encoded(row: object, path: Path, number: int) -> bytes:
