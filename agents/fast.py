@@ -112,14 +112,24 @@ class Fast(nn.Module):
 
 @contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
-    """Inside the block an NVIDIA GPU multiplies float32 as such, or with ``tf32`` in TensorFloat-32 (10 bits of mantissa)."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = precision == "tf32"
+    """Inside the block float32 is multiplied as such, or with ``tf32`` by an NVIDIA GPU in TensorFloat-32 (10 bits of mantissa).
+
+    Settings are read and written operator by operator through ``fp32_precision``. The older ``allow_tf32`` raises once a user has
+    used the newer names, and reading ``fp32_precision`` of a backend says nothing of its operators. An operator without a setting
+    of its own has its backend's, and gets it back as that.
+    """
+    gpu: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    cpu: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn)
+    before = [(operator, operator.fp32_precision) for operator in (*gpu, *cpu)]
     try:
+        for operator in (*gpu, *cpu):
+            operator.fp32_precision = "tf32" if precision == "tf32" and operator in gpu else "ieee"
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
+        for operator, value in before:
+            operator.fp32_precision = "none"
+            if operator.fp32_precision != value:
+                operator.fp32_precision = value
 
 
 def slow_bfloat16() -> bool:

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
+from sparring.trainers import half
 from sparring.trainers.config import Attack, Msd, NormName, Threat
 
 Objective = Callable[[Tensor], Tensor]  # [B, C, H, W] -> [B]
@@ -42,12 +43,16 @@ def frozen(model: nn.Module, *, bn: Literal["eval", "train"] = "eval") -> Iterat
 def run(attack: Attack | Msd, objective: Objective, x: Tensor, *, rng: Generator, rows: slice = slice(None)) -> Tensor:
     """Carry out ``attack`` on ``x`` [B, C, H, W] in [0, 1] and return detached examples of the same shape.
 
-    With restarts, each example's best end point by the objective is kept.
+    With restarts, each example's best end point by the objective is kept. Images in half precision are attacked in float32, which
+    the objective gets rounded; what is returned is rounded towards the image, so it lies in the ball still.
 
     Args:
         rows: attack only these; random starts are drawn for all of ``x`` all the same, so that shares of a batch get what
             the whole would.
     """
+    if x.dtype in half.TYPES:
+        wide = run(attack, lambda z: objective(z.to(x.dtype)).float(), x.float(), rng=rng, rows=rows)
+        return half.towards(wide, x[rows])
     if isinstance(attack, Msd):
         return msd(objective, x[rows], attacks=attack.attacks, steps=attack.steps, rng=rng)
     ends = [

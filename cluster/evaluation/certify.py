@@ -136,7 +136,13 @@ def verify(path: Path, interval: str | None) -> dict[str, Any]:
     """
     if (path / "settings.json").is_file():
         seen = evaluation(path)
-        return {"evaluation": str(path), "witnesses": seen.witnesses, "rows": seen.rows, "problems": seen.problems}
+        return {
+            "evaluation": str(path),
+            "witnesses": seen.witnesses,
+            "rows": seen.rows,
+            "only_in_their_block": seen.alone,
+            "problems": seen.problems,
+        }
     folder = need_run(path)
     if interval is None:
         return {"run": str(path), "interval": None, "problems": chain(folder)}
@@ -154,6 +160,10 @@ def show(result: dict[str, Any]) -> None:
         print(
             f"whole: {result['witnesses']} witnesses of {result['rows']} rows lie in ball and box and are misclassified"
         )
+        if result["only_in_their_block"]:
+            print(
+                f"{result['only_in_their_block']} of them on the boundary: judged alone, not in their block, they are right"
+            )
     elif result["interval"] is None:
         print("whole: every file and link; --interval random also trains a part again and compares bytes")
     else:

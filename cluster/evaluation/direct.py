@@ -71,7 +71,7 @@ def evaluate_model(
             x, y = (a.to(device) for a in pixels(split, start, start + block))
             with fitting_threads(model):
                 here = Block(x, y, index, seed)
-                out = evaluate_block(model, here, attacks=chosen, threat=threat, witnesses=False)
+                out = evaluate_block(model, here, attacks=chosen, threat=threat)
             flags = {f"{BROKEN}{name}": broken for name, broken in out.broken.items()}
             parts.append({"label": out.label, "clean_prediction": out.clean_prediction, **flags})
         columns[str(threat)] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparring.agents.fast import arithmetic
 from sparring.agents.robustness import judged
 from sparring.trainers.attacks import run
 from sparring.trainers.config import Attack, Threat
@@ -218,17 +219,14 @@ def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Give back what other people's code sets: random states, the trace function, TF32; inside, full float32."""
+    """Give back what other people's code sets: random states, the trace function; inside, full float32."""
     trace = sys.gettrace()
-    flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     try:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        with torch.random.fork_rng(devices=gpus):
+        with arithmetic("fp32"), torch.random.fork_rng(devices=gpus):
             yield
     finally:
         sys.settrace(trace)
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = flags
 
 
 @contextmanager

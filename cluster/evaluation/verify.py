@@ -35,6 +35,9 @@ class Verdict:
 
     witnesses: int = 0
     rows: int = 0
+    alone: int = (
+        0  # witnesses that are wrong in their block and right when judged by themselves: they lie on the boundary
+    )
     problems: list[str] = field(default_factory=list)
 
 
@@ -210,13 +213,11 @@ def _witnesses(
     verdict.witnesses += int(has.sum())
     with judged(model), torch.no_grad():
         wrong = model(adv).argmax(1) != y
+        verdict.alone += sum(int(model(adv[i : i + 1]).argmax(1)) == int(y[i]) for i in _where(has & wrong))
     near = inside(adv, x, job.threat)
-    for i in _where(has & ~near):
-        found.append(
-            f"{job.path.name}: the witness of row {job.start + i} is not within {job.threat} and the box [0, 1]"
-        )
-    for i in _where(has & near & ~wrong):
-        found.append(f"{job.path.name}: the witness of row {job.start + i} is classified correctly")
+    of_row = f"{job.path.name}: the witness of row"
+    found += [f"{of_row} {job.start + i} is not within {job.threat} and the box [0, 1]" for i in _where(has & ~near)]
+    found += [f"{of_row} {job.start + i} is classified correctly" for i in _where(has & near & ~wrong)]
     return found
 
 

@@ -159,15 +159,13 @@ def foreign(spec: str, *, network: str | None, data: DataConfig, seed: int = 0, 
         codes = user.codes([facts["spec"], facts["data"]["name"], facts["network"]])
     except ValueError as error:
         raise UsageError(str(error)) from error
-    weights_of = _sha256(model)
-    named = hashlib.sha256(to_json([facts["spec"], network, facts["data"] | {"cache": ""}, weights_of])).hexdigest()
+    content = _sha256(model)
+    named = hashlib.sha256(to_json([facts["spec"], network, facts["data"] | {"cache": ""}, content])).hexdigest()
     path = EVALUATED.resolve() / f"{stem}-{named[:8]}"
     path.mkdir(parents=True, exist_ok=True)
     code.keep(codes, path)
     write(path / "model.json", to_json(facts))
-    return Target(
-        path, DataConfig(**facts["data"]), seed, (), {stem: Subject(model, {"weights": weights_of, "step": 0})}
-    )
+    return Target(path, DataConfig(**facts["data"]), seed, (), {stem: Subject(model, {"weights": content, "step": 0})})
 
 
 def _made(facts: Mapping[str, Any]) -> nn.Module:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import ray
 from ray._private.utils import check_version_info
@@ -9,6 +14,7 @@ from ray._private.utils import check_version_info
 from sparring.cluster.errors import NoResources
 from sparring.cluster.machines import session
 from tests.cluster.machines.test_jobs import free_port
+from tests.helpers import CLONE
 
 
 def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch, ray_session: str) -> None:
@@ -38,3 +44,22 @@ def test_a_submitted_job_brings_no_ray_of_its_own(monkeypatch: pytest.MonkeyPatc
     assert not session.brings_its_own("10.0.0.1:6379")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert not session.brings_its_own(None)
+
+
+def test_a_stranger_is_refused(ray_session: str, tmp_path: Path) -> None:
+    """Without the cluster's token nobody gets in; the error says which variable is missing."""
+    other = tmp_path / "other-token"
+    other.write_text("0" * 64)
+    refused = ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN_PATH": str(other)})
+    command = [sys.executable, "-m", "sparring.cluster", "train", "mat", f"--runs-dir={tmp_path / 'runs'}"]
+    drivers = [
+        subprocess.Popen(
+            [*command, f"--address={ray_session}"], cwd=CLONE, env=os.environ | env, stderr=subprocess.PIPE
+        )
+        for env in refused
+    ]
+    for driver in drivers:
+        said = driver.communicate(timeout=120)[1].decode()
+        assert driver.returncode == 6, said
+        assert "Most likely the cluster's token is not here" in said
+    assert not list((tmp_path / "runs").iterdir())

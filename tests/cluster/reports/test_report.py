@@ -115,14 +115,14 @@ def test_evaluate_cross(folder: RunFolder, sparring: Command) -> None:
 def test_tensorboard_has_images_curves_and_hparams(folder: RunFolder) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    board = EventAccumulator(str(folder.path / "tensorboard"))
-    board.Reload()
-    tags = board.Tags()
-    assert {"adversarial/peer0", "clean/peer1", "cross_accuracy"} <= set(tags["images"])
-    assert {"total/peer0", "held_out_robust/peer1", "lr/peer0", "exchange_bytes/peer1"} <= set(tags["scalars"])
-    hparams = EventAccumulator(str(folder.path / "tensorboard" / "hparams"))
-    hparams.Reload()
-    assert {"peer0/clean", "peer0/robust"} <= set(hparams.Tags()["scalars"])
+    def tags(*below: str) -> dict[str, Any]:
+        board = EventAccumulator(str(folder.path.joinpath("tensorboard", *below)))
+        board.Reload()
+        return dict(board.Tags())
+
+    assert {"adversarial/peer0", "clean/peer1", "cross_accuracy"} <= set(tags("report")["images"])
+    assert {"total/peer0", "held_out_robust/peer1", "lr/peer0", "exchange_bytes/peer1"} <= set(tags()["scalars"])
+    assert {"peer0/clean", "peer0/robust"} <= set(tags("hparams")["scalars"])
 
 
 @pytest.fixture

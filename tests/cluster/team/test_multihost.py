@@ -226,6 +226,7 @@ def alive(cluster: Hosts, gpus: float) -> bool:
     return cluster.run(sys.executable, "-c", script).communicate(timeout=60)[0].strip() == str(gpus)
 
 
+@pytest.mark.soak
 def test_a_stranger_is_refused(cluster: Hosts, folder: Path) -> None:
     """Without the cluster's token nobody gets in; the error says which variable is missing."""
     other = folder / "other-token"

@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         save_now(team, 0, tmp_path / "file" / "agents", timeout=60)
 
 
-def test_trace_and_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trace_and_start(ray_session: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--trace on Ray: one row per agent, its calls in order without overlap; the way to the first step adds up."""
     flags = [*small_flags(peers=2, max_steps=12), "--trace", "--runs-dir", str(tmp_path), "--name", "run"]
     assert main(["train", "mat", *flags, "--no-report"]) == 0
