@@ -118,8 +118,9 @@ def arithmetic(precision: str) -> Iterator[None]:
     used the newer names, and reading ``fp32_precision`` of a backend says nothing of its operators. An operator without a setting
     of its own has its backend's, and gets it back as that.
     """
-    gpu: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
-    cpu: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn)
+    backends: Any = torch.backends
+    gpu = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    cpu = (backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn)
     before = [(operator, operator.fp32_precision) for operator in (*gpu, *cpu)]
     try:
         for operator in (*gpu, *cpu):
