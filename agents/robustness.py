@@ -119,11 +119,29 @@ def check_classifier(model: nn.Module, x: Tensor, *, classes: int | None = None)
         raise ValueError(
             f"the model returned shape {list(out.shape)} for {len(x)} images; expected logits of shape {expected}"
         )
+    check_finite(out)
     if bool((out >= 0).all()) and torch.allclose(
         out.sum(1), torch.ones(len(out), dtype=out.dtype, device=out.device), atol=1e-4
     ):
         raise ValueError(
             "the model returns probabilities (rows sum to 1); attacks need logits: remove the softmax at its end"
+        )
+
+
+def check_finite(logits: Tensor, *, of: str = "") -> None:
+    """Refuse answers that are no numbers: the largest of a row with NaN is the NaN, wherever it stands.
+
+    Args:
+        of: what the images are, for the error.
+
+    Raises:
+        ValueError: how many, and the first one.
+    """
+    wrong = ~torch.isfinite(logits).all(1)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"the model answers NaN or infinity to {int(wrong.sum())} of {len(logits)} images{of}, first to image "
+            f"{int(wrong.nonzero()[0])}; a number from such answers would say nothing"
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.agents.robustness import judged
+from sparring.agents.robustness import check_finite, judged
 from sparring.cluster.errors import DataError
 from sparring.cluster.evaluation.named_attacks import Block, parse
 from sparring.trainers.attacks import BALLS
@@ -57,6 +57,7 @@ def evaluate_block(
     with judged(model):
         with torch.no_grad():
             clean = model(block.x)
+        check_finite(clean, of=f" of block {block.index}")
         predicted = clean.argmax(1)
         right, first = predicted == block.y, block.x.clone()
         outcome = Outcome(
@@ -75,7 +76,9 @@ def evaluate_block(
             started = time.perf_counter()
             adv = parse(name, threat, sources)(model, block)
             with torch.no_grad():
-                wrong = right & (model(adv).argmax(1) != block.y)
+                answers = model(adv)
+            check_finite(answers, of=f" of block {block.index} after {name}")
+            wrong = right & (answers.argmax(1) != block.y)
             wrong &= inside(adv, block.x, threat)  # an example outside ball or box proves nothing
             outcome.broken[name] = wrong.cpu()
             for i in (wrong & ~found).nonzero().flatten().tolist():

@@ -42,7 +42,10 @@ SETTINGS: dict[str, Callable[[], None]] = {
 @pytest.fixture(autouse=True)
 def as_it_was() -> Iterator[None]:
     before = [(place, place.fp32_precision) for place in EVERYWHERE]
+    older = BACKENDS.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     yield
+    BACKENDS.cudnn.allow_tf32 = older[0]
+    torch.set_float32_matmul_precision(older[1])
     for place, value in before:
         place.fp32_precision = value
 
@@ -67,6 +70,13 @@ def test_settings_in_every_order(order: tuple[str, ...]) -> None:
     with undisturbed():
         pass
     assert seen() == following
+
+
+def test_who_reads_the_older_names_inside_still_can() -> None:
+    for wanted in ("fp32", "tf32"):
+        with arithmetic(wanted):
+            assert BACKENDS.cudnn.allow_tf32 == BACKENDS.cuda.matmul.allow_tf32 == (wanted == "tf32")
+        assert (BACKENDS.cudnn.allow_tf32, BACKENDS.cuda.matmul.allow_tf32) == (True, False)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

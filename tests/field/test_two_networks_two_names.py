@@ -179,3 +179,27 @@ def test_equal_files_in_two_folders_read_their_own_data(tmp_path: Path) -> None:
             "from pathlib import Path\ndef read():\n    return (Path(__file__).parent / 'x.txt').read_text()\n"
         )
     assert [user.function(f"{tmp_path / f}/own.py:read")() for f in "ab"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ("x.flatten(1)[:, :1] > -1", "answers NaN or infinity to 16 of 16 images, first to image 0"),
+        ("x.flatten(1).sum(1, keepdim=True) > 23", " of block 0, first to image "),
+    ],
+)
+def test_answers_that_are_no_numbers_are_refused(bad: str, words: str, tmp_path: Path, sparring: Command) -> None:
+    """A network that says NaN to all images, or to some that only the evaluation meets; alone and on workers' side alike."""
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.linear = nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n"
+        f"        return torch.where({bad}, torch.nan, self.linear(x.flatten(1)))\n"
+        "def net():\n    return Net()\n"
+    )
+    done = sparring(
+        "evaluate", "own.py:net", "--attacks=clean", "--threat=linf:0.1", "--examples=first:120", "--block=60"
+    )
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
