@@ -27,7 +27,8 @@ def trace(frame, event, argument):
 
 sys.settrace(trace)
 before = torch.get_rng_state()
-attack = AutoAttack(model, norm="Linf", eps=0.01, seed=3, version="custom", attacks_to_run=["apgd-ce"], device="cpu")
+attack = AutoAttack(model, norm="Linf", eps=0.01, seed=3, version="standard", device="cpu")
+attack.attacks_to_run = ["apgd-ce"]
 attack.run_standard_evaluation(x, y, batch_size=2)
 kept = sys.gettrace() is trace
 sys.settrace(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,3 +185,17 @@ def shorten_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
         self.square.n_queries = 100
 
     monkeypatch.setattr(AutoAttack, "__init__", short)
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """With a few bytes changed, cut out or put in."""
+    found = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        at, what = rng.randrange(len(found)), rng.randrange(3)
+        if what == 0:
+            found[at] = rng.randrange(256)
+        elif what == 1:
+            del found[at : at + rng.randint(1, 40)]
+        else:
+            found[at:at] = rng.randbytes(rng.randint(1, 8))
+    return bytes(found)

@@ -29,7 +29,7 @@ from sparring.trainers.config import DataConfig
 from sparring.trainers.datasets import corruptions
 from sparring.trainers.datasets.decode import reading
 from tests.conftest import Command
-from tests.helpers import small
+from tests.helpers import damaged, small
 
 TEST = datasets.load(DataConfig()).test
 
@@ -326,16 +326,7 @@ def test_damaged_files_end_in_an_array_or_in_our_error(kind: str, tmp_path: Path
     (tmp_path / "files" / "test-0.parquet").write_bytes(shard())
     refused = taken = 0
     for _ in range(2000):
-        content = bytearray(whole)
-        for _ in range(rng.randint(1, 4)):
-            at, what = rng.randrange(len(content)), rng.randrange(3)
-            if what == 0:
-                content[at] = rng.randrange(256)
-            elif what == 1:
-                del content[at : at + rng.randint(1, 40)]
-            else:
-                content[at:at] = rng.randbytes(rng.randint(1, 8))
-        file.write_bytes(content)
+        file.write_bytes(damaged(whole, rng))
         try:
             read(file, tmp_path)
             taken += 1

@@ -16,6 +16,7 @@ from sparring.agents import foreign_weights, networks
 from sparring.agents.checkpoint import CheckpointError
 from sparring.agents.networks import NetworkConfig
 from tests.conftest import Command
+from tests.helpers import damaged
 
 SPEC = "small_cnn:width=4"
 PLAIN = NetworkConfig(SPEC, 1, 8, 8, 10, (0.0,), (1.0,))
@@ -117,24 +118,14 @@ def test_damaged_files_end_in_tensors_or_in_our_error(suffix: str, tmp_path: Pat
     else:
         torch.save({"state_dict": tensors}, file, _use_new_zipfile_serialization=suffix == ".pt")
     whole, rng = file.read_bytes(), random.Random(0)
-    damaged = tmp_path / f"damaged{suffix}"
+    altered = tmp_path / f"damaged{suffix}"
     refused = read = 0
     for _ in range(2000):
-        content = bytearray(whole)
-        for _ in range(rng.randint(1, 4)):
-            at = rng.randrange(len(content))
-            kind = rng.randrange(3)
-            if kind == 0:
-                content[at] = rng.randrange(256)
-            elif kind == 1:
-                del content[at : at + rng.randint(1, 40)]
-            else:
-                content[at:at] = rng.randbytes(rng.randint(1, 8))
-        damaged.write_bytes(content)
+        altered.write_bytes(damaged(whole, rng))
         try:
-            found = foreign_weights.read_tensors(damaged)
+            found = foreign_weights.read_tensors(altered)
         except CheckpointError as error:
-            refused += str(damaged) in str(error)
+            refused += str(altered) in str(error)
         else:
             read += all(isinstance(v, Tensor) for v in found.values())
     assert refused + read == 2000
