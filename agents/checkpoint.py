@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sparring.agents import networks
 from sparring.agents.networks import Network, NetworkConfig
 from sparring.agents.state import AgentState
-from sparring.trainers import code, user
+from sparring.trainers import keeping, user
 
 FORMAT = 1
 
@@ -67,7 +67,7 @@ def save_model(model: Network, folder: Path) -> dict[str, str]:
     """Write a network alone, so that :func:`load_model` finds it; the sha256 of each file."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     written = _write(folder, {"model": tensors}, {"format": FORMAT, "network": model.config.to_json()})
-    return written | {name: sha256(folder / name) for name in code.keep(user.codes([model.config.spec]), folder)}
+    return written | {name: sha256(folder / name) for name in keeping.keep(user.codes([model.config.spec]), folder)}
 
 
 def save_buffers(buffers: dict[str, Tensor], lane: int, folder: Path) -> dict[str, str]:
@@ -114,7 +114,7 @@ def network_config(path: Path) -> NetworkConfig:
     except TypeError as error:
         raise CheckpointError(f"{folder / 'state.json'}: network: {error}") from error
     try:
-        code.find(config.spec, near=folder)
+        keeping.find(config.spec, near=folder)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     return config

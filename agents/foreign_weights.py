@@ -85,11 +85,14 @@ def load(path: Path, config: NetworkConfig, *, layout: Layout | None = None) -> 
     """
     tensors = {k.removeprefix("module."): v for k, v in read_tensors(path).items()}
     layout = layout or (DEEPMIND if "init_conv.weight" in tensors else PLAIN)
-    tensors, own_mean, own_std = _normalisation(tensors, path, config.channels)
-    layout = replace(layout, mean=layout.mean or own_mean, std=layout.std or own_std)
     spec = config.spec
     if layout.option:
         spec += ("," if ":" in spec else ":") + layout.option
+    own_names = set(networks.build(replace(config, spec=spec)).state_dict()) - {"mean", "std"}
+    rest, before = _normalisation(tensors, own_names, config.channels)
+    if layout.mean is None or layout.std is None:
+        own_mean, own_std = _agreed(before, path)
+        layout = replace(layout, mean=layout.mean or own_mean, std=layout.std or own_std)
     mean, std = layout.mean or (0.0,), layout.std or (1.0,)
     if {len(mean), len(std)} - {1, config.channels}:
         raise ValueError(
@@ -98,7 +101,7 @@ def load(path: Path, config: NetworkConfig, *, layout: Layout | None = None) -> 
     mean, std = (v * config.channels if len(v) == 1 else v for v in (mean, std))
     model = networks.build(replace(config, spec=spec, mean=mean, std=std))
     own = model.state_dict()
-    renamed = _unwrapped(_renamed(tensors, layout), own)
+    renamed = _unwrapped(_renamed(rest, layout), own)
     filled = {k for k in own if k in ("mean", "std") or k.endswith("num_batches_tracked")}
     missing = [k for k in own if k not in renamed and k not in filled]
     surplus = [k for k in renamed if k not in own]
@@ -122,24 +125,37 @@ def load(path: Path, config: NetworkConfig, *, layout: Layout | None = None) -> 
     return model
 
 
+Normalisations = dict[str, dict[str, tuple[float, ...]]]  # where in the file -> mean and std
+
+
 def _normalisation(
-    tensors: Mapping[str, Tensor], path: Path, channels: int
-) -> tuple[dict[str, Tensor], tuple[float, ...] | None, tuple[float, ...] | None]:
-    """What a file says of the normalisation in front of its network: the other tensors, mean and std, or None.
+    tensors: Mapping[str, Tensor], own: set[str], channels: int
+) -> tuple[dict[str, Tensor], Normalisations]:
+    """The tensors without those of a normalisation in front of the network, and what these say.
+
+    Args:
+        own: names that the network itself has: a tensor of such a name is no normalisation in front of it.
+    """
+    found: Normalisations = {}
+    rest = {}
+    for name, tensor in tensors.items():
+        place, _, last = name.rpartition(".")
+        ours = any(name == other or name.endswith(f".{other}") for other in own)
+        if last in NORMALISATION and tensor.numel() in (1, channels) and not ours:
+            found.setdefault(place, {})[NORMALISATION[last]] = tuple(tensor.double().flatten().tolist())
+        else:
+            rest[name] = tensor
+    return rest, found
+
+
+def _agreed(found: Normalisations, path: Path) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """The one mean and std that a file says; None where it says nothing.
 
     Raises:
         CheckpointError: two that differ, one without the other, or one for other pixels than [0, 1].
     """
-    found: dict[str, dict[str, tuple[float, ...]]] = {}
-    rest = {}
-    for name, tensor in tensors.items():
-        place, _, last = name.rpartition(".")
-        if last in NORMALISATION and tensor.numel() in (1, channels):
-            found.setdefault(place, {})[NORMALISATION[last]] = tuple(tensor.double().flatten().tolist())
-        else:
-            rest[name] = tensor
     if not found:
-        return rest, None, None
+        return None, None
     first = next(iter(found.values()))
     if any(other != first for other in found.values()) or set(first) != {"mean", "std"}:
         seen = ", ".join(f"{place or 'top level'}: {values}" for place, values in found.items())
@@ -151,7 +167,7 @@ def _normalisation(
             f"{path} normalises by mean {first['mean']} and std {first['std']}, which are not of pixels in [0, 1]; give them in a "
             "--mapping, divided by 255 if they are of bytes"
         )
-    return rest, first["mean"], first["std"]
+    return first["mean"], first["std"]
 
 
 def _unwrapped(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

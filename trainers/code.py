@@ -13,7 +13,7 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -75,16 +75,21 @@ def read(path: Path) -> Code:
         name = waiting.pop()
         if name not in files:
             try:
-                files[name] = (path.parent / name).read_bytes().decode()
-                waiting += _beside(ast.parse(files[name]), Path(name), path.parent)
+                files[name] = importlib.util.decode_source((path.parent / name).read_bytes())
+                own = Path(name).stem if name == path.name else ""
+                waiting += _beside(ast.parse(files[name]), Path(name), path.parent, but=own)
             except (SyntaxError, ValueError) as error:
                 raise ValueError(f"{path.parent / name} is not Python: {error}") from error
     code = Code(path.name, files, str(path))
     return _known.setdefault(code.key, code)
 
 
-def _beside(tree: ast.AST, name: Path, folder: Path) -> Iterator[str]:
-    """Files of ``folder`` that a module in it imports, as Python would find them if it were run there."""
+def _beside(tree: ast.AST, name: Path, folder: Path, *, but: str) -> Iterator[str]:
+    """Files of ``folder`` that a module in it imports, as Python would find them if it were run there.
+
+    Args:
+        but: name of the file itself: ``timm.py`` that imports timm means the library.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             dotted = [alias.name for alias in node.names]
@@ -96,7 +101,7 @@ def _beside(tree: ast.AST, name: Path, folder: Path) -> Iterator[str]:
             continue
         for one in dotted:
             parts = one.strip(".").split(".")
-            if not _ours(parts[0], folder):
+            if parts[0] == but or not _ours(parts[0], folder):
                 continue
             for length in range(1, len(parts) + 1):
                 stem = "/".join(parts[:length])
@@ -108,92 +113,26 @@ def _ours(top: str, folder: Path) -> bool:
     if not top or top in sys.stdlib_module_names or top == "sparring":
         return False
     regular = (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
-    return regular or ((folder / top).is_dir() and importlib.util.find_spec(top) is None)
+    if regular or not (folder / top).is_dir():
+        return regular
+    found = importlib.util.find_spec(top)
+    return found is None or str(folder / top) in [str(Path(p)) for p in found.submodule_search_locations or []]
+
+
+def key_of(name: str) -> str | None:
+    """KEY of ``code/KEY/file.py``; None for any other name, such as that of a file in a folder ``code/`` of a user's."""
+    match = re.fullmatch(rf"{KEPT}/([0-9a-f]{{16}})/[^/]+", name)
+    return match[1] if match else None
+
+
+def known_as(code: Code) -> Code:
+    """Know this code from now on; the one that was known before, where it is the same."""
+    return _known.setdefault(code.key, code)
 
 
 def known(key: str) -> Code | None:
     """What was read, arrived or found here before."""
     return _known.get(key)
-
-
-def keep(these: Sequence[Code], folder: Path) -> list[str]:
-    """Keep code in ``folder/code``: a folder of files per content, and ``KEY.json`` that says what they are.
-
-    Returns:
-        The files' names in ``folder``.
-    """
-    written = []
-    for code in these:
-        home = folder / KEPT / code.key
-        for name, source in code.files.items():
-            (home / name).parent.mkdir(parents=True, exist_ok=True)
-            (home / name).write_text(source, newline="")
-        facts = {"main": code.main, "files": sorted(code.files), "origin": code.origin, "sha256": code.sha256}
-        home.with_suffix(".json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-        written += [f"{KEPT}/{code.key}.json", *(f"{KEPT}/{code.key}/{name}" for name in code.files)]
-    return written
-
-
-def find(spec: str, *, near: Path) -> None:
-    """Know the kept file that ``spec`` names; it lies in ``near`` or in one of the four folders around it.
-
-    Raises:
-        ValueError: a kept file is missing or altered.
-    """
-    parts = Path(spec).parts
-    if parts[0] != KEPT or len(parts) != 3 or parts[1] in _known:
-        return
-    for folder in (near, *near.resolve().parents[:4]):
-        if (folder / KEPT / f"{parts[1]}.json").is_file():
-            know(folder)
-            return
-
-
-def know(folder: Path) -> list[Code]:
-    """What ``folder/code`` keeps, from now on known by name.
-
-    Raises:
-        ValueError: a kept file is missing or altered.
-    """
-    found = []
-    names = [p for p in sorted((folder / KEPT).glob("*.json")) if re.fullmatch("[0-9a-f]{16}", p.stem)]
-    for path in names:
-        home = path.with_suffix("")
-        try:
-            facts = json.loads(path.read_bytes())
-            with_source = {name: (home / name).read_bytes().decode() for name in facts["files"]}
-            code = Code(facts["main"], with_source, facts["origin"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{home}, a kept copy of a user's file, cannot be read: {error}") from error
-        if code.key != home.name:
-            raise ValueError(
-                f"{home}, the kept copy of {code.origin}, is altered; bring it back, or move the folder away"
-            )
-        found.append(_known.setdefault(code.key, code))
-    return found
-
-
-def know_all(folder: Path) -> list[Code]:
-    """What a published model keeps, an ensemble's members' too; errors as :func:`know`."""
-    return [code for home in (folder, *sorted(folder.glob("members/*"))) for code in know(home)]
-
-
-def changed(these: Iterable[Code]) -> list[str]:
-    """One sentence per file that is no longer what was kept of it."""
-    said = []
-    for code in these:
-        if not Path(code.origin).is_file():
-            continue
-        try:
-            now = read(Path(code.origin)).sha256
-        except ValueError:
-            now = "no Python"
-        if now != code.sha256:
-            said.append(
-                f"{code.origin} has changed since it was kept (sha256 {code.sha256[:12]}, now {now[:12]}); the kept copy, "
-                f"{code.name}, is used"
-            )
-    return said
 
 
 class _FromMemory(MetaPathFinder, Loader):
@@ -217,7 +156,7 @@ class _FromMemory(MetaPathFinder, Loader):
         if file is None:
             return
         module.__file__ = str(Path(code.origin).parent / file)  # data that it reads beside itself stays where it is
-        tops = {f.partition("/")[0].removesuffix(".py") for f in code.files}
+        tops = {f.partition("/")[0].removesuffix(".py") for f in code.files} - ({stem} if file == code.main else set())
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": _importing(code.key, tops)}
         exec(compile(code.files[file], module.__file__, "exec"), module.__dict__)
 

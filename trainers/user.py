@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from sparring.trainers import code as contents
-from sparring.trainers.code import KEPT, PREFIX, Code
+from sparring.trainers.code import PREFIX, Code
 
 
 def is_function(spec: str) -> bool:
@@ -38,10 +38,10 @@ def code_of(file: str) -> Code:
     Raises:
         ValueError: no such file, one that is not Python, or a kept one that nothing here holds.
     """
-    parts = Path(file).parts
-    if len(parts) != 3 or parts[0] != KEPT:
+    key = contents.key_of(file)
+    if key is None:
         return contents.read(Path(file))
-    code = contents.known(parts[1])
+    code = contents.known(key)
     if code is None:
         raise ValueError(
             f"{file} is a file of a user's that a run or a model keeps; the copy is not where it was looked for"

@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.errors import UsageError
-from sparring.trainers import code
+from sparring.trainers import keeping
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,6 @@ def _changed_code(settings: dict[str, Any]) -> list[str]:
     if "models_dir" in settings:
         versions += sorted(p.parent for p in Path(settings["models_dir"]).glob("*/*/MANIFEST.json"))
     try:
-        return code.changed(c for version in versions for c in code.know_all(version))
+        return keeping.changed(c for version in versions for c in keeping.know_all(version))
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -18,7 +18,7 @@ from sparring.agents.checkpoint import to_json
 from sparring.agents.spec import AgentSpec
 from sparring.cluster.config.settings import Own, Settings
 from sparring.cluster.config.values import parse, unknown
-from sparring.trainers import code, methods, user
+from sparring.trainers import code, keeping, methods, user
 from sparring.trainers.config import Attack, SpeedConfig, Threat
 from sparring.trainers.datasets import Prepared
 from sparring.trainers.methods.base import Method
@@ -231,7 +231,7 @@ def load(path: Path) -> RunConfig:
     """
     try:
         values = yaml.safe_load(path.read_text())
-        code.know(path.parent)
+        keeping.know(path.parent)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except yaml.YAMLError as error:

@@ -59,7 +59,7 @@ def evaluate_block(
             clean = model(block.x)
         check_finite(clean, of=f" of block {block.index}")
         predicted = clean.argmax(1)
-        right, first = predicted == block.y, block.x.clone()
+        right, examples = predicted == block.y, dict[str, Tensor]()
         outcome = Outcome(
             block.y.cpu(),
             predicted.cpu(),
@@ -70,8 +70,6 @@ def evaluate_block(
             torch.full((len(block.y),), torch.nan),
             margin(clean, block.y).float().cpu(),
         )
-        found = torch.zeros_like(right)
-        by: list[str | None] = [None] * len(block.y)
         for name in attacks:
             started = time.perf_counter()
             adv = parse(name, threat, sources)(model, block)
@@ -80,12 +78,9 @@ def evaluate_block(
             check_finite(answers, of=f" of block {block.index} after {name}")
             wrong = right & (answers.argmax(1) != block.y)
             wrong &= inside(adv, block.x, threat)  # an example outside ball or box proves nothing
-            outcome.broken[name] = wrong.cpu()
-            for i in (wrong & ~found).nonzero().flatten().tolist():
-                first[i], by[i] = adv[i], name
-            found |= wrong
+            outcome.broken[name], examples[name] = wrong.cpu(), adv
             outcome.seconds[name] = time.perf_counter() - started
-        _settle(model, block, first, by, threat, outcome)
+        _settle(model, block, examples, threat, outcome)
     return outcome
 
 
@@ -104,23 +99,27 @@ def to_8_bits(adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
     return k.clamp(0, 255) / 255
 
 
-def _settle(
-    model: nn.Module, block: Block, first: Tensor, by: list[str | None], threat: Threat, outcome: Outcome
-) -> None:
-    """Judge once more, in this block as ``verify`` will: an example that is wrong in another batch alone is not broken.
+def _settle(model: nn.Module, block: Block, examples: Mapping[str, Tensor], threat: Threat, outcome: Outcome) -> None:
+    """Judge once more, in this block as ``verify`` will: what is wrong in another batch alone breaks nothing.
 
-    Of examples on the boundary every third changes sides with the batch that it is judged in: sums are rounded otherwise.
+    Of examples on the boundary every third changes sides with the batch that it is judged in: sums are rounded otherwise. Where
+    the first attack's example does not hold, the next one's that broke the same image is tried.
     """
-    has = torch.tensor([name is not None for name in by], device=block.x.device)
-    rounded = to_8_bits(first, block.x, threat)
-    with torch.no_grad():
-        survives = (model(_shown(has, rounded, block.x)).argmax(1) != block.y) & inside(rounded, block.x, threat)
-        kept = _shown(has, _shown(survives, rounded, first), block.x)
-        logits = model(kept)
-    holds = has & (logits.argmax(1) != block.y)
-    for i in (has & ~holds).nonzero().flatten().tolist():
-        for broken in outcome.broken.values():
-            broken[i] = False
+    while True:
+        by = [next((a for a in examples if outcome.broken[a][i]), None) for i in range(len(block.y))]
+        has = torch.tensor([name is not None for name in by], device=block.x.device)
+        first = torch.stack([block.x[i] if a is None else examples[a][i] for i, a in enumerate(by)])
+        rounded = to_8_bits(first, block.x, threat)
+        with torch.no_grad():
+            survives = (model(_shown(has, rounded, block.x)).argmax(1) != block.y) & inside(rounded, block.x, threat)
+            kept = _shown(has, _shown(survives, rounded, first), block.x)
+            logits = model(kept)
+        holds = has & (logits.argmax(1) != block.y)
+        fallen = (has & ~holds).nonzero().flatten().tolist()
+        for i in fallen:
+            outcome.broken[str(by[i])][i] = False
+        if not fallen:
+            break
     margins = margin(logits, block.y).float().cpu()
     distances = BALLS[threat.norm].length(kept - block.x).float().cpu()
     for i in holds.nonzero().flatten().tolist():

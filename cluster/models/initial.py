@@ -30,6 +30,14 @@ def resolved(config: RunConfig) -> RunConfig:
     return replace(config, agents=agents)
 
 
+def by_content(config: RunConfig) -> RunConfig:
+    """With the files of a user's by content, where they are there; version 0.1 kept their paths."""
+    try:
+        return config.absolute()
+    except ValueError:
+        return config
+
+
 def codes_of_weights(config: RunConfig) -> tuple[code.Code, ...]:
     """The user's files of the networks whose weights a run starts from."""
     folders = [Path(own.init) for own in config.agents.values() if own.init is not None]

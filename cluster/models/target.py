@@ -17,7 +17,7 @@ from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.models import weights
 from sparring.cluster.models.trained import ENSEMBLE, Subject, chosen_agents, recorded_subject, subject
 from sparring.cluster.runs.folder import RunFolder
-from sparring.trainers import code, user
+from sparring.trainers import keeping, user
 from sparring.trainers.config import DataConfig, Threat
 
 EVALUATED = Path("evaluated")  # folder of networks from elsewhere
@@ -163,7 +163,7 @@ def foreign(spec: str, *, network: str | None, data: DataConfig, seed: int = 0, 
     named = hashlib.sha256(to_json([facts["spec"], network, facts["data"] | {"cache": ""}, content])).hexdigest()
     path = EVALUATED.resolve() / f"{stem}-{named[:8]}"
     path.mkdir(parents=True, exist_ok=True)
-    code.keep(codes, path)
+    keeping.keep(codes, path)
     write(path / "model.json", to_json(facts))
     return Target(path, DataConfig(**facts["data"]), seed, (), {stem: Subject(model, {"weights": content, "step": 0})})
 
@@ -198,7 +198,7 @@ class Recorded:
         facts = json.loads((path / "model.json").read_bytes())
         self.data = DataConfig(**facts["data"])
         try:
-            code.know(path)
+            keeping.know(path)
             model = _made(facts)
         except (ValueError, UsageError, BrokenCheckpoint):
             return

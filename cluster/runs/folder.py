@@ -18,7 +18,7 @@ from sparring.cluster.errors import BrokenCheckpoint, Exists, UsageError, senten
 from sparring.cluster.runs import lock, records
 from sparring.cluster.runs.checkpoints import Checkpoints
 from sparring.cluster.terminal import relative
-from sparring.trainers import code
+from sparring.trainers import code, keeping
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -65,7 +65,7 @@ class RunFolder:
 
     def keep(self, codes: Sequence[code.Code]) -> None:
         """Keep copies of the user's files that the run is made of in ``code/``."""
-        code.keep(codes, self.path)
+        keeping.keep(codes, self.path)
 
     def changed_code(self) -> list[str]:
         """One sentence per file of a user's that has changed since the run keeps it.
@@ -74,7 +74,7 @@ class RunFolder:
             BrokenCheckpoint: a kept copy is missing or altered.
         """
         try:
-            return code.changed(code.know(self.path))
+            return keeping.changed(keeping.know(self.path))
         except ValueError as error:
             raise BrokenCheckpoint(str(error)) from error
 
@@ -117,6 +117,7 @@ class RunFolder:
             if facts["command"] not in (before["command"], *later):
                 later = [*later, facts["command"]]
             facts = {**facts, "command": before["command"], "continued_by": later}
+            facts |= {"images": before["images"]} if "images" in before else {}  # those of the start
         write(self.path / records.ENV, to_json(facts))
 
     def write_ended(self, error: BaseException, *, step: int) -> None:

@@ -29,7 +29,7 @@ from sparring.cluster.runs.folder import NAME, RunFolder, refuse_lost
 from sparring.cluster.search import objective, samplers
 from sparring.cluster.search import report as search_report
 from sparring.cluster.search.results import results_of
-from sparring.cluster.search.settings import Search, combinations
+from sparring.cluster.search.settings import Search, combinations, compared
 from sparring.cluster.team import assemble
 from sparring.cluster.terminal import relative
 from sparring.cluster.training import launch
@@ -150,7 +150,7 @@ def _folder(search: Search, runs_dir: Path, name: str | None, *, resume: bool) -
             )
         if not file.is_file():
             raise UsageError(f"{relative(folder)} is not a search (it has no search.json); choose another --name")
-        known = json.loads(file.read_text())
+        known = compared(json.loads(file.read_text()), asked)
         longer = search.scheduler != "pbt" and known["trials"] < asked["trials"]  # trial i depends on seed and i alone
         differing = differences({**known, "trials": asked["trials"]} if longer else known, asked)
         if differing:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from sparring.agents.checkpoint import to_json
 from sparring.cluster.config import run_config
 from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.models.initial import by_content
 from sparring.trainers.search import Choice, Space
 
 Scheduler = Literal["asha", "pbt", "fifo"]
@@ -35,10 +36,24 @@ class Search:
     def to_dict(self) -> dict[str, Any]:
         """What makes a search this one: plain values."""
         values = {k: getattr(self, k) for k in ("trials", "scheduler", "sampler", "objective")}
-        config = json.loads(to_json(self.config.carried_out_as(None).to_dict()))
-        for name in run_config.OPERATIONAL:
-            config.pop(name)
-        return {**values, "spaces": {k: str(v) for k, v in sorted(self.spaces.items())}, "config": config}
+        spaces = {k: str(v) for k, v in sorted(self.spaces.items())}
+        return {**values, "spaces": spaces, "config": _plain(self.config)}
+
+
+def _plain(config: RunConfig) -> dict[str, Any]:
+    """The configuration of all trials, without how they are carried out."""
+    values: dict[str, Any] = json.loads(to_json(config.carried_out_as(None).to_dict()))
+    return {k: v for k, v in values.items() if k not in run_config.OPERATIONAL}
+
+
+def compared(known: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """What search.json holds, as it is compared with what is asked for.
+
+    Users' files by content, which version 0.1 kept by their paths; a grid's trials follow from its values.
+    """
+    config = by_content(RunConfig.from_dict(known["config"]))
+    trials = asked["trials"] if asked["sampler"] == known["sampler"] == "grid" else known["trials"]
+    return {**known, "config": _plain(config), "trials": trials}
 
 
 def trials_of(asked: int | None, sampler: str, spaces: Mapping[str, Space]) -> int:

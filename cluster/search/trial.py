@@ -157,6 +157,7 @@ def take_over(path: Path, donor: Path, t: int, params: Mapping[str, float]) -> N
         if (donor / name).exists():
             shutil.copy(donor / name, working / name)
     write(working / "params.json", to_json(dict(params)))
+    RunFolder(working).keep(changed.codes)
     write(working / "config.yaml", run_config.dump(changed).encode())
     RunFolder(working).rewind_metrics(t)
     working.rename(whole)

@@ -20,7 +20,7 @@ from sparring.cluster.config.values import differences, flat
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.machines.stop import StopSignal
 from sparring.cluster.models import teachers
-from sparring.cluster.models.initial import codes_of_weights, resolved
+from sparring.cluster.models.initial import by_content, codes_of_weights, resolved
 from sparring.cluster.runs import images, mirror, records
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.runs.run import Run
@@ -99,7 +99,7 @@ def resume(path: Path, *, asked: RunConfig | None = None, how: Circumstances | N
     folder = RunFolder.open(path)
     config = folder.config
     if asked is not None:
-        config = config.carried_out_as(asked)
+        config = by_content(config).carried_out_as(asked)
         differing = differences(config.to_dict(), asked.to_dict())
         if differing:
             raise UsageError(
@@ -126,7 +126,7 @@ def _execute(folder: RunFolder, config: RunConfig, how: Circumstances) -> Run:
                 print(f"{folder} is complete already", file=sys.stderr)
             return Run(folder.path)
         try:
-            folder.keep(codes_of_weights(config))
+            folder.keep((*config.codes, *codes_of_weights(config)))
             specs = assemble.specs(config, quiet=how.quiet)
             known = teachers.looked_at(specs, folder)
             hashes = images.hashes(specs[0].images, config.data, seed=config.seed)
@@ -187,6 +187,9 @@ def _said_first(job: Job, team: Team) -> Iterator[str]:
     yield from facts_table(agents)
     yield from teachers.lines(job.teachers)
     yield from job.folder.changed_code()
+    began = job.folder.images
+    if began is not None and began["test"] != job.images.get("test", began["test"]):
+        yield "note: the test images are no longer those with which the run began; evaluations will stop there"
     yield from _never(job.config, agents)
     yield from job.folder.changed_versions(job.environment(agents))
     if job.config.precision == "bf16" and slow_bfloat16():

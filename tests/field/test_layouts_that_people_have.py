@@ -153,3 +153,12 @@ def test_a_table_of_mini_imagenet_without_filenames(tmp_path: Path) -> None:
 def test_values_are_bytes(tmp_path: Path) -> None:
     shards(tmp_path / "data")
     assert load("cifar10", tmp_path / "data", tmp_path).train.images.numpy().dtype == np.uint8
+
+
+def test_another_data_set_beside_is_not_taken(tmp_path: Path) -> None:
+    """Shards of CIFAR-100, or of anything, in a folder beside: not those of the name that was asked for."""
+    shards(tmp_path / "data" / "cifar100")
+    with pytest.raises(ValueError, match="cifar10 is not under"):
+        load("cifar10", tmp_path / "data", tmp_path)
+    shards(tmp_path / "data" / "cifar10" / "plain_text", labels=(1, 1, 1))
+    assert load("cifar10", tmp_path / "data", tmp_path).test.labels.tolist() == [1, 1, 1]

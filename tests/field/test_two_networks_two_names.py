@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sparring.trainers import code, user
+from sparring.trainers import code, keeping, user
 from tests.conftest import Command
 from tests.helpers import small_flags
 
@@ -86,7 +86,7 @@ def test_an_altered_copy_is_refused(own: Path, sparring: Command) -> None:
     kept = next(Path("runs/r/code").glob("*/own.py"))
     kept.write_text(kept.read_text() + "\n")
     with pytest.raises(ValueError, match=r"the kept copy of .*own\.py, is altered"):
-        code.know(Path("runs/r"))
+        keeping.know(Path("runs/r"))
     done = sparring("evaluate", "runs/r", *ATTACKS)
     assert done.returncode in (2, 5)
     assert "is altered" in done.stderr
@@ -203,3 +203,46 @@ def test_answers_that_are_no_numbers_are_refused(bad: str, words: str, tmp_path:
     )
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
+
+
+def test_files_as_other_tools_write_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte-order mark, Windows' line ends, another declared encoding; a folder ``code/`` of the user's own."""
+    folder = tmp_path / "code" / "nets"
+    folder.mkdir(parents=True)
+    for name, content in {
+        "bom": b"\xef\xbb\xbfdef f():\r\n    return 'x'\r\n",
+        "latin": "# -*- coding: latin-1 -*-\ndef f():\n    return 'x'  # \xfc\n".encode("latin-1"),
+    }.items():
+        (folder / f"{name}.py").write_bytes(content)
+        kept = user.kept(f"{folder / name}.py:f")
+        assert user.function(kept)() == "x"
+        keeping.keep(user.codes([kept]), tmp_path / name)
+        assert [c.main for c in keeping.know(tmp_path / name)] == [f"{name}.py"]
+    monkeypatch.chdir(tmp_path)
+    assert user.function("code/nets/bom.py:f")() == "x"
+
+
+def test_a_file_named_like_the_library_that_it_imports(tmp_path: Path) -> None:
+    (tmp_path / "PIL.py").write_text("from PIL import Image\ndef f():\n    return Image.new('L', (2, 3)).size\n")
+    assert user.function(f"{tmp_path}/PIL.py:f")() == (2, 3)
+
+
+def test_somebody_elses_home_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.py").write_text("def f():\n    return 1\n")
+    kept = user.codes([f"{tmp_path}/own.py:f"])
+
+    def refused(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert keeping.changed(kept) == []
+
+
+def test_a_trial_that_takes_over_keeps_its_code(own: Path, tmp_path: Path, sparring: Command) -> None:
+    from sparring.cluster.search.trial import take_over
+
+    flags = [*FLAGS, f"--network={own}:net", "--checkpoint.every=10"]
+    for name in ("donor", "path"):
+        assert sparring("train", "at", *flags, f"--name={name}").returncode == 0
+    take_over(tmp_path / "runs" / "path", tmp_path / "runs" / "donor", 10, {"optim.lr": 0.01})
+    assert list((tmp_path / "runs" / "path" / "code").glob("*/own.py"))

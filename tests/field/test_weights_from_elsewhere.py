@@ -130,3 +130,36 @@ def test_damaged_files_end_in_tensors_or_in_our_error(suffix: str, tmp_path: Pat
             read += all(isinstance(v, Tensor) for v in found.values())
     assert refused + read == 2000
     assert refused > 200
+
+
+def test_a_mapping_says_what_the_file_does_not(tmp_path: Path) -> None:
+    """A normalisation of bytes, or two of them: the mapping's mean and std count, and the file's are left out."""
+    torch.save({**weights(), "a.mean": MU * 255, "a.std": SIGMA * 255, "b.mean": MU}, tmp_path / "x.pt")
+    layout = foreign_weights.Layout(mean=(0.3,), std=(0.35,))
+    assert foreign_weights.load(tmp_path / "x.pt", PLAIN, layout=layout).config.mean == (0.3,)
+
+
+OWN = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.norm, self.linear = nn.Module(), nn.Linear(64, classes)
+        self.norm.register_buffer("mean", torch.full((1,), 0.5))
+        self.norm.register_buffer("std", torch.full((1,), 0.25))
+    def forward(self, x):
+        return self.linear(((x - self.norm.mean) / self.norm.std).flatten(1))
+def net(config):
+    return Net(config.classes)
+"""
+
+
+def test_a_networks_own_buffers_are_its_own(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    config = NetworkConfig(f"{tmp_path}/own.py:net", 1, 8, 8, 10, (0.0,), (1.0,))
+    model = networks.build(config, 0)
+    model.get_buffer("model.norm.mean").fill_(0.7)
+    save_file(model.state_dict(), tmp_path / "x.safetensors")
+    found = foreign_weights.load(tmp_path / "x.safetensors", config)
+    assert float(found.get_buffer("model.norm.mean")) == pytest.approx(0.7)

@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): torchvision's files, or Parquet shards with an image struct column.
 
-Looked for under ``data.root``, itself, its folder of the data set's name, and one folder further down (``plain_text/``):
+Looked for under ``data.root``, itself, its folder of the data set's name, ``plain_text/``, and folders of the former:
 ``train-*.parquet`` and ``test-*.parquet`` as the Hugging Face hub lays them out, or ``cifar-10-batches-py`` / ``cifar-100-python``. What is missing is downloaded by torchvision.
 """
 
@@ -18,17 +18,18 @@ from sparring.trainers.datasets import decode
 from sparring.trainers.datasets.arrays import check_labels
 from sparring.trainers.datasets.cache import Decoded, Progress, fingerprint
 
+CLASSES = {"cifar10": 10, "cifar100": 100}
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
 def source(config: DataConfig) -> tuple[object, Callable[[Progress], Decoded]]:
     """The fingerprint of the files and what decodes them."""
     root = Path(config.root)
-    for folder in (root, root / config.name, *_below(root), *_below(root / config.name)):
+    for folder in (root, root / config.name, root / "plain_text", *_below(root / config.name)):
         shards = {split: sorted(folder.glob(f"{split}-*.parquet")) for split in ("train", "test")}
         if all(shards.values()):
             files = [*shards["train"], *shards["test"]]
-            files += [named for shard in files for named in _named_files(shard)]
+            files += [named for shard in files for named in _named_files(shard) if named.is_relative_to(folder)]
             return fingerprint(files, folder, config.cache), partial(_parquet, config.name, shards)
     inside = root / config.name
     holder = inside if (inside / FOLDERS[config.name]).is_dir() else root
@@ -71,6 +72,10 @@ def _parquet(name: str, shards: dict[str, list[Path]], progress: Progress) -> De
         named = list(zip(contents, labels, strict=True))
         splits[split] = decode.files(named, read=contents.__getitem__, what=f"{name} {split}", progress=progress)
     names = classes or tuple(map(str, range(int(splits["train"][1].max()) + 1)))
+    if len(names) > CLASSES[name]:
+        raise ValueError(
+            f"{shards['train'][0].parent} holds {len(names)} classes; {name} has {CLASSES[name]}: it is another data set"
+        )
     for split, (_, seen) in splits.items():
         check_labels(seen, len(names), where=f"{shards[split][0].parent} ({split})")
     return Decoded(names, splits["train"], splits["test"])

@@ -1,0 +1,103 @@
+"""Users' files kept on disk: ``code/KEY/own.py`` and ``code/KEY.json`` in a run, a published model, an evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sparring.trainers.code import KEPT, Code, key_of, known, known_as, read
+
+
+def keep(these: Sequence[Code], folder: Path) -> list[str]:
+    """Keep code in ``folder/code``: a folder of files per content, and ``KEY.json`` that says what they are.
+
+    Returns:
+        The files' names in ``folder``.
+    """
+    written = []
+    for code in these:
+        home = folder / KEPT / code.key
+        for name, source in code.files.items():
+            _put(home / name, source)
+        facts = {"main": code.main, "files": sorted(code.files), "origin": code.origin, "sha256": code.sha256}
+        _put(home.with_suffix(".json"), json.dumps(facts, indent=1, sort_keys=True) + "\n")
+        written += [f"{KEPT}/{code.key}.json", *(f"{KEPT}/{code.key}/{name}" for name in code.files)]
+    return written
+
+
+def _put(path: Path, text: str) -> None:
+    """Whole or not at all; what is there already is left alone."""
+    content = text.encode()
+    if path.is_file() and path.read_bytes() == content:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    working = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    working.write_bytes(content)
+    working.replace(path)
+
+
+def find(spec: str, *, near: Path) -> None:
+    """Know the kept file that ``spec`` names; it lies in ``near`` or in one of the four folders around it.
+
+    Raises:
+        ValueError: a kept file is missing or altered.
+    """
+    key = key_of(spec)
+    if key is None or known(key) is not None:
+        return
+    for folder in (near, *near.resolve().parents[:4]):
+        if (folder / KEPT / f"{key}.json").is_file():
+            know(folder)
+            return
+
+
+def know(folder: Path) -> list[Code]:
+    """What ``folder/code`` keeps, from now on known by name.
+
+    Raises:
+        ValueError: a kept file is missing or altered.
+    """
+    found = []
+    names = [p for p in sorted((folder / KEPT).glob("*.json")) if re.fullmatch("[0-9a-f]{16}", p.stem)]
+    for path in names:
+        home = path.with_suffix("")
+        try:
+            facts = json.loads(path.read_bytes())
+            with_source = {name: (home / name).read_bytes().decode() for name in facts["files"]}
+            code = Code(facts["main"], with_source, facts["origin"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{home}, a kept copy of a user's file, cannot be read: {error}") from error
+        if code.key != home.name:
+            raise ValueError(
+                f"{home}, the kept copy of {code.origin}, is altered; bring it back, or move the folder away"
+            )
+        found.append(known_as(code))
+    return found
+
+
+def know_all(folder: Path) -> list[Code]:
+    """What a published model keeps, an ensemble's members' too; errors as :func:`know`."""
+    return [code for home in (folder, *sorted(folder.glob("members/*"))) for code in know(home)]
+
+
+def changed(these: Iterable[Code]) -> list[str]:
+    """One sentence per file that is no longer what was kept of it."""
+    said = []
+    for code in these:
+        try:
+            if not Path(code.origin).is_file():
+                continue
+            now = read(Path(code.origin)).sha256
+        except OSError:
+            continue  # somebody else's home
+        except ValueError:
+            now = "no Python"
+        if now != code.sha256:
+            said.append(
+                f"{code.origin} has changed since it was kept (sha256 {code.sha256[:12]}, now {now[:12]}); the kept copy, "
+                f"{code.name}, is used"
+            )
+    return said
