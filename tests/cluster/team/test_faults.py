@@ -83,7 +83,7 @@ def test_lost_actor(
     for watcher in watchers:
         watcher.join()
     log = (run / "log.txt").read_text()
-    assert log.count("lost: ") == len(losses)
+    assert log.count("lost: ") >= len(losses)
     for step in losses:
         assert f"every agent at step {step} again" in log
     assert bytes_of(run) == undisturbed
