@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tyro.conf import Positional
 
 from sparring.cluster.commands.output import Out, Output, answer, say
-from sparring.cluster.errors import UsageError
-from sparring.trainers import keeping
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,11 @@ def serve(argv: list[str]) -> None:
 
     asked = tyro.cli(Serving, args=list(argv), prog="sparring serve")
     from sparring.cluster.commands import serving
+    from sparring.cluster.models import card
 
     chosen = {k: v for k, v in asdict(asked).items() if k in serving.PASSED}
     settings = serving.settings(asked.models, asked.models_dir, demo=asked.demo, token_file=asked.token_file, **chosen)
-    for line in _changed_code(settings):
+    for line in card.changed_code(settings.get("models", {}).values(), settings.get("models_dir")):
         say(asked.output)(line)
     where = serving.Where(asked.host, asked.port, address=asked.address, haproxy=asked.haproxy)
     if asked.yaml is not None:
@@ -67,18 +65,3 @@ def serve(argv: list[str]) -> None:
         answer(asked.output, {"config": str(asked.yaml)}, lambda r: print(f"{r['config']}: serve deploy {r['config']}"))
         return
     serving.serve(settings, where, ready=lambda r: answer(asked.output, r, serving.show), say=say(asked.output))
-
-
-def _changed_code(settings: dict[str, Any]) -> list[str]:
-    """One sentence per file of a user's that has changed since a served model keeps it.
-
-    Raises:
-        UsageError: a kept copy is altered.
-    """
-    versions = [Path(path) for path in settings.get("models", {}).values()]
-    if "models_dir" in settings:
-        versions += sorted(p.parent for p in Path(settings["models_dir"]).glob("*/*/MANIFEST.json"))
-    try:
-        return keeping.changed(c for version in versions for c in keeping.know_all(version))
-    except ValueError as error:
-        raise UsageError(str(error)) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from sparring.cluster.errors import UsageError
 from sparring.cluster.models.trained import ENSEMBLE, chosen_agents, subject
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.terminal import relative
-from sparring.trainers import datasets, decoder
+from sparring.trainers import datasets, decoder, keeping
 
 FORMAT = 1
 
@@ -116,6 +116,25 @@ def update(version: Path) -> None:
     brought = [e for e in card["evaluations"] if e.get("from_run")]
     card["evaluations"] = brought + evaluations(version, model_folder.weights_sha256(version))
     write(version / "card.json", to_json(card))
+
+
+def changed_code(named: Iterable[str], models_dir: str | None) -> list[str]:
+    """One sentence per file of a user's that has changed since a published model keeps it.
+
+    Args:
+        named: folders of versions.
+        models_dir: a folder of models, all of whose versions are looked at too.
+
+    Raises:
+        UsageError: a kept copy is altered.
+    """
+    versions = [Path(path) for path in named]
+    if models_dir is not None:
+        versions += sorted(manifest.parent for manifest in Path(models_dir).glob("*/*/MANIFEST.json"))
+    try:
+        return keeping.changed(code for version in versions for code in keeping.know_all(version))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def show(result: dict[str, Any]) -> None:
