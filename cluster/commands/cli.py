@@ -12,6 +12,7 @@ from sparring.cluster.commands.evaluation import evaluate, export, report, verif
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.commands.serve import serve
 from sparring.cluster.commands.training import pretrain, resume, train, tune
+from sparring.cluster.machines import doctor as doctors
 
 
 def demo(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
@@ -24,9 +25,7 @@ def demo(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
 
 def doctor(*, output: Out = Output()) -> None:
     """Check this machine: Python, torch, CUDA, Ray, ports, disk, token."""
-    from sparring.cluster.machines import doctor as implementation
-
-    result = implementation.examine((lambda line: None) if output.json else (lambda line: print(line, flush=True)))
+    result = doctors.examine((lambda line: None) if output.json else (lambda line: print(line, flush=True)))
     answer(output, result, lambda r: None)
     if any(check["status"] == "fail" for check in result["checks"]):
         raise SystemExit(1)
