@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -62,6 +61,8 @@ def _python() -> Check:
 
 def _package(name: str, minimum: tuple[int, int]) -> Callable[[], Check]:
     def check() -> Check:
+        import importlib.metadata  # late: a twentieth of the time of --help
+
         wanted = ".".join(map(str, minimum))
         try:
             version = importlib.metadata.version(name)
