@@ -34,6 +34,7 @@ import torch
 
 from sparring.cluster.commands.main import main
 from sparring.cluster.machines import session
+from tests.helpers import end_started
 
 torch.set_num_threads(1)
 SECONDS: dict[str, float] = json.loads((Path(__file__).parent / "soak_seconds.json").read_text())
@@ -110,6 +111,13 @@ def pooled(_actors: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RayTeam, "_kill", lambda team, roles, lanes: _actors.extend(team[r].actor for r in roles))
 
 
+@pytest.fixture(autouse=True)
+def _ended() -> Iterator[None]:
+    """What a failed test leaves running would take the next one's cores."""
+    yield
+    end_started()
+
+
 @pytest.fixture(scope="session")
 def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache for the real images, so that they are decoded once."""
@@ -122,6 +130,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         whole = Counter[str]()
         for item in items:
             whole[str(item.path)] += expected(item)
+            item.add_marker(pytest.mark.timeout(1500))
         items.sort(key=lambda item: (whole[str(item.path)], str(item.path)))
 
 

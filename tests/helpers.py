@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,25 @@ from sparring.trainers.types import Metrics
 from tests.planted import final
 
 CLONE = Path(__file__).resolve().parent.parent
+PATIENCE = 300.0  # seconds for a process to come to a point or to end: on a busy machine a few become many
+_started: list[subprocess.Popen[Any]] = []
+
+
+def started(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+    """A process of this test's own: it does not outlive the test, however that ends."""
+    process = subprocess.Popen(command, text=True, **options)
+    _started.append(process)
+    return process
+
+
+def end_started() -> None:
+    """Called after every test."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
 
 SMALL: dict[str, Any] = {
     "network": "small_cnn:width=4",

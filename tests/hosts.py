@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.helpers import CLONE
+from tests.helpers import CLONE, PATIENCE
 
 SUBNET = "10.77.{net}"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
@@ -58,10 +58,12 @@ class _Drains:
 
     def drain(self: Any, worker: str) -> None:
         script = "import sys, ray; ray.init(sys.argv[1]); print(*[n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeManagerAddress'] == sys.argv[2]])"
-        found = self.run(sys.executable, "-c", script, self.address, worker).communicate(timeout=60)[0].split()[-1]
+        found = (
+            self.run(sys.executable, "-c", script, self.address, worker).communicate(timeout=PATIENCE)[0].split()[-1]
+        )
         options = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test", "--deadline-remaining-seconds=600"]
         done = self.run(*RAY, "drain-node", f"--address={self.address}", f"--node-id={found}", *options)
-        _, said = done.communicate(timeout=60)
+        _, said = done.communicate(timeout=PATIENCE)
         assert done.returncode == 0, said
 
 
@@ -122,7 +124,7 @@ class _Namespaces(_Drains):
             _ip("netns", "del", name)
             shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
         for process in self._processes:
-            process.wait(timeout=30)
+            process.wait(timeout=PATIENCE)
         _ip("link", "del", self._bridge)
         shutil.rmtree(self._temp, ignore_errors=True)
 
@@ -217,7 +219,7 @@ class _Processes(_Drains):
         self._cluster.shutdown()
 
 
-def wait_for(condition: Any, *, seconds: float = 60.0, what: str = "") -> None:
+def wait_for(condition: Any, *, seconds: float = PATIENCE, what: str = "") -> None:
     """Wait until something holds."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import CLONE
+from tests.helpers import CLONE, PATIENCE
 
 
 @pytest.mark.soak
 def test_team_vs_local(tmp_path: Path) -> None:
     flags = ["--network=small_cnn:width=4", "--batch-size=16", "--attack-steps=2", "--rounds=2", "--steps=1"]
     command = [sys.executable, str(CLONE / "benchmarks" / "team_vs_local.py"), *flags]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.partition("\nratios")[0])
     assert result["n"] == 2
@@ -70,12 +70,14 @@ def test_scaling(tmp_path: Path) -> None:
 def test_the_model_predicts_what_it_has_not_seen() -> None:
     """6, 7, 8 agents and 4 lanes within 25 %, and it is no fit to them."""
     model = [sys.executable, str(CLONE / "benchmarks" / "scale_model.py")]
-    done = subprocess.run(model, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(model, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     held_out = json.loads(done.stdout)["held_out"]
     assert [(h["agents"], h["lanes"]) for h in held_out] == [(6, 1), (7, 1), (8, 1), (2, 4)]
     assert all(abs(h["predicted_ms"] / h["measured_ms"] - 1) <= 0.25 for h in held_out)
-    done = subprocess.run([*model, "--agents=8", "--lanes=64"], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [*model, "--agents=8", "--lanes=64"], capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
     predicted = json.loads(done.stdout)
     assert predicted["ms"]["step"] == predicted["ms"]["driver"] > predicted["ms"]["gpu"]
     assert all(origin.startswith(("measured", "computed", "assumed")) for _, origin in predicted["constants"].values())
@@ -198,7 +200,7 @@ def test_on_a_gpu_in_miniature(tmp_path: Path) -> None:
     """The script for a machine with a GPU, its commands tried here: step times and the comparison of devices."""
     environment = {**os.environ, "MINIATURE": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     script = str(CLONE / "benchmarks" / "gpu.sh")
-    subprocess.run(["bash", script, str(tmp_path)], env=environment, check=True, capture_output=True, timeout=120)
+    subprocess.run(["bash", script, str(tmp_path)], env=environment, check=True, capture_output=True, timeout=PATIENCE)
     steps, exact = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("step_time_16", "exact_on_device"))
     at = steps["methods"]["at"]
     assert at["exact_ratio"] > 0

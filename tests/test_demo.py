@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sparring.cluster.evaluation import verify
-from tests.helpers import CLONE
+from tests.helpers import CLONE, PATIENCE
 
 
 @pytest.mark.soak
@@ -25,7 +25,7 @@ def test_demo(tmp_path: Path) -> None:
         (tmp_path / "runs" / earlier).mkdir(parents=True)
     command = [sys.executable, str(CLONE / "sparring.py"), "demo", "--json"]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

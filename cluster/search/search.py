@@ -78,9 +78,10 @@ def tune(
         more = f"continue with the same command and --name {folder.name} --resume"
         if error:
             raise Infrastructure(f"trials could not be carried out: {error}; {ended}; {more}")
-        in_time = time_budget is None or time.monotonic() - begun < time_budget
-        if in_time or not any(r["reports"] for r in results):
+        if time_budget is None or time.monotonic() - begun < time_budget:
             raise Interrupted(f"stopped with {ended}; {more}")
+        if not any(r["reports"] for r in results):
+            raise Interrupted(f"the time budget of {time_budget:g} s was used up before any trial reported; {more}")
         say(f"the time budget of {time_budget:g} s is used up with {ended}; {more}")
     return folder
 

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from sparring.agents import model_folder
-from tests.helpers import CLONE, SMALL
+from tests.helpers import CLONE, PATIENCE, SMALL
 from tests.serve.live import Service, clients, running
 from tests.serve.made import infer, pixels, png, published
 from tests.serve.test_images import HOSTILE as FILES
@@ -270,11 +270,11 @@ def test_the_example_client(service: Service) -> None:
     image = CLONE / "serve" / "page" / "static" / "samples" / "4.png"
     client = str(CLONE / "examples" / "client.py")
     command = [sys.executable, client, str(image), "--model", "digits-robust", "--url", service.url]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] == "4"
     done = subprocess.run(
-        [*command[:-3], "none", *command[-2:]], capture_output=True, text=True, check=False, timeout=60
+        [*command[:-3], "none", *command[-2:]], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 1
     assert "404 no such model; served: changing, digits-plain, digits-robust" in done.stderr

@@ -20,7 +20,7 @@ from sparring.cluster.commands.arguments import decimals
 from sparring.cluster.models.trained import load_agent
 from sparring.cluster.runs.folder import RunFolder
 from tests.conftest import Command
-from tests.helpers import CLONE, small_flags
+from tests.helpers import CLONE, PATIENCE, small_flags, started
 
 REAL = CLONE.parent / "shared" / "data"
 LOCAL = [*small_flags(max_steps=6), "--team=local"]
@@ -160,7 +160,7 @@ def test_signals_finish_the_step_save_and_exit_130(sent: int, tmp_path: Path) ->
     process = start(tmp_path, "--team=local", "--max-steps=5000")
     wait_for_step(tmp_path)
     process.send_signal(sent)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, stderr
     assert "finishing this step and saving" in stderr
     assert "which is saved; continue with: sparring resume" in stderr
@@ -176,7 +176,7 @@ def test_ctrl_c_in_a_terminal_reaches_no_actor(tmp_path: Path) -> None:
     process = start(tmp_path, "--max-steps=5000")
     wait_for_step(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, stderr
     assert "which is saved" in stderr
     assert "lost" not in stderr
@@ -195,7 +195,7 @@ def test_a_signal_during_start_up_exits_130_and_loses_nothing(sparring: Command,
             time.sleep(0.005)
         time.sleep(seconds)
         process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=90)
+        _, stderr = process.communicate(timeout=PATIENCE)
         return process.returncode, stderr
 
     with ThreadPoolExecutor() as pool:
@@ -238,14 +238,12 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
 
 def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(CLONE / "sparring.py"), "train", "mat", *small_flags(), "--name=a", *flags]
-    return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    return started(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def wait_for_step(folder: Path, more_than: int = 2) -> None:
     path = folder / "runs" / "a" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         lines = path.read_text().splitlines()[:-1] if path.exists() else []
         if lines and json.loads(lines[-1])["t"] > more_than:

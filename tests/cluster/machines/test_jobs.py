@@ -18,7 +18,7 @@ import pytest
 
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
-from tests.helpers import CLONE, bytes_of, small, small_flags
+from tests.helpers import CLONE, PATIENCE, bytes_of, small, small_flags, started
 from tests.hosts import RAY, STORE, wait_for
 
 OPTIONS: dict[str, Any] = {"max_steps": 60, "checkpoint__every": 10, "batch_size": 64, "network": "small_cnn:width=8"}
@@ -49,10 +49,10 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(
             [*RAY, "start", "--head", *ports, *sizes, "--block"], stdout=out, stderr=out, start_new_session=True
         )
-    wait_for(lambda: reachable(dashboard) or process.poll() is not None, seconds=90, what="the job server")
+    wait_for(lambda: reachable(dashboard) or process.poll() is not None, what="the job server")
     yield f"http://127.0.0.1:{dashboard}"
     os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=60)
+    process.wait(timeout=PATIENCE)
 
 
 def reachable(port: int) -> bool:
@@ -64,7 +64,7 @@ def submit(head: str, *command: str, clone: Path = CLONE) -> subprocess.Complete
     call = [*RAY, "job", "submit", f"--address={head}", f"--working-dir={clone}", "--", *command]
     deadline = time.monotonic() + 60
     while True:
-        done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=120, cwd=clone)
+        done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=PATIENCE, cwd=clone)
         if "No available agent" not in done.stderr or time.monotonic() > deadline:  # the head is still starting
             return done
 
@@ -96,12 +96,11 @@ def test_a_submitted_job(head: str, tmp_path: Path, undisturbed: dict[str, Any])
 def start(run: Path) -> subprocess.Popen[str]:
     flags = small_flags(**OPTIONS)
     command = ["train", "mat", *flags, f"--runs-dir={run.parent}", f"--name={run.name}", "--resume-if-exists"]
-    return subprocess.Popen(
+    return started(
         [sys.executable, "-m", "sparring.cluster", *command, "--no-report"],
         cwd=CLONE,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        text=True,
     )
 
 
@@ -114,18 +113,18 @@ def test_the_same_job_twice(tmp_path: Path, undisturbed: dict[str, Any]) -> None
     wait_for(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= 24, what="24 steps")
     first.send_signal(signal.SIGSTOP)  # it stands still, and is alive
     second = start(run)
-    _, said = second.communicate(timeout=60)
+    _, said = second.communicate(timeout=PATIENCE)
     assert second.returncode == 3, said
     assert re.search(rf"run .*run is locked by process {first.pid} on {socket.gethostname()} \(last sign of life", said)
     first.kill()
     first.wait()
     third = start(run)
-    _, said = third.communicate(timeout=120)
+    _, said = third.communicate(timeout=PATIENCE)
     assert third.returncode == 0, said
     assert "continues at step" in said
     assert bytes_of(run) == undisturbed
     started = time.monotonic()
     fourth = start(run)  # the job is submitted once more after its end
-    _, said = fourth.communicate(timeout=60)
+    _, said = fourth.communicate(timeout=PATIENCE)
     assert (fourth.returncode, "is complete already" in said) == (0, True), said
     assert time.monotonic() - started < 20

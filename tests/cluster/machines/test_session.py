@@ -14,7 +14,7 @@ from ray._private.utils import check_version_info
 from sparring.cluster.errors import NoResources
 from sparring.cluster.machines import session
 from tests.cluster.machines.test_jobs import free_port
-from tests.helpers import CLONE
+from tests.helpers import CLONE, PATIENCE
 
 
 def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch, ray_session: str) -> None:
@@ -59,7 +59,7 @@ def test_a_stranger_is_refused(ray_session: str, tmp_path: Path) -> None:
         for env in refused
     ]
     for driver in drivers:
-        said = driver.communicate(timeout=120)[1].decode()
+        said = driver.communicate(timeout=PATIENCE)[1].decode()
         assert driver.returncode == 6, said
         assert "Most likely the cluster's token is not here" in said
     assert not list((tmp_path / "runs").iterdir())

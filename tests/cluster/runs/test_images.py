@@ -16,7 +16,7 @@ import ray
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
 from sparring.trainers.datasets import cache, prepare
-from tests.helpers import bytes_of, small
+from tests.helpers import PATIENCE, bytes_of, small
 
 
 def can_unshare() -> bool:
@@ -54,7 +54,7 @@ def second_node(ray_session: str, tmp_path: Path) -> Iterator[Path]:
         time.sleep(0.2)
     yield folder
     os.killpg(process.pid, 15)
-    process.wait(timeout=30)
+    process.wait(timeout=PATIENCE)
     while sum(n["Alive"] for n in ray.nodes()) > 1:
         assert time.monotonic() < deadline + 60
         time.sleep(0.2)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sparring.cluster.config import run_config
-from sparring.cluster.errors import Exists, NoResources, TrainingStopped, UsageError
+from sparring.cluster.errors import Exists, Interrupted, NoResources, TrainingStopped, UsageError
 from sparring.cluster.runs.folder import SUBMITTED, RunFolder
 from sparring.cluster.search import objective, samplers, schedulers, search, trial, tuning
 from sparring.cluster.search import report as search_report
@@ -29,7 +29,7 @@ from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
 from sparring.trainers.search import Choice, Integers, Space, Uniform, parse
 from tests.conftest import Command
-from tests.helpers import CLONE, bytes_of, small
+from tests.helpers import CLONE, PATIENCE, bytes_of, small, started
 from tests.hosts import wait_for
 
 SPACES: dict[str, Space] = {"method.temperature": Uniform(1, 10), "optim.lr": Uniform(0.01, 0.2, log=True)}
@@ -125,15 +125,15 @@ def test_killed_in_the_middle(tmp_path: Path, ray_session: str) -> None:
     file.write_text(run_config.dump(searched().config))
     flags += [f"--search.{k}={v}" for k, v in searched().config.method.SEARCH.items() if k not in SPACES]
     command = [sys.executable, "-m", "sparring.cluster", "tune", "-c", str(file), *flags]
-    driver = subprocess.Popen(
-        command, cwd=CLONE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
-    )
+    driver = started(command, cwd=CLONE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     trials = tmp_path / "b" / "s" / "trials"
-    wait_for(lambda: list(trials.glob("*/result.json")) or driver.poll() is not None, seconds=180)
+    wait_for(lambda: list(trials.glob("*/result.json")) or driver.poll() is not None)
     os.killpg(driver.pid, signal.SIGKILL)
     ended = {p.parent.name: p.stat().st_mtime_ns for p in trials.glob("*/result.json")}
     assert 0 < len(ended) < 4, driver.communicate()[1]
-    again = subprocess.run([*command, "--resume"], cwd=CLONE, capture_output=True, text=True, check=False, timeout=200)
+    again = subprocess.run(
+        [*command, "--resume"], cwd=CLONE, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
     assert again.returncode == 0, again.stderr
     assert {n: (trials / n / "result.json").stat().st_mtime_ns for n in ended} == ended
     for path in trials.iterdir():
@@ -152,15 +152,17 @@ def test_terminated_and_gone_on_with(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(run_config.dump(searched().config.replace({"max_steps": 30, "checkpoint.every": 10})))
     command = [sys.executable, "-m", "sparring.cluster", "tune", "-c", str(file), *flags]
-    driver = subprocess.Popen(command, cwd=CLONE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    driver = started(command, cwd=CLONE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     trials = tmp_path / "s" / "trials"
-    wait_for(lambda: len(list(trials.glob("*/checkpoints/step-*"))) > 6 or driver.poll() is not None, seconds=180)
+    wait_for(lambda: len(list(trials.glob("*/checkpoints/step-*"))) > 6 or driver.poll() is not None)
     driver.terminate()
-    said = driver.communicate(timeout=60)[1]
+    said = driver.communicate(timeout=PATIENCE)[1]
     assert driver.returncode == 130, said
     assert "stopped with 0 of 4 trials ended; continue with the same command and --name s --resume" in said
     assert (tmp_path / "s" / "search.html").exists()
-    again = subprocess.run([*command, "--resume"], cwd=CLONE, capture_output=True, text=True, check=False, timeout=200)
+    again = subprocess.run(
+        [*command, "--resume"], cwd=CLONE, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
     assert again.returncode == 0, again.stderr
     assert [r["status"] for r in results(tmp_path / "s")] == ["finished"] * 4
     best = search_report.best_of(results(tmp_path / "s"))
@@ -173,11 +175,13 @@ def test_terminated_and_gone_on_with(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_out_of_time(tmp_path: Path, ray_session: str) -> None:
-    """A time budget ends a search with what it has shown; going on completes it."""
-    asked = searched(scheduler="fifo", concurrent=1, config=searched().config.replace({"max_steps": 1000}))
+    """A time budget ends a search with what it has shown; one that was too short for that says so."""
+    asked = searched(scheduler="fifo", concurrent=1, config=searched().config.replace({"max_steps": 100_000}))
     said: list[str] = []
-    folder = search.tune(asked, runs_dir=tmp_path, name="s", time_budget=12, say=said.append)
-    assert re.match(r"the time budget of 12 s is used up with \d of 4 trials ended; continue", said[-1])
+    with pytest.raises(Interrupted, match="the time budget of 1 s was used up before any trial reported; continue"):
+        search.tune(asked, runs_dir=tmp_path, name="short", time_budget=1)
+    folder = search.tune(asked, runs_dir=tmp_path, name="s", time_budget=30, say=said.append)
+    assert re.match(r"the time budget of 30 s is used up with \d of 4 trials ended; continue", said[-1])
     assert any(r["status"] == "open" for r in results(folder)) or len(results(folder)) < 4
     assert (folder / "best.yaml").exists()
 

@@ -21,7 +21,7 @@ from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.team.ray_team import RayTeam
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
-from tests.helpers import CLONE, bytes_of, small, small_flags
+from tests.helpers import CLONE, PATIENCE, bytes_of, small, small_flags, started
 
 OPTIONS: dict[str, Any] = {"max_steps": 40, "attack__steps": 7, "batch_size": 64, "network": "small_cnn:width=8"}
 
@@ -130,7 +130,7 @@ def test_gives_up_after_max_failures_and_can_be_resumed(
     assert bytes_of(run) == undisturbed
 
 
-def start(run: Path, **options: Any) -> subprocess.Popen[bytes]:
+def start(run: Path, **options: Any) -> subprocess.Popen[str]:
     """A driver of its own with a Ray of its own."""
     flags = small_flags(**(OPTIONS | options))
     command = [
@@ -144,7 +144,7 @@ def start(run: Path, **options: Any) -> subprocess.Popen[bytes]:
         f"--name={run.name}",
         "--no-report",
     ]
-    return subprocess.Popen(command, cwd=CLONE, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    return started(command, cwd=CLONE, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 def saving(run: Path, t: int) -> bool:
@@ -172,7 +172,7 @@ def test_killed_driver(
         own = moment == "before-the-first-checkpoint"
         driver = start(run, **({} if own else {"address": ray_session}))
         when(partial(MOMENTS[moment], run), driver.kill).join()
-        assert driver.wait(timeout=30) == -signal.SIGKILL
+        assert driver.wait(timeout=PATIENCE) == -signal.SIGKILL
         unfinished = list(run.glob("checkpoints/*.tmp"))
         if moment != "during-a-save" or unfinished:
             break

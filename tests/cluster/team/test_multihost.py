@@ -18,7 +18,7 @@ import pytest
 
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
-from tests.helpers import bytes_of, small, small_flags
+from tests.helpers import PATIENCE, bytes_of, small, small_flags
 from tests.hosts import Hosts, can_make_namespaces, hosts, wait_for
 
 OPTIONS: dict[str, Any] = {"max_steps": 60, "checkpoint__every": 10, "batch_size": 64, "network": "small_cnn:width=8"}
@@ -86,10 +86,10 @@ def test_a_lost_host_is_replaced(method: str, cluster: Hosts, folder: Path, teac
     driver = train(
         cluster, folder, method, method, placement__strategy="STRICT_SPREAD" if method == "mat" else "SPREAD"
     )
-    reader = threading.Thread(target=lambda: said.append(driver.communicate(timeout=200)[1]))
+    reader = threading.Thread(target=lambda: said.append(driver.communicate(timeout=PATIENCE)[1]))
     said: list[str] = []
     reader.start()
-    wait_for(lambda: recorded(run) >= 24 or driver.poll() is not None, seconds=90)
+    wait_for(lambda: recorded(run) >= 24 or driver.poll() is not None)
     assert driver.poll() is None, reader.join() or said
     agents = json.loads((run / "env.json").read_text())["agents"]
     hosts_used = {a["node"] for a in agents.values()}
@@ -109,7 +109,7 @@ def test_a_lost_host_is_replaced(method: str, cluster: Hosts, folder: Path, teac
         what=log.read_text(),
     )
     cluster.add(2, gpus=2, labels="zone=b")
-    reader.join(timeout=120)
+    reader.join(timeout=PATIENCE)
     assert driver.returncode == 0, said
     text = log.read_text()
     assert "lost: " in text
@@ -131,13 +131,13 @@ def test_a_hung_lane_on_another_host_is_ended(cluster: Hosts, folder: Path, ray_
     undisturbed = launch.train(here, runs_dir=folder, name="undisturbed-hung", how=Circumstances(quiet=True))
     run = folder / "hung"
     driver = train(cluster, folder, "mat", "hung", **options)
-    wait_for(lambda: recorded(run) >= 24 or driver.poll() is not None, seconds=90)
+    wait_for(lambda: recorded(run) >= 24 or driver.poll() is not None)
     assert driver.poll() is None, driver.communicate()[1]
     agents = json.loads((run / "env.json").read_text())["agents"]
     assert len({a["node"] for a in agents.values()}) == 2
     stopped = agents["peer1/1"]
     os.kill(stopped["pid"], signal.SIGSTOP)
-    _, said = driver.communicate(timeout=90)
+    _, said = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, said
     assert "lost: " in (run / "log.txt").read_text()
     assert not Path(f"/proc/{stopped['pid']}").exists()
@@ -151,7 +151,7 @@ def test_pretraining_on_other_hosts(cluster: Hosts, folder: Path) -> None:
     where = [f"--address={cluster.address}", "--placement.strategy=STRICT_SPREAD", "--device=cpu"]
     names = [f"--runs-dir={folder}", f"--models-dir={folder}/models", "--name=pretrained"]
     driver = cluster.run(*SPARRING, "pretrain", "at", "--workers=2", *chosen, *where, *names)
-    _, said = driver.communicate(timeout=180)
+    _, said = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, said
     assert (folder / "models" / "at-digits-small_cnn" / "1" / "card.json").is_file()
 
@@ -172,12 +172,12 @@ def test_an_evaluation_uses_the_cluster(cluster: Hosts, folder: Path, teacher: N
     here = cluster.run(*base, "--name=here", "--block=32")
     answers = []
     for process in (there, here):
-        out, said = process.communicate(timeout=120)
+        out, said = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, said
         answers.append(json.loads(out))
     assert answers[0]["threats"] == answers[1]["threats"]
     alone = cluster.run(*base, f"--address={cluster.address}")
-    assert "--address needs --workers W" in alone.communicate(timeout=60)[1]
+    assert "--address needs --workers W" in alone.communicate(timeout=PATIENCE)[1]
     assert alone.returncode == 2
 
 
@@ -209,7 +209,7 @@ def test_what_cannot_be_placed_is_refused_at_once(case: str, cluster: Hosts, fol
         f"--data.cache={folder}/cache",
     ]
     driver = cluster.run(*SPARRING, "train", "mat", f"--runs-dir={folder}/none", *options)
-    _, said = driver.communicate(timeout=60)
+    _, said = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 6, said
     assert need.replace("1 CPU", "0.25 CPU") in said
     assert fix in said
@@ -223,7 +223,7 @@ def alive(cluster: Hosts, gpus: float) -> bool:
     script = (
         f"import ray; ray.init({cluster.address!r}, logging_level='ERROR'); print(ray.cluster_resources().get('GPU'))"
     )
-    return cluster.run(sys.executable, "-c", script).communicate(timeout=60)[0].strip() == str(gpus)
+    return cluster.run(sys.executable, "-c", script).communicate(timeout=PATIENCE)[0].strip() == str(gpus)
 
 
 @pytest.mark.soak
@@ -234,7 +234,7 @@ def test_a_stranger_is_refused(cluster: Hosts, folder: Path) -> None:
     refused = ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN_PATH": str(other)})
     command = [*SPARRING, "train", "mat", f"--runs-dir={folder}/strangers", f"--address={cluster.address}"]
     for driver in [cluster.run(*command, env=env) for env in refused]:
-        _, said = driver.communicate(timeout=90)
+        _, said = driver.communicate(timeout=PATIENCE)
         assert driver.returncode == 6, said
         assert "Most likely the cluster's token is not here" in said
     assert not list((folder / "strangers").iterdir())
@@ -245,7 +245,7 @@ def test_a_stranger_is_refused(cluster: Hosts, folder: Path) -> None:
 def test_runs_that_only_the_driver_sees_are_refused(cluster: Hosts, folder: Path) -> None:
     """The data folder is a disk of its own on each worker: nothing written there could be read after a failure."""
     driver = train(cluster, folder / "cache", "at", "private")
-    _, said = driver.communicate(timeout=90)
+    _, said = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 5, said
     assert "is not there, or is another folder of that name" in said
     assert "Every node must see the run's files at the same path" in said
