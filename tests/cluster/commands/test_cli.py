@@ -383,22 +383,27 @@ def test_doctor(sparring: Command) -> None:
 
 @pytest.mark.parametrize("args", [["--help"], *([c, "--help"] for c in cli.COMMANDS)], ids=" ".join)
 def test_help_is_quick_and_costs_no_torch(args: list[str]) -> None:
-    code = (
-        "import sys, time; start = time.process_time(); sys.path.insert(0, sys.argv[1]); from sparring.cluster.commands.main import main; "
-        "code = main(sys.argv[2:]); print(time.process_time() - start, file=sys.stderr); "
-        "assert not {'torch', 'ray'} & set(sys.modules); sys.exit(code)"
+    """Half a second where importing the parser's own libraries takes 0.13 s of a core; their ratio is the same on slower ones."""
+    clock = "import sys, time; start = time.process_time(); {}; print(time.process_time() - start, file=sys.stderr); "
+    help_ = (
+        "sys.path.insert(0, sys.argv[1]); from sparring.cluster.commands.main import main; code = main(sys.argv[2:])"
     )
-    times = []
-    for _ in range(6):  # of a core's time: it waits for nothing, and other tests take turns with it
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(CLONE), *args], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    codes = [
+        clock.format("import tyro, yaml"),
+        clock.format(help_) + "assert not {'torch', 'ray'} & set(sys.modules); sys.exit(code)",
+    ]
+    least = [float("inf")] * 2
+    for _ in range(6):  # other tests take turns with it: the least counts
+        for i, code in enumerate(codes):
+            done = subprocess.run(
+                [sys.executable, "-c", code, str(CLONE), *args], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            least[i] = min(least[i], float(done.stderr.splitlines()[-1]))
         assert "usage" in done.stdout
-        times.append(float(done.stderr.splitlines()[-1]))
-        if times[-1] < 0.5:
+        if least[1] / least[0] < 0.5 / 0.13:
             break
-    assert min(times) < 0.5
+    assert least[1] / least[0] < 0.5 / 0.13
 
 
 def test_train_help_names_the_methods_own_flags(sparring: Command) -> None:

@@ -330,6 +330,7 @@ def test_a_population_does_not_wait_for_one_that_failed() -> None:
     assert scheduler.choose_trial_to_run(controller) is trials[2]  # a free process takes over the one begun last
 
 
+@pytest.mark.soak
 def test_tpe_from_python(tmp_path: Path, ray_session: str) -> None:
     import sparring
 

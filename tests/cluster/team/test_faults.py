@@ -39,7 +39,7 @@ def when(condition: Callable[[], bool], act: Callable[[], None]) -> threading.Th
     """Act once, from a thread, as soon as a condition holds."""
 
     def watch() -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if condition():
                 act()
@@ -160,9 +160,8 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "moment", [m if m == "in-a-step" else pytest.param(m, marks=pytest.mark.soak) for m in MOMENTS]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_driver(
     moment: str, pooled: None, ray_session: str, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
