@@ -11,7 +11,7 @@ is drawn from (seed, step, agent, purpose): there is no random state, and a save
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from math import isfinite
@@ -27,7 +27,7 @@ from sparring.agents.parts import cut, joined, mean, rows
 from sparring.agents.robustness import BLOCK, Judging, accuracies
 from sparring.agents.state import AgentState, NotFinite
 from sparring.trainers import attacks
-from sparring.trainers.config import Attack
+from sparring.trainers.config import Measure
 from sparring.trainers.losses import cross_entropy
 from sparring.trainers.methods.base import Method
 from sparring.trainers.types import Adversarial, Answer, HeldOut, Loss, Message, Metrics, State, When
@@ -149,7 +149,7 @@ class Agent(Base):
         """What a frozen agent did in step ``t``: a learner's ``learn`` says it for a learner."""
         return self._metrics({})
 
-    def evaluate(self, t: int, by: Sequence[Attack]) -> dict[str, HeldOut]:
+    def evaluate(self, t: int, by: Measure) -> dict[str, HeldOut]:
         """Accuracies on the held-out images of the network ("") and of each average of its weights. Changes nothing."""
         self._guard(t)
         averages = self.learner.averages if self.learner else {}

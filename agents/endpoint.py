@@ -5,7 +5,6 @@ Both teams use this class, so one process and many exchange the same bytes and c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from sparring.agents import checkpoint
 from sparring.agents.exchange import nest, pack, unpack
 from sparring.agents.lanes import Lanes, Place, join
 from sparring.agents.spec import AgentSpec, Facts, describe
-from sparring.trainers.config import Attack
+from sparring.trainers.config import Measure
 from sparring.trainers.types import HeldOut, Metrics
 
 
@@ -49,7 +48,7 @@ class Endpoint:
     def report(self, t: int) -> Metrics:
         return self.agent.report(t)
 
-    def evaluate(self, t: int, by: Sequence[Attack]) -> dict[str, HeldOut]:
+    def evaluate(self, t: int, by: Measure) -> dict[str, HeldOut]:
         return self.agent.evaluate(t, by)
 
     def save(self, t: int, folder: str) -> None:

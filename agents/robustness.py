@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import sqrt
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from sparring.agents.fast import arithmetic
 from sparring.agents.parts import cut
 from sparring.trainers.attacks import frozen, run
-from sparring.trainers.config import Attack
+from sparring.trainers.config import Attack, Measure
 from sparring.trainers.data import Split, to_pixels
-from sparring.trainers.losses import cross_entropy
+from sparring.trainers.losses import RAISED, cross_entropy
 from sparring.trainers.rng import generator
 from sparring.trainers.types import HeldOut
 
@@ -72,10 +72,11 @@ def correct(model: nn.Module, split: Split, attack: Attack | None, how: Judging)
     return torch.cat(hits)
 
 
-def accuracies(model: nn.Module, split: Split, by: Sequence[Attack], how: Judging, *, own: Attack) -> HeldOut:
-    """Clean accuracy; robust: right after every attack of ``by`` too; and after ``own`` alone."""
+def accuracies(model: nn.Module, split: Split, by: Measure, how: Judging, *, own: Attack) -> HeldOut:
+    """Clean accuracy; robust: right after every attack of ``by`` too; and after ``own`` alone, which raises what ``by`` does."""
+    how = replace(how, loss=RAISED[by.loss])
     clean, trained = (correct(model, split, a, how) for a in (None, own))
-    robust = torch.stack([clean, *(correct(model, split, a, how) for a in by)]).all(0)
+    robust = torch.stack([clean, *(correct(model, split, a, how) for a in by.attacks)]).all(0)
     return HeldOut(
         clean=clean.double().mean().item(),
         robust=robust.double().mean().item(),

@@ -34,6 +34,18 @@ def circumstances(*, seed: int) -> dict[str, Any]:
     }
 
 
+def evaluated(run: Path, name: str, **asked: Any) -> dict[str, Any]:
+    """Per network what an evaluation of a run says; one that is finished is read, one that was interrupted goes on."""
+    from sparring.cluster.evaluation.evaluation import evaluate_run
+    from sparring.cluster.runs.folder import RunFolder
+
+    report = run / "evaluation" / name / "report.json"
+    if not report.exists():
+        evaluate_run(RunFolder(run), name=name, **asked)
+    agents: dict[str, Any] = json.loads(report.read_text())["agents"]
+    return agents
+
+
 def random_images(shape: Sequence[int], *, count: int = 512) -> str:
     """A data set of random images of (channels, height, width) as a user's function would give it, and 64 more; its name."""
     c, h, w = shape

@@ -1,8 +1,8 @@
 """All single-norm methods on digits at equal student steps: accuracy with three seeds, cost, MixACM's ablation.
 
-python benchmarks/methods_on_digits.py [--epochs N] [--seeds 3] [--only ROW ...] [--autoattack 128] [--processes 2] [--save]
+python benchmarks/methods_on_digits.py [--epochs N] [--seeds 3] [--only ROW ...] [--autoattack N] [--processes 2] [--runs DIR] [--save]
 
-Every row is its recipe with the same length, network and data; teachers are the products of ``at`` and ``clean`` of the same
+With --runs the runs and their evaluations are kept in DIR/seed-N/ROW, and the same command goes on after an interruption. Every row is its recipe with the same length, network and data; teachers are the products of ``at`` and ``clean`` of the same
 seed, whose cost stands in their own rows. Robust accuracies are under the run's own threat.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,14 +21,12 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from common import circumstances, save
+from common import circumstances, evaluated, save
 from methods import passes
 
 from sparring.agents.robustness import wilson
 from sparring.cluster.config.recipes import needs, recipe
-from sparring.cluster.evaluation.direct import evaluate_model
 from sparring.cluster.models.examples import load_test
-from sparring.cluster.models.trained import chosen_agents, load_agent
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
@@ -59,6 +58,8 @@ ROWS: dict[
     "mixacm: KD only": ("mixacm", {"method.alpha": 0.0, "method.acm_weight": 0.0}, ()),
     "mixup only": ("mixacm", PLAIN, ()),
 }
+MEASURE = "scaled-pgd-20"
+ATTACKS, AUTOATTACK = ("clean", "pgd-20", MEASURE), ("autoattack",)
 WITHOUT_AUTOATTACK = ("mixacm: ACM", "mixacm: KD only", "mixup only")  # whose prefix counts: the ablation
 
 
@@ -67,7 +68,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=recipe("at").epochs)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=list(ROWS))
-    parser.add_argument("--autoattack", type=int, default=128, help="test images under AutoAttack; 0: none")
+    parser.add_argument("--autoattack", type=int, help="test images under AutoAttack; default all, 0: none")
+    parser.add_argument("--runs", type=Path, help="keep the runs in this folder")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)  # one seed, in a process of its own
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/methods_on_digits.json")
@@ -84,7 +86,7 @@ def main() -> None:
         "n": args.seeds,
         "seeds": list(range(args.seeds)),
         "test_images": test,
-        "autoattack_images": args.autoattack,
+        "autoattack_images": test if args.autoattack is None else args.autoattack,
         "epochs": args.epochs,
         "minutes": round((time.perf_counter() - started) / 60, 1),
         "rows": {row: pooled([r[row] for r in results], test) for row in results[0]},
@@ -97,7 +99,9 @@ def all_seeds(args: argparse.Namespace) -> list[dict[str, Any]]:
     halves = [args.only[i :: args.processes] for i in range(args.processes)]
     results: list[dict[str, Any]] = []
     for seed in range(args.seeds):
-        flags = ["--epochs", str(args.epochs), "--autoattack", str(args.autoattack), "--seed", str(seed)]
+        flags = ["--epochs", str(args.epochs), "--seed", str(seed)]
+        flags += [] if args.autoattack is None else ["--autoattack", str(args.autoattack)]
+        flags += [] if args.runs is None else ["--runs", str(args.runs)]
         jobs = [
             subprocess.Popen([sys.executable, __file__, *flags, "--only", *rows], stdout=subprocess.PIPE, text=True)
             for rows in halves
@@ -117,7 +121,8 @@ def all_seeds(args: argparse.Namespace) -> list[dict[str, Any]]:
 def one_seed(args: argparse.Namespace) -> dict[str, Any]:
     """All rows of one seed, the teachers that they need first."""
     with tempfile.TemporaryDirectory() as folder:
-        return {row: measure(row, Path(folder), args) for row in args.only}
+        runs = args.runs / f"seed-{args.seed}" if args.runs else Path(folder)
+        return {row: measure(row, runs, args) for row in args.only}
 
 
 def measure(row: str, runs: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -126,19 +131,17 @@ def measure(row: str, runs: Path, args: argparse.Namespace) -> dict[str, Any]:
     config = recipe(name)
     for role, teacher in needs(config).items():
         changes = {**changes, f"agents.{role}.init": str(trained(teacher, runs, args)[0])}
-    path, seconds = trained(name, runs, args, changes, folder=f"row-{list(ROWS).index(row)}")
-    folder = RunFolder(path)
-    found = {}
-    for agent in agents or chosen_agents(folder):
-        model, step = load_agent(folder, agent)
-        options: dict[str, Any] = {"threats": config.threats, "seed": args.seed, "block": 64}
-        full = evaluate_model(model, load_test(DataConfig()), attacks=["clean", "pgd-20"], **options)
-        found[agent] = {"clean": full.clean_accuracy, "pgd20": full.robust_accuracy, "step": step}
-        if args.autoattack and not row.startswith(WITHOUT_AUTOATTACK):
-            some = evaluate_model(
-                model, load_test(DataConfig(), args.autoattack), attacks=["pgd-20", "autoattack"], **options
-            )
-            found[agent] |= next(iter(some.threats.values()))["attacks"]
+    path, seconds = trained(name, runs, args, changes, folder=re.sub(r"\W+", "-", row).strip("-"))
+    folder, found = RunFolder(path), {}
+    threat = str(config.threats[0])
+    asked: dict[str, Any] = {"agents": agents, "threats": [threat], "masking": 0}
+    full = evaluated(path, "pgd", attacks=ATTACKS, **asked)
+    for agent, r in full.items():
+        found[agent] = {"clean": r["clean_accuracy"], **r["threats"][threat]["attacks"]}
+    if args.autoattack != 0 and not row.startswith(WITHOUT_AUTOATTACK):
+        some = evaluated(path, "autoattack", attacks=AUTOATTACK, examples=args.autoattack, **asked)
+        for agent, r in some.items():
+            found[agent]["autoattack"] = r["threats"][threat]["attacks"]["autoattack"]
     print(row, args.seed, json.dumps(found), file=sys.stderr, flush=True)
     return {"seconds": seconds, "passes": passes(folder.config), "agents": found}
 
@@ -147,13 +150,14 @@ def trained(
     name: str, runs: Path, args: argparse.Namespace, changes: dict[str, object] | None = None, *, folder: str = ""
 ) -> tuple[Path, float]:
     """A finished run and its seconds of training; teachers are trained once per seed."""
-    path = runs / (folder or name)
-    if path.exists():
-        return path, 0.0
-    config = recipe(name).replace({"team": "local", "epochs": args.epochs, "seed": args.seed, **(changes or {})})
-    started = time.perf_counter()
-    launch.train(config, runs_dir=runs, name=path.name, how=Circumstances(quiet=True))
-    return path, time.perf_counter() - started
+    path = runs / (folder or f"{name}-teacher")
+    clock = path / "seconds.json"
+    if not clock.exists():  # else it is a teacher of several rows, or was trained before an interruption
+        config = recipe(name).replace({"team": "local", "epochs": args.epochs, "seed": args.seed, **(changes or {})})
+        started = time.perf_counter()
+        launch.train(config, runs_dir=runs, name=path.name, resume_if_exists=True, how=Circumstances(quiet=True))
+        clock.write_text(json.dumps(time.perf_counter() - started))
+    return path, float(clock.read_text())
 
 
 def pooled(seeds: list[dict[str, Any]], test: int) -> dict[str, Any]:
@@ -161,13 +165,12 @@ def pooled(seeds: list[dict[str, Any]], test: int) -> dict[str, Any]:
     agents: dict[str, Any] = {}
     for agent in seeds[0]["agents"]:
         each = [s["agents"][agent] for s in seeds]
-        values = {k: [e[k] for e in each] for k in each[0] if k != "step"}
+        values = {k: [e[k] for e in each] for k in each[0]}
         means = {k: fmean(v) for k, v in values.items()}
         n = test * len(seeds)
         agents[agent] = {
             **means,
-            "w_robust": (means["clean"] + means["pgd20"]) / 2,
-            "ci95": wilson(round(means["pgd20"] * n), n),
+            "ci95": wilson(round(means[MEASURE] * n), n),
             "samples": values,
         }
     return {"seconds": fmean(s["seconds"] for s in seeds), "passes": seeds[0]["passes"], "agents": agents}

@@ -119,6 +119,14 @@ class Attack:
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """How networks are compared on held-out images: right after every one of these attacks, which all raise one loss."""
+
+    attacks: tuple[Attack, ...]
+    loss: str = "pgd"  # a name in losses.RAISED
+
+
+@dataclass(frozen=True, slots=True)
 class Msd:
     """Multi steepest descent: in every step the norm is chosen, per example, whose step raises the objective most.
 

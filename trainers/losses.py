@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+SCALE = 10.0  # distance of the largest and the third largest logit under scaled_cross_entropy
+NO_DISTANCE = 1e-9  # logits so close are equal
+
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross entropy per example: ``logits [B, K], y [B] -> [B]``."""
@@ -62,6 +65,22 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     right = logits.gather(1, y[:, None]).squeeze(1)
     wrong = logits.scatter(1, y[:, None], -torch.inf).amax(1)
     return wrong - right
+
+
+def scaled_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross entropy of the logits at one scale, per example: ``[B, K], [B] -> [B]``; dividing all logits changes nothing.
+
+    The cross entropy of logits that lie close together leads an attack away from the nearest class, that of logits far apart
+    has no gradient left. Here the largest and the third largest (of two classes: both) are always ``SCALE`` apart.
+    Source: the divisor of the DLR loss (Croce and Hein, arXiv 2003.01690, eq. 6), held constant, under the cross entropy.
+    """
+    top = logits.detach().topk(min(3, logits.shape[1]), dim=1).values
+    apart = (top[:, :1] - top[:, -1:]).clamp_min(NO_DISTANCE)
+    return cross_entropy(SCALE * (logits - top[:, :1]) / apart, y)
+
+
+# what PGD raises, by the attack's name
+RAISED = {"pgd": cross_entropy, "margin-pgd": margin, "scaled-pgd": scaled_cross_entropy}
 
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from sparring.cluster.training.job import Circumstances
 INTRODUCTION = """Sparring demo: two small networks learn to read handwritten digits while under attack. In every step each
 of them invents adversarial examples, Ray carries these and the soft labels to the other, and both learn.
 A third network of the same size is trained plainly, for comparison. All on CPU, about a minute."""
-ATTACK, THREAT = "pgd-20", "linf:0.15"
+ATTACK, THREAT = "scaled-pgd-20", "linf:0.15"  # right for networks whose logits differ in scale
 
 
 def demo(*, runs_dir: Path, quiet: bool = False) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from sparring.agents.spec import AgentSpec
 from sparring.cluster.config.settings import Own, Settings
 from sparring.cluster.config.values import parse, unknown
 from sparring.trainers import code, keeping, methods, user
-from sparring.trainers.config import Attack, SpeedConfig, Threat
+from sparring.trainers.config import Attack, Measure, SpeedConfig, Threat
 from sparring.trainers.datasets import Prepared
 from sparring.trainers.methods.base import Method
 
@@ -87,8 +87,7 @@ class RunConfig(Settings):
         agents = {role: own for role, own in agents.items() if own != Own()}
         if other is None:
             return replace(self, agents=agents, data=replace(self.data, root="", cache="", download=False))
-        there = other.data
-        data = replace(self.data, root=there.root, cache=there.cache, download=there.download)
+        data = replace(self.data, root=other.data.root, cache=other.data.cache, download=other.data.download)
         operational = {name: getattr(other, name) for name in OPERATIONAL}
         return replace(self, agents=agents, data=data, **operational)
 
@@ -98,10 +97,11 @@ class RunConfig(Settings):
         return tuple(Threat(a.norm, a.eps) for a in (self.attacks.values() or [self.attack]))
 
     @property
-    def evaluation_attacks(self) -> tuple[Attack, ...]:
+    def measure(self) -> Measure:
         """PGD under every threat model of the run, for comparing checkpoints on the held-out images: their union counts."""
-        threats = (Threat.parse(self.checkpoint.threat),) if self.checkpoint.threat else self.threats
-        return tuple(Attack(norm=t.norm, eps=t.eps, steps=self.checkpoint.attack_steps) for t in threats)
+        how = self.checkpoint
+        threats = (Threat.parse(how.threat),) if how.threat else self.threats
+        return Measure(tuple(Attack(norm=t.norm, eps=t.eps, steps=how.attack_steps) for t in threats), how.attack)
 
     def at(self, t: int) -> RunConfig:
         """The configuration that holds from step ``t`` until the next change."""
@@ -180,21 +180,21 @@ class RunConfig(Settings):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """The inverse of :meth:`to_dict`; what is missing takes its default.
+        """The inverse of :meth:`to_dict`; what is missing takes its default, but for ``checkpoint.attack``: networks were compared by pgd.
 
         Raises:
             ValueError: an unknown key or a value of the wrong type, with what is allowed.
         """
         values = dict(values)
-        given = values.pop("method", None)
-        if isinstance(given, str):
-            given = {"name": given}
+        given, checkpoint = values.pop("method", None), values.get("checkpoint", {})
+        if isinstance(checkpoint, Mapping):
+            values["checkpoint"] = {"attack": "pgd", **checkpoint}
+        given = {"name": given} if isinstance(given, str) else given
         if not isinstance(given, Mapping) or "name" not in given:
             raise ValueError(
                 f"method: expected a mapping with a name, seen {given!r}; allowed: {', '.join(methods.names())}"
             )
-        options = {k: v for k, v in given.items() if k != "name"}
-        method = parse(methods.load(given["name"]), options, "method")
+        method = parse(methods.load(given["name"]), {k: v for k, v in given.items() if k != "name"}, "method")
         config: RunConfig = parse(cls, {**values, "method": method}, "")
         return config
 

@@ -41,8 +41,12 @@ class Checkpointing:
     """Steps between checkpoints; the last step is always saved."""
     keep: int = 2
     """Newest checkpoints kept; the best of each agent is kept besides."""
+    attack: Literal["scaled-pgd", "margin-pgd", "pgd"] = "scaled-pgd"
+    """What the robust accuracy on the held-out images is measured by. scaled-pgd: PGD on the cross entropy of logits at one scale, which
+    softened logits cannot inflate; margin-pgd: on the margin; pgd: on the cross entropy, as the papers do. A configuration file
+    without this setting means pgd."""
     attack_steps: int = 10
-    """PGD steps of the robust accuracy on the held-out images."""
+    """Its steps."""
     threat: str | None = None
     """Threat model of that accuracy, as linf:8/255; default the run's own."""
 
@@ -52,6 +56,16 @@ class Checkpointing:
         require(self.attack_steps >= 0, f"checkpoint.attack_steps = {self.attack_steps} must be >= 0")
         if self.threat is not None:
             Threat.parse(self.threat)
+
+    @property
+    def name(self) -> str:
+        """Of the measure, as ``scaled-pgd-10``."""
+        return f"{self.attack}-{self.attack_steps}"
+
+    def going_on(self, begun: Checkpointing) -> Checkpointing:
+        """These settings in a run that was begun with others: its measure stays, unless another than the default is asked for."""
+        asked = self.attack != Checkpointing().attack
+        return self if asked else replace(self, attack=begun.attack)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,12 @@ from sparring.cluster.runs.folder import RunFolder
 from sparring.trainers.attacks import BALLS, run
 from sparring.trainers.config import Attack, Threat
 from sparring.trainers.data import Split
-from sparring.trainers.losses import cross_entropy
+from sparring.trainers.losses import scaled_cross_entropy
 from sparring.trainers.rng import generator
 
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # multiples of the run's eps
-STEPS = 20  # PGD steps of every figure
+STEPS = 20  # of the attack of every figure, which networks whose logits differ in scale can be compared by
+ATTACK = f"scaled-pgd-{STEPS}"
 GALLERY = 6  # images shown
 ALWAYS = 1000  # a test split up to this size is used whole
 BUDGET = 60.0  # seconds that a report of a larger one may take, about
@@ -71,7 +72,7 @@ def _numbers(
     agents = {}
     for name, model in models.items():
         result = evaluate_model(
-            model, split, attacks=["clean", "fgsm", f"pgd-{STEPS}"], threats=config.threats, seed=config.seed, block=256
+            model, split, attacks=["clean", "fgsm", ATTACK], threats=config.threats, seed=config.seed, block=256
         )
         curve = [{"eps": 0.0, "accuracy": result.clean_accuracy}]
         for factor in CURVE:
@@ -79,7 +80,7 @@ def _numbers(
             if threat.norm == "linf" and eps > 1:
                 continue
             at = evaluate_model(
-                model, split, attacks=[f"pgd-{STEPS}"], threats=[Threat(threat.norm, eps)], seed=config.seed, block=256
+                model, split, attacks=[ATTACK], threats=[Threat(threat.norm, eps)], seed=config.seed, block=256
             )
             curve.append({"eps": eps, "accuracy": at.robust_accuracy or 0.0})
         agents[name] = {
@@ -97,7 +98,7 @@ def _numbers(
         "run": folder.path.name,
         "checkpoint": checkpoint,
         "threat": str(threat),
-        "attack": f"pgd-{STEPS}",
+        "attack": ATTACK,
         "n": count,
         "n_test": len(test),
         "seed": config.seed,
@@ -135,8 +136,8 @@ def craft(model: nn.Module, split: Split, threat: Threat, *, seed: int, steps: i
             part = split[torch.arange(start, min(start + 256, len(split)))]
             x, y = part.pixels().to(device), part.all_labels().to(device)
             # as evaluate_model in blocks of 256, to the same examples
-            rng = generator(seed, f"pgd-{steps}", start // 256, 0, device=device)
-            out.append(run(attack, lambda z, y=y: cross_entropy(model(z), y), x, rng=rng).cpu())  # type: ignore[misc]
+            rng = generator(seed, f"scaled-pgd-{steps}", start // 256, 0, device=device)
+            out.append(run(attack, lambda z, y=y: scaled_cross_entropy(model(z), y), x, rng=rng).cpu())  # type: ignore[misc]
     return torch.cat(out)
 
 
@@ -162,7 +163,7 @@ def cross_matrix(models: dict[str, nn.Module], split: Split, adversarial: dict[s
 def cross(models: dict[str, nn.Module], split: Split, threat: Threat, *, seed: int) -> dict[str, Any]:
     """Every network on the examples crafted on every other, as a report says it."""
     adversarial = {name: craft(model, split, threat, seed=seed) for name, model in models.items()}
-    return {"threat": str(threat), "attack": f"pgd-{STEPS}", **cross_matrix(models, split, adversarial)}
+    return {"threat": str(threat), "attack": ATTACK, **cross_matrix(models, split, adversarial)}
 
 
 def confusion(model: nn.Module, split: Split, adv: Tensor, *, classes: int) -> dict[str, list[list[int]]]:

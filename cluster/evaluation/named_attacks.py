@@ -1,7 +1,7 @@
 """Attacks by the names that papers and tables use, on one block of examples.
 
 ``fgsm``, ``pgd-20`` (cross entropy, uniform start, step 2.5 eps / steps), ``pgd-20x5`` (5 restarts), ``margin-pgd-30`` (the
-Carlini-Wagner margin), ``square-1000`` (queries), ``autoattack``, ``autoattack-plus``, ``autoattack-rand`` (the authors' own
+Carlini-Wagner margin), ``scaled-pgd-20`` (the cross entropy of logits at one scale), ``square-1000`` (queries), ``autoattack``, ``autoattack-plus``, ``autoattack-rand`` (the authors' own
 code, pyautoattack), ``transfer:RUN[@AGENT]`` (PGD-20 crafted on another network).
 """
 
@@ -22,14 +22,14 @@ from sparring.agents.fast import arithmetic
 from sparring.agents.robustness import judged
 from sparring.trainers.attacks import run
 from sparring.trainers.config import Attack, Threat
-from sparring.trainers.losses import cross_entropy, margin
+from sparring.trainers.losses import RAISED, cross_entropy
 from sparring.trainers.rng import generator, seed_of
 
 NAMES = (
-    "clean, fgsm, pgd-K, pgd-KxR (R restarts), margin-pgd-K, square-Q (Q queries), autoattack, autoattack-plus, "
+    "clean, fgsm, pgd-K, pgd-KxR (R restarts), margin-pgd-K, scaled-pgd-K, square-Q (Q queries), autoattack, autoattack-plus, "
     "autoattack-rand, transfer:RUN"
 )
-_PGD = re.compile(r"(?P<margin>margin-)?pgd-(?P<steps>[1-9]\d*)(x(?P<restarts>[1-9]\d*))?")
+_PGD = re.compile(r"(?P<kind>(margin-|scaled-)?pgd)-(?P<steps>[1-9]\d*)(x(?P<restarts>[1-9]\d*))?")
 _SQUARE = re.compile(r"square-([1-9]\d*)")
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 VERSIONS = {"autoattack": "standard", "autoattack-plus": "plus", "autoattack-rand": "rand"}
@@ -84,7 +84,7 @@ def gradient_attack(name: str, threat: Threat) -> tuple[Attack, Callable[[Tensor
     if match is None:
         raise ValueError(f"attack {name!r} is unknown; allowed: {NAMES}")
     attack = Attack(norm=threat.norm, eps=threat.eps, steps=int(match["steps"]), restarts=int(match["restarts"] or 1))
-    return attack, margin if match["margin"] else cross_entropy
+    return attack, RAISED[match["kind"]]
 
 
 def _gradient_attack(name: str, attack: Attack, loss: Callable[[Tensor, Tensor], Tensor]) -> Crafter:

@@ -17,6 +17,7 @@ from sparring.cluster.models import card
 from sparring.cluster.models.trained import weights_file
 from sparring.cluster.runs.folder import RunFolder
 from sparring.trainers.config import Attack, Threat
+from sparring.trainers.losses import scaled_cross_entropy
 
 HELD_OUT, ATTACKED = 128, 64  # images on which a teacher is looked at before the first step: clean, and under attack
 STEPS = 10  # of that attack, with the run's norm and radius
@@ -36,7 +37,7 @@ class Teacher:
     attacked_accuracy: float | None = (
         None  # right when clean and under attack; None for one that tells other classes apart
     )
-    attack: str = ""  # as pgd-10, linf:0.15
+    attack: str = ""  # as scaled-pgd-10, linf:0.15
 
     @property
     def guesses(self) -> bool:
@@ -72,7 +73,7 @@ def looked_at(specs: Sequence[AgentSpec], folder: RunFolder) -> dict[str, Teache
     few = held[torch.arange(min(ATTACKED, len(held)))]
     trained = spec.attacks["train"]
     attack = Attack(norm=trained.norm, eps=trained.eps, steps=STEPS)
-    how = Judging(seed=0, device=torch.device("cpu"))
+    how = Judging(seed=0, device=torch.device("cpu"), loss=scaled_cross_entropy)
     result = {}
     for name in frozen:
         path = Path(str(spec.others[name][1]))
@@ -91,7 +92,7 @@ def looked_at(specs: Sequence[AgentSpec], folder: RunFolder) -> dict[str, Teache
             classes=model.config.classes,
             measured=_measured(path),
             attacked_accuracy=held_up,
-            attack=f"pgd-{STEPS}, {Threat(attack.norm, attack.eps)}",
+            attack=f"scaled-pgd-{STEPS}, {Threat(attack.norm, attack.eps)}",
         )
     return result
 

@@ -73,6 +73,7 @@ def pretrain(
     if resume_if_exists and name is None:
         raise UsageError("--resume-if-exists needs --name: without it every run gets a new name")
     folder = _folder(config, runs_dir, name, resume_if_exists=resume_if_exists)
+    config = replace(config, checkpoint=folder.config.checkpoint)
     with folder.locked():
         first, wrong = folder.checkpoints.newest_whole()
         if wrong and first is None:
@@ -101,6 +102,7 @@ def _folder(config: RunConfig, runs_dir: Path, name: str | None, *, resume_if_ex
     if not (resume_if_exists and name and (runs_dir / name / "config.yaml").exists()):
         return RunFolder.create(runs_dir, name, config)
     folder = RunFolder.open(runs_dir / name)
+    config = replace(config, checkpoint=config.checkpoint.going_on(folder.config.checkpoint))
     differing = [] if folder.config.sha256 == config.sha256 else differences(folder.config.to_dict(), config.to_dict())
     if differing:
         raise UsageError(f"run {folder} exists with other settings ({'; '.join(differing)}); choose another --name")

@@ -165,7 +165,7 @@ class _First(_Lane):
     def commit(self, t: int, working: Path, files: dict[str, dict[str, str]]) -> None:
         seen: dict[str, HeldOut] = {}
         if t > 0:
-            asked = self.team.evaluate(t, self.config.evaluation_attacks)
+            asked = self.team.evaluate(t, self.config.measure)
             seen = by_network(self.team.collect(asked, timeout=0))
         data = next(iter(self.team.describe().values())).data_sha256
         origin = {"configuration": self.config.sha256, "data": data}

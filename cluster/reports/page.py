@@ -134,7 +134,8 @@ def _training(folder: RunFolder) -> str:
     agents = list(dict.fromkeys(agent for agent, _ in held))
     styles = [(agents.index(agent), name == "clean") for agent, name in held]  # a colour is an agent, dashes are clean
     lines = [(" ".join(key), points) for key, points in held.items()]
-    shown = [charts.line_chart("Held-out accuracy", lines, x_label="step", percent=True, styles=styles)]
+    title = f"Held-out accuracy, {folder.config.checkpoint.name}"
+    shown = [charts.line_chart(title, lines, x_label="step", percent=True, styles=styles)]
     for name in ("total", *(k for k in series if k not in ("total", "lr"))):
         lines = [(agent, charts.thinned(points)) for agent, points in series.get(name, {}).items()]
         title = "Loss (total)" if name == "total" else name.replace("_", " ").capitalize()

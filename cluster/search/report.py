@@ -105,7 +105,8 @@ def _best(best: Mapping[str, Any] | None, search: Search) -> str:
     values = ", ".join(f"{k} = {show(v)}" for k, v in sorted(best["params"].items()))
     return (
         f"<p>Best: trial {best['trial']}, {escape(search.objective)} {show(best['reports'][-1]['objective'])}, with {escape(values)}. "
-        "Its run is in <code>best/</code>; <code>sparring train -c best.yaml</code> repeats it.</p>"
+        "Its run is in <code>best/</code>; <code>sparring train -c best.yaml</code> repeats it. Robust: after "
+        f"{escape(search.config.checkpoint.name)} on held-out images.</p>"
     )
 
 

@@ -56,7 +56,7 @@ def tune(
         Interrupted: stopped; every finished trial is kept.
         Infrastructure: some trials could not be carried out; they can go on.
     """
-    search = replace(search, config=resolved(search.config))
+    search = replace(search, config=_going_on(resolved(search.config), runs_dir, name))
     check(search)
     folder = _folder(search, runs_dir, name, resume=resume)
     drawn = samplers.draw(search, folder)
@@ -130,6 +130,15 @@ def check(search: Search) -> None:
         )
     objective.check(search.objective, search.config)
     launch.check(search.config)
+
+
+def _going_on(config: RunConfig, runs_dir: Path, name: str | None) -> RunConfig:
+    """The configuration with the measure of the search of this name, if there is one."""
+    file = runs_dir / (name or "") / "search.json"
+    if not file.is_file():
+        return config
+    begun = RunConfig.from_dict(json.loads(file.read_text())["config"])
+    return replace(config, checkpoint=config.checkpoint.going_on(begun.checkpoint))
 
 
 def _folder(search: Search, runs_dir: Path, name: str | None, *, resume: bool) -> Path:

@@ -34,7 +34,7 @@ from sparring.cluster.machines.fitting import Bundle
 from sparring.cluster.team import failures
 from sparring.cluster.team.ray_handle import Lane, RayHandle, joined
 from sparring.cluster.team.team import Failure, Kind, Pending
-from sparring.trainers.config import Attack
+from sparring.trainers.config import Measure
 from sparring.trainers.methods.base import Method
 
 LANE_TIMEOUT = 60.0  # seconds, at most, that a lane waits for the others
@@ -121,7 +121,7 @@ class RayTeam:
     def written(self, t: int, *, wait: bool) -> Pending:
         return self._asked("written", t, [(r, h.actor.written.remote(t, wait=wait)) for r, h in self._each()])
 
-    def evaluate(self, t: int, by: Sequence[Attack]) -> Pending:
+    def evaluate(self, t: int, by: Measure) -> Pending:
         asked = [(r, h.actor.evaluate.remote(t, by)) for r, h in self._lanes[0].items() if r in self._learners]
         return self._asked("evaluate", t, asked)
 

@@ -17,7 +17,7 @@ from sparring.agents.endpoint import Endpoint
 from sparring.agents.exchange import flatten
 from sparring.agents.lanes import Lanes
 from sparring.agents.spec import AgentSpec, Facts
-from sparring.trainers.config import Attack
+from sparring.trainers.config import Measure
 from sparring.trainers.methods.base import Method
 
 Kind = Literal["step", "save", "written", "evaluate"]
@@ -57,7 +57,7 @@ class Team(Protocol):
     def submit(self, method: Method, t: int) -> Pending: ...
     def save(self, t: int, folder: Path) -> Pending: ...
     def written(self, t: int, *, wait: bool) -> Pending: ...
-    def evaluate(self, t: int, by: Sequence[Attack]) -> Pending: ...
+    def evaluate(self, t: int, by: Measure) -> Pending: ...
     def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]: ...
     def change(self, t: int, specs: Sequence[AgentSpec], *, timeout: float) -> None: ...
     def restore(self, folder: Path, *, timeout: float, lr_factor: float = 1.0) -> None: ...
@@ -133,7 +133,7 @@ class LocalTeam:
     def written(self, t: int, *, wait: bool) -> Pending:
         return self._now("written", t, lambda: {r: h.endpoint.written(t, wait=wait) for r, h in self._handles.items()})
 
-    def evaluate(self, t: int, by: Sequence[Attack]) -> Pending:
+    def evaluate(self, t: int, by: Measure) -> Pending:
         learners = {role: h for role, h in self._handles.items() if h.endpoint.agent.learns}
         return self._now("evaluate", t, lambda: {r: h.endpoint.evaluate(t, by) for r, h in learners.items()})
 

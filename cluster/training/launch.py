@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from sparring.agents import networks
@@ -99,6 +100,7 @@ def resume(path: Path, *, asked: RunConfig | None = None, how: Circumstances | N
     folder = RunFolder.open(path)
     config = folder.config
     if asked is not None:
+        asked = replace(asked, checkpoint=asked.checkpoint.going_on(config.checkpoint))
         config = by_content(config).carried_out_as(asked)
         differing = differences(config.to_dict(), asked.to_dict())
         if differing:

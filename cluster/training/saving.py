@@ -69,7 +69,7 @@ class Saver:
         """Ask for what step ``t - 1`` left behind and, unless it is not to be compared, for its accuracies."""
         self._part = _Part(t, self.checkpoints.working(t))
         saved = self.team.save(t, self._part.working / "agents")  # first: files are written during the evaluation
-        compared = self.team.evaluate(t, self.config.evaluation_attacks) if compare else Pending("evaluate", t, {})
+        compared = self.team.evaluate(t, self.config.measure) if compare else Pending("evaluate", t, {})
         return [saved, compared]
 
     def compared(self, result: dict[str, Any]) -> dict[str, HeldOut]:

@@ -65,7 +65,7 @@ def test_numbers_agree_with_each_other(folder: RunFolder) -> None:
         assert sum(adversarial[k][k] for k in range(10)) / 90 == pytest.approx(n["cross"]["accuracy"][i][i])
         assert a["curve"][0]["accuracy"] == a["clean_accuracy"]
         at_eps = next(p for p in a["curve"] if p["eps"] == pytest.approx(0.15))
-        assert at_eps["accuracy"] == pytest.approx(a["threats"]["linf:0.15"]["attacks"]["pgd-20"])
+        assert at_eps["accuracy"] == pytest.approx(a["threats"]["linf:0.15"]["attacks"]["scaled-pgd-20"])
         shown = n["gallery"][name]
         assert shown["largest"] <= 0.15 + 1e-6
         assert 1 <= len(shown["images"]) <= 6
