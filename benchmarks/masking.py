@@ -1,56 +1,159 @@
-"""How often honest networks raise a flag of masked gradients, and which flags masked ones raise.
+"""How often honest networks raise a flag of masked gradients, and how often masked ones raise theirs.
 
-python benchmarks/masking.py [--seeds 10] [--epochs N] [--examples 256] [--save]
+python benchmarks/masking.py [--seeds 10] [--epochs 5 15] [--examples 256] [--processes 2] [--runs DIR] [--save]
+
+Honest: every network of at, trades, mart and mat (two peers) of every seed and length. Masked: each of them behind every kind of masking
+(tests/masked.py), looked at by the checks that this kind must raise. With --runs an interrupted measurement goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from common import CLONE, circumstances, save
+from torch import nn
 
 from sparring.cluster.config.recipes import recipe
 from sparring.cluster.evaluation import masking
+from sparring.cluster.evaluation.masking import Examined, Flag
+from sparring.cluster.evaluation.subjects import pixels
 from sparring.cluster.models.examples import load_test
-from sparring.cluster.models.trained import load_agent
+from sparring.cluster.models.trained import chosen_agents, load_agent
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
 from sparring.trainers.config import DataConfig, Threat
+from sparring.trainers.data import Split
+
+METHODS = ("at", "trades", "mart", "mat")
+LINF, TWICE, L2, L1 = Threat("linf", 0.15), Threat("linf", 0.3), Threat("l2", 0.6), Threat("l1", 2.0)
+BY_NORM = [masking.zero_gradients, masking.black_box_beats_white_box, masking.more_effort_keeps_helping]
+Check = Callable[[Examined], Flag]
 
 
 def main() -> None:
-    sys.path.insert(0, str(CLONE))
-    from tests.cluster.evaluation.test_masking import MASKED
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's own")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[5, 15], help="lengths of training")
     parser.add_argument("--examples", type=int, default=256, help="test images")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--runs", type=Path, help="keep the runs, and what was seen, in this folder")
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)  # one seed, in a process of its own
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/masking.json")
     args = parser.parse_args()
-    split, threat = load_test(DataConfig(), args.examples), Threat("linf", 0.15)
-    models: list[Any] = []
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(args.seeds):
-            changes = {"team": "local", "seed": seed, "checkpoint.every": 10**6}
-            changes |= {"epochs": args.epochs} if args.epochs else {}
-            run = launch.train(
-                recipe("at").replace(changes), runs_dir=Path(folder), name=f"s{seed}", how=Circumstances(quiet=True)
-            )
-            models.append(load_agent(RunFolder(run.path), checkpoint="last")[0])
-    honest = [[f.name for f in masking.examine(m, split, threat)] for m in models]
-    masked = {
-        kind.__name__: [f.to_dict() for f in masking.examine(kind(models[0], models[1]), split, threat)]
-        for kind in MASKED
+        args.runs = args.runs or Path(folder)
+        if args.seed is not None:
+            one_seed(args)
+            return
+        for first in range(0, args.seeds, args.processes):
+            together(range(first, min(first + args.processes, args.seeds)), args)
+        seen = [json.loads(p.read_text()) for p in sorted(args.runs.glob("seed-*/*/masking-*.json"))]
+    record = {
+        **circumstances(seed=0),
+        "n": len(seen),
+        "images": args.examples,
+        "seeds": args.seeds,
+        "epochs": args.epochs,
+        "methods": METHODS,
+        "flags": {name: counted(name, seen) for name in seen[0]["honest"]},
     }
-    record = {**circumstances(seed=0), "n": args.examples, "seeds": args.seeds, "honest": honest, "masked": masked}
     print(save("masking", record) if args.save else json.dumps(record))
+
+
+def together(seeds: Sequence[int], args: argparse.Namespace) -> None:
+    """Some seeds, each in a process of its own."""
+    flags = ["--epochs", *map(str, args.epochs), "--examples", str(args.examples), "--runs", str(args.runs)]
+    jobs = [subprocess.Popen([sys.executable, __file__, *flags, "--seed", str(seed)]) for seed in seeds]
+    codes = [job.wait() for job in jobs]
+    if any(codes):
+        sys.exit(1)
+    print(f"seeds {list(seeds)} done", file=sys.stderr, flush=True)
+
+
+def one_seed(args: argparse.Namespace) -> None:
+    """Every network of one seed: trained, and what the checks see beside it."""
+    for method in METHODS:
+        for epochs in args.epochs:
+            changes = {"team": "local", "seed": args.seed, "checkpoint.every": 10**6, "epochs": epochs}
+            runs, name = args.runs / f"seed-{args.seed}", f"{method}-{epochs}"
+            run = launch.train(
+                recipe(method).replace(changes),
+                runs_dir=runs,
+                name=name,
+                resume_if_exists=True,
+                how=Circumstances(quiet=True),
+            )
+            folder = RunFolder(run.path)
+            agents = chosen_agents(folder)
+            models = [load_agent(folder, agent, checkpoint="last")[0] for agent in agents]
+            for i, agent in enumerate(agents):
+                path = folder.path / f"masking-{agent}.json"
+                if not path.exists():
+                    path.write_text(json.dumps(seen_of(models[i], models[i - 1], args.examples)))
+
+
+def seen_of(model: nn.Module, other: nn.Module, examples: int) -> dict[str, Any]:
+    """Values of all checks on an honest network, and of the right ones on it behind every kind of masking."""
+    split = load_test(DataConfig(), examples)
+    honest = values(model, split, LINF)
+    for threat in (L2, L1):
+        honest |= {f"{k}, {threat.norm}": v for k, v in values(model, split, threat, BY_NORM).items()}
+    kinds: dict[str, Any] = {}
+    for name, masked, threat, checks in kinds_of(model, other, split):
+        for flag, value in values(masked, split, threat, checks).items():
+            kinds.setdefault(flag if threat.norm == "linf" else f"{flag}, {threat.norm}", {})[name] = value
+    return {"honest": honest, "masked": kinds}
+
+
+def kinds_of(model: nn.Module, other: nn.Module, split: Split) -> Iterator[tuple[str, nn.Module, Threat, list[Check]]]:
+    """Every kind of masking: its name, the network behind it, the threat, and what must see it."""
+    sys.path.insert(0, str(CLONE))
+    from tests import masked
+
+    by_name = {check.__name__.replace("_", " "): check for check in masking.CHECKS}
+    for kind, flags in masked.MASKED.items():
+        threat = TWICE if kind is masked.Lucky else LINF
+        yield kind.__name__, kind(model, other), threat, [by_name[flag] for flag in sorted(flags)]
+    x, _ = pixels(split, 0, len(split))
+    for gap in masked.SOFT:
+        yield f"gap {gap:g}", masked.Rescaled(model, x, gap), LINF, [masking.softened_logits]
+    for gap in masked.FAR:
+        yield f"gap {gap:g}", masked.Rescaled(model, x, gap), L2, [masking.zero_gradients]
+    for threat in (L2, L1):
+        yield "Quantised", masked.Quantised(model), threat, [masking.black_box_beats_white_box]
+
+
+def values(model: nn.Module, split: Split, threat: Threat, checks: Sequence[Check] = ()) -> dict[str, Any]:
+    """What the checks see, each beside its threshold."""
+    return {f.name: [f.value, f.threshold] for f in masking.looked_at(model, split, threat, checks=checks)}
+
+
+def counted(flag: str, seen: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """False alarms of the honest networks, detections of each kind, and every value."""
+    honest = [s["honest"][flag] for s in seen]
+    kinds = {kind: [s["masked"][flag][kind] for s in seen] for kind in seen[0]["masked"].get(flag, {})}
+    return {
+        "threshold": honest[0][1],
+        "alarms": raised(honest),
+        "detected": {kind: raised(found) for kind, found in kinds.items()},
+        "honest": [round(v, 4) for v, _ in honest],
+        "masked": {kind: [round(v, 4) for v, _ in found] for kind, found in kinds.items()},
+    }
+
+
+def raised(found: Sequence[Sequence[float]]) -> int:
+    """How many are above their threshold."""
+    return sum(not value <= threshold for value, threshold in found)
 
 
 if __name__ == "__main__":

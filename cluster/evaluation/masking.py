@@ -30,7 +30,10 @@ INSIDE = 1e-3  # how far inside
 LOGITS = (
     60.0  # median distance of the two largest logits: beyond about 88, float32 gradients of the cross entropy vanish
 )
-POINTS = 0.04  # share of examples by which a weaker test may beat a stronger one, or more effort may help
+POINTS = 0.04  # share of examples by which a weaker test may beat a stronger one
+# the same where PGD itself is weak: under l2 much depends on the start, under l1 its steps find little
+QUERIES = {"linf": POINTS, "l2": 0.15, "l1": 0.25}  # share that Square may break and PGD not
+EFFORT = {"linf": 0.06, "l2": 0.2, "l1": 0.1}  # share that more effort may break
 STILL_RIGHT = 0.05  # accuracy above chance that may remain under a huge radius
 ENOUGH = 64  # examples below which shares of them say nothing
 
@@ -189,9 +192,9 @@ def logit_scale(e: Examined) -> Flag:
 
 def softened_logits(e: Examined) -> Flag:
     """Logits so close that PGD on the cross entropy goes where it need not: its number is too high, whatever its effort."""
-    value = e.only("pgd-20", "margin-pgd-20")
-    meaning = "cross-entropy attacks say too much: attack the margin, or by autoattack"
-    return Flag("softened logits", "right after pgd-20 and wrong after margin-pgd-20", value, POINTS, meaning)
+    value = _share(e.right("pgd-20")) - _share(e.right("scaled-pgd-20"))
+    meaning = "attacks on the cross entropy say too much: attack by scaled-pgd-20, margin-pgd-20 or autoattack"
+    return Flag("softened logits", "pgd-20 minus scaled-pgd-20", value, POINTS, meaning)
 
 
 def one_step_beats_many(e: Examined) -> Flag:
@@ -204,14 +207,14 @@ def black_box_beats_white_box(e: Examined) -> Flag:
     """Queries find what gradients do not."""
     value = e.only("pgd-20", "square-300")
     test = "right after pgd-20 and wrong after square-300"
-    return Flag("black box beats white box", test, value, POINTS, "gradients mislead")
+    return Flag("black box beats white box", test, value, QUERIES[e.threat.norm], "gradients mislead")
 
 
 def more_effort_keeps_helping(e: Examined) -> Flag:
     """Ten times the passes find much more."""
     value = e.only("pgd-20", "pgd-100x2")
     test = "right after pgd-20 and wrong after pgd-100x2"
-    return Flag("more effort keeps helping", test, value, POINTS, "the attack has not converged")
+    return Flag("more effort keeps helping", test, value, EFFORT[e.threat.norm], "the attack has not converged")
 
 
 def robust_to_anything(e: Examined) -> Flag:

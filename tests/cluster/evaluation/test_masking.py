@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from sparring.agents.checkpoint import load_model
 from sparring.cluster.evaluation import masking
 from sparring.cluster.evaluation.direct import evaluate_model
+from sparring.cluster.evaluation.subjects import pixels
 from sparring.cluster.models.examples import load_test
 from sparring.trainers.config import DataConfig, Threat
 from tests.helpers import CLONE
+from tests.masked import FAR, MASKED, SOFT, Lucky, Rescaled, Scaled, Wrapped
 
 THREAT = Threat("linf", 0.15)
 
@@ -22,8 +23,8 @@ def honest() -> list[nn.Module]:
     return [load_model(CLONE / "tests" / "networks" / f"honest-{i}").eval() for i in range(3)]
 
 
-def names(model: nn.Module, n: int = 256) -> set[str]:
-    return {f.name for f in masking.examine(model, load_test(DataConfig(), n), THREAT)}
+def names(model: nn.Module, n: int = 256, threat: Threat = THREAT) -> set[str]:
+    return {f.name for f in masking.examine(model, load_test(DataConfig(), n), threat)}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -31,55 +32,47 @@ def test_an_honest_network_raises_none(seed: int, honest: list[nn.Module]) -> No
     assert names(honest[seed]) == set()
 
 
-class Wrapped(nn.Module):
-    """A network behind something that hides its gradients."""
-
-    def __init__(self, model: nn.Module, other: nn.Module | None = None) -> None:
-        super().__init__()
-        self.model, self.other = model, other or model
-
-
-class Scaled(Wrapped):
-    def forward(self, x: Tensor) -> Tensor:
-        return 100 * self.model(x)
-
-
-class Quantised(Wrapped):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model((8 * x).round() / 8)
-
-
-class Shattered(Wrapped):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x + 0.02 * torch.sin(2000 * x))
-
-
-class Random(Wrapped):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x) + 0.3 * torch.randn(len(x), 10)
-
-
-class Detector(Wrapped):
-    """Where two networks disagree, a confident answer without gradients."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        a, b = self.model(x), self.other(x)
-        sure = nn.functional.one_hot(b.argmax(1), 10) * 30.0
-        return torch.where((a.argmax(1) == b.argmax(1))[:, None], a, sure)
-
-
-MASKED = {
-    Scaled: {"logit scale", "zero gradients"},
-    Quantised: {"zero gradients"},
-    Shattered: {"robust to anything"},
-    Random: {"random output"},
-    Detector: {"robust to anything"},
-}
-
-
 @pytest.mark.parametrize("kind", MASKED)
 def test_masked_networks_raise_the_right_flag(kind: type[Wrapped], honest: list[nn.Module]) -> None:
-    assert MASKED[kind] <= names(kind(honest[0], honest[1]), n=96)
+    threat = Threat("linf", 0.3) if kind is Lucky else THREAT
+    assert MASKED[kind] <= names(kind(honest[0], honest[1]), n=128, threat=threat)
+
+
+@pytest.mark.parametrize("gap", SOFT)
+def test_softened_logits_are_told(gap: float, honest: list[nn.Module]) -> None:
+    """Decisions are the same; pgd-20 says several points more, however many steps, and the attacks of one scale do not."""
+    split = load_test(DataConfig(), 256)
+    x, _ = pixels(split, 0, 256)
+    asked = ["pgd-20", "margin-pgd-20", "scaled-pgd-20"]
+
+    def found(model: nn.Module) -> dict[str, float]:
+        result = evaluate_model(model, split, attacks=asked, threats=[THREAT], block=256)
+        return dict(result.threats[str(THREAT)]["attacks"])
+
+    softened = Rescaled(honest[0], x, gap)
+    plain, soft = found(honest[0]), found(softened)
+    assert soft["pgd-20"] > plain["pgd-20"] + 0.03
+    for name in asked[1:]:  # but for rounding
+        assert soft[name] == pytest.approx(plain[name], abs=2 / 256)
+    assert "softened logits" in names(softened)
+
+
+@pytest.mark.parametrize("gap", FAR)
+def test_gradients_too_short_for_apgd_are_told_under_l2(gap: float, honest: list[nn.Module]) -> None:
+    """pyautoattack 0.2 adds 1e-12 to a gradient's l2 length before it divides; linf takes signs, and is not concerned."""
+    split, checks = load_test(DataConfig(), 256), [masking.zero_gradients]
+    x, _ = pixels(split, 0, 256)
+    (flag,) = masking.looked_at(Rescaled(honest[0], x, gap), split, Threat("l2", 0.6), checks=checks)
+    assert flag.raised
+    assert "divide the logits" in flag.meaning
+    (under_linf,) = masking.looked_at(Rescaled(honest[0], x, 40.0), split, THREAT, checks=checks)
+    assert not under_linf.raised
+
+
+@pytest.mark.parametrize("threat", [Threat("l2", 0.6), Threat("l1", 2.0)], ids=str)
+def test_an_honest_network_raises_none_under_other_norms(threat: Threat, honest: list[nn.Module]) -> None:
+    """PGD is weaker there, which is no sign of masking."""
+    assert names(honest[0], threat=threat) == set()
 
 
 class Detached(Wrapped):
