@@ -126,9 +126,12 @@ def test_the_committed_scaling_holds() -> None:
 
 @pytest.mark.soak
 def test_masking() -> None:
-    result = run("masking.py", "--seeds=2", "--epochs=1", "--examples=64")
-    assert len(result["honest"]) == 2
-    assert result["masked"]["Random"]
+    result = run("masking.py", "--seeds=1", "--epochs=1", "--examples=64", timeout=PATIENCE)
+    assert result["n"] == 5  # at, trades, mart, and mat's two peers
+    assert result["flags"]["random output"]["detected"] == {"Random": 5}
+    assert result["flags"]["pixels without gradient"]["detected"] == {"Clamped": 5}
+    assert set(result["flags"]["softened logits"]["masked"]) == {"gap 1", "gap 0.3", "gap 0.1"}
+    assert all(len(flag["honest"]) == 5 for flag in result["flags"].values())
 
 
 @pytest.mark.soak
@@ -140,14 +143,20 @@ def test_union() -> None:
 
 
 @pytest.mark.soak
-def test_methods_on_digits() -> None:
-    flags = ["--epochs=1", "--seeds=2", "--autoattack=8", "--only", "at", "mixup only"]
-    result = run("methods_on_digits.py", *flags)
+def test_methods_on_digits(tmp_path: Path) -> None:
+    """Kept runs are not trained again, and say which cheap attack is nearest to AutoAttack."""
+    flags = ["--epochs=1", "--seeds=2", "--autoattack=8", f"--runs={tmp_path}", "--only", "at", "mixup only"]
+    result = run("methods_on_digits.py", *flags, timeout=PATIENCE)
     assert set(result["rows"]) == {"at", "mixup only"}
     agent = result["rows"]["at"]["agents"]["model"]
-    assert len(agent["samples"]["pgd20"]) == 2
+    assert len(agent["samples"]["scaled-pgd-20"]) == 2
     assert agent["autoattack"] <= agent["clean"]
-    assert agent["w_robust"] == (agent["clean"] + agent["pgd20"]) / 2
+    assert run("methods_on_digits.py", *flags)["rows"] == result["rows"]
+    found = run("heldout_attack.py", *(str(tmp_path / f"seed-{i}" / "at") for i in range(2)), "--examples=8")
+    assert [n["autoattack"] for n in found["networks"]] == agent["samples"]["autoattack"]
+    assert found["choices"]["scaled cross entropy"]["mean_gap"] == pytest.approx(
+        sum(n["scaled cross entropy"] - n["autoattack"] for n in found["networks"]) / 2
+    )
 
 
 @pytest.mark.soak

@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from sparring.agents.robustness import Judging, check_classifier, correct, wilson
-from sparring.trainers.config import Attack
+from sparring.agents.checkpoint import load_model
+from sparring.agents.robustness import Judging, accuracies, check_classifier, correct, wilson
+from sparring.cluster.models.examples import load_test
+from sparring.trainers.config import Attack, DataConfig, Measure
 from sparring.trainers.data import Split
-from tests.helpers import TinyNet
+from sparring.trainers.types import HeldOut
+from tests.helpers import CLONE, TinyNet
 
 
 def split(n: int = 60) -> Split:
@@ -33,6 +36,33 @@ def test_restarts_can_only_find_more() -> None:
     many = correct(model, s, Attack(eps=0.5, steps=1, step_size=1e-3, restarts=6), Judging(seed=0))
     assert bool((many <= one).all())
     assert many.sum() < one.sum()
+
+
+class Times(nn.Module):
+    """A network whose logits are multiplied by a constant."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.factor * self.model(x)
+        return logits
+
+
+@pytest.mark.parametrize("loss", ["scaled-pgd", "margin-pgd"])
+def test_networks_are_compared_at_every_scale_alike(loss: str) -> None:
+    """In float64, where nothing is rounded away; pgd says more of softened logits, with the same decisions."""
+    model = load_model(CLONE / "tests" / "networks" / "honest-0").double().eval()
+    s, own = load_test(DataConfig(), 96), Attack(eps=0.15, steps=7)
+    how = Judging(seed=0, dtype=torch.float64)
+
+    def seen(factor: float, loss: str) -> HeldOut:
+        return accuracies(Times(model, factor), s, Measure((Attack(eps=0.15, steps=10),), loss), how, own=own)
+
+    whole = seen(1.0, loss)
+    assert {seen(factor, loss) for factor in (0.2, 0.02, 20.0)} == {whole}
+    assert seen(0.02, "pgd").robust > seen(1.0, "pgd").robust
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sparring.trainers.losses import accuracy, cross_entropy, kl, margin
+from sparring.trainers.losses import SCALE, accuracy, cross_entropy, kl, margin, scaled_cross_entropy
 
 
 def test_kl_on_known_numbers() -> None:
@@ -34,7 +34,33 @@ def test_margin_and_accuracy() -> None:
     assert accuracy(logits, y).item() == 0.5
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, margin])
+def test_scaled_cross_entropy_is_the_same_at_every_scale() -> None:
+    torch.manual_seed(0)
+    logits, y = torch.randn(9, 4).double(), torch.randint(0, 4, (9,))
+    whole = scaled_cross_entropy(logits, y)
+    for factor in (1e-3, 0.3, 50.0, 1e4):
+        torch.testing.assert_close(scaled_cross_entropy(factor * logits, y), whole)
+    torch.testing.assert_close(scaled_cross_entropy(logits + 7.0, y), whole)
+    known = torch.tensor([[4.0, 2.0, 0.0, -6.0]])  # the first and the third are 4 apart, so one is worth 2.5
+    torch.testing.assert_close(
+        scaled_cross_entropy(known, torch.tensor([1])), cross_entropy(SCALE / 4 * known, torch.tensor([1]))
+    )
+
+
+@pytest.mark.parametrize(
+    "logits", [torch.zeros(2, 5), torch.tensor([[0.0, 0.0, 0.0, -9.0]]), torch.tensor([[1e4, -1e4]])]
+)
+def test_scaled_cross_entropy_stays_finite(logits: torch.Tensor) -> None:
+    """Equal logits, and two classes."""
+    x = logits.clone().requires_grad_(True)
+    value = scaled_cross_entropy(x, torch.ones(len(x), dtype=torch.long))
+    value.sum().backward()  # type: ignore[no-untyped-call]
+    assert bool(value.isfinite().all())
+    assert x.grad is not None
+    assert bool(x.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, margin, scaled_cross_entropy])
 def test_batch_is_its_singles(loss: object) -> None:
     torch.manual_seed(0)
     logits, y = torch.randn(9, 4).double(), torch.randint(0, 4, (9,))

@@ -217,6 +217,18 @@ def test_resume_if_exists_refuses_another_run(sparring: Command) -> None:
     assert again.returncode == 0, again.stderr  # how it is carried out may differ
 
 
+def test_a_run_that_goes_on_keeps_its_measure(sparring: Command, tmp_path: Path) -> None:
+    """Asked for again without a word on the measure, an older run goes on by pgd; another measure by name is another run."""
+    assert sparring("train", "at", *LOCAL, "--name=a", "--checkpoint.attack=pgd").returncode == 0
+    path = tmp_path / "runs" / "a" / "config.yaml"
+    path.write_text(path.read_text().replace("  attack: pgd\n", ""))
+    done = sparring("train", "at", *LOCAL, "--name=a", "--resume-if-exists")
+    assert done.returncode == 0, done.stderr
+    assert "is complete already" in done.stderr
+    done = sparring("train", "at", *LOCAL, "--name=a", "--resume-if-exists", "--checkpoint.attack=margin-pgd")
+    assert "checkpoint.attack: pgd -> margin-pgd" in done.stderr
+
+
 @pytest.mark.soak
 def test_nan_on_ray_too(sparring: Command, pooled: None) -> None:
     flags = [*small_flags(max_steps=60, checkpoint__every=1), "--optim.lr=1e30", "--optim.warmup=100"]

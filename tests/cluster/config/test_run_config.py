@@ -19,6 +19,18 @@ def test_yaml_round_trip(name: str, tmp_path: Path) -> None:
     assert run_config.load(tmp_path / "run.yaml") == config
 
 
+def test_a_file_without_a_measure_keeps_the_old_one(tmp_path: Path) -> None:
+    """Runs and searches from before ``checkpoint.attack`` go on as they were compared; new ones say what they are compared by."""
+    config = recipe("mat")
+    assert config.measure.loss == "scaled-pgd"
+    values = config.to_dict()
+    del values["checkpoint"]["attack"]
+    assert run_config.RunConfig.from_dict(values).measure.loss == "pgd"
+    (tmp_path / "run.yaml").write_text("method: at\n")
+    assert run_config.load(tmp_path / "run.yaml").checkpoint.name == "pgd-10"
+    assert "attack: scaled-pgd" in run_config.dump(config)
+
+
 def test_overrides_by_path() -> None:
     config = recipe("mat").replace({"attack.eps": "8/255", "peers": 3, "epochs": 2, "optim.milestones": [1, 2]})
     assert config.attack.eps == 8 / 255
