@@ -46,11 +46,10 @@ class RunConfig(Settings):
         for name, attack in self.attacks.items():
             if attack.norm != name:
                 raise ValueError(f"attacks.{name}.norm = {attack.norm!r} is not allowed; expected {name!r}")
+        every = self.checkpoint.every
         for t, changed in self.changes.items():
-            if t < 1 or t % self.checkpoint.every:
-                raise ValueError(
-                    f"changes: step {t} is not one of a checkpoint; checkpoint.every = {self.checkpoint.every}"
-                )
+            if t < 1 or t % every:
+                raise ValueError(f"changes: step {t} is not one of a checkpoint; checkpoint.every = {every}")
             for path in changed:
                 if not path.startswith(CHANGEABLE) or path == "method.peers":
                     raise ValueError(f"changes.{t}: {path} cannot change during a run; {', '.join(CHANGEABLE)}* can")
@@ -73,8 +72,9 @@ class RunConfig(Settings):
 
     @property
     def sha256(self) -> str:
-        """Of all settings that change what is computed; where and how a run is carried out is left out."""
+        """Of all settings that change what is computed; where and how is left out, and a measure from before there was another."""
         values = {k: v for k, v in self.carried_out_as(None).to_dict().items() if k not in OPERATIONAL}
+        values["checkpoint"] = {k: v for k, v in values["checkpoint"].items() if (k, v) != ("attack", "pgd")}
         return hashlib.sha256(to_json(values)).hexdigest()
 
     def carried_out_as(self, other: RunConfig | None) -> RunConfig:
