@@ -12,7 +12,7 @@ from torch import nn
 
 from sparring.agents.state import NotFinite, WrongStep
 from sparring.trainers import methods
-from sparring.trainers.config import Attack
+from sparring.trainers.config import Attack, Measure
 from sparring.trainers.methods.at import At
 from sparring.trainers.methods.base import Method
 from sparring.trainers.types import FROZEN, LEARNER, Answer, Batch, Loss, Message, Role
@@ -35,7 +35,7 @@ def test_craft_answer_and_evaluate_change_nothing() -> None:
     adv = agent.craft(0)
     agent.answer(0, {"a": adv})
     agent.answer(0)
-    result = agent.evaluate(0, [Attack(eps=0.1, steps=2)])[""]
+    result = agent.evaluate(0, Measure((Attack(eps=0.1, steps=2),)))[""]
     agent.warm_up()
     assert everything(agent.model) == before
     assert result.n == 24
@@ -50,7 +50,7 @@ def test_wrong_step_is_refused_by_every_verb() -> None:
             with pytest.raises(WrongStep, match=f"at step 1 and was called for step {t}"):
                 call(t)
     with pytest.raises(WrongStep):
-        agent.evaluate(0, [Attack(eps=0.1)])
+        agent.evaluate(0, Measure((Attack(eps=0.1),)))
 
 
 def test_state_round_trip_continues_identically() -> None:

@@ -10,7 +10,7 @@ from sparring.agents.lanes import Lanes
 from sparring.agents.parts import cut, joined, rows
 from sparring.agents.robustness import Judging, correct
 from sparring.agents.state import NotFinite, TooLarge
-from sparring.trainers.config import Attack, SpeedConfig
+from sparring.trainers.config import Attack, Measure, SpeedConfig
 from sparring.trainers.methods.at import At
 from sparring.trainers.methods.base import Method
 from sparring.trainers.methods.mat import Mat
@@ -120,7 +120,7 @@ def test_out_of_memory_names_the_flag(speed: SpeedConfig, images: int) -> None:
     with pytest.raises(TooLarge, match=f"in warm-up of step 0 {named}"):
         agent.warm_up()
     with pytest.raises(TooLarge, match="in evaluate of step 0 with "):
-        agent.evaluate(0, [])
+        agent.evaluate(0, Measure(()))
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -133,7 +133,7 @@ def test_no_more_images_than_asked_for_go_through_a_network(lanes: int) -> None:
         handle.agent.warm_up(lanes)
     Mat().step(team, 0)
     for handle in team.values():
-        handle.agent.evaluate(1, [Attack(eps=0.1, steps=1)])
+        handle.agent.evaluate(1, Measure((Attack(eps=0.1, steps=1),)))
     assert max(seen) == 3
 
 

@@ -167,9 +167,9 @@ def test_swapped_teachers_are_named(sparring: Command) -> None:
     right = sparring("train", "mtard", *FLAGS, *flags(), "--name=a")
     assert right.returncode == 0, right.stderr
     assert "are they swapped?" not in right.stderr
-    assert "under pgd-10, linf:0.15" in right.stderr
+    assert "under scaled-pgd-10, linf:0.15" in right.stderr
     swapped = sparring("train", "mtard", *FLAGS, *flags(clean_teacher="robust", robust_teacher="clean"), "--name=b")
-    assert "WARNING: robust_teacher holds under pgd-10, linf:0.15 on " in swapped.stderr
+    assert "WARNING: robust_teacher holds under scaled-pgd-10, linf:0.15 on " in swapped.stderr
     assert "are they swapped?" in swapped.stderr
     kept = json.loads(Path("runs/b/env.json").read_text())["teachers"]
     assert kept["robust_teacher"]["attacked_accuracy"] < kept["clean_teacher"]["attacked_accuracy"]

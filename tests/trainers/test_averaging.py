@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparring.trainers.averaging import Average, recompute_batch_norm
-from sparring.trainers.config import OptimConfig
+from sparring.trainers.config import Measure, OptimConfig
 from sparring.trainers.methods.at import At
 from sparring.trainers.methods.mtard import Mtard
 from sparring.trainers.methods.peeraid import Peeraid
@@ -96,14 +96,14 @@ def test_averages_are_saved_and_continue() -> None:
     assert set(a.extra) == {"ema", "swa"}
     for name, tensors in a.extra.items():
         assert all(torch.equal(tensors[k], b.extra[name][k]) for k in tensors)
-    results = one["student"].agent.evaluate(7, [])
+    results = one["student"].agent.evaluate(7, Measure(()))
     assert set(results) == {"", "ema", "swa"}
 
 
 def test_an_average_of_nothing_is_not_saved() -> None:
     agent = make_team(At(), optim=OptimConfig(swa=True, swa_start=5, **CONSTANT))["model"].agent
     assert agent.state(0).extra == {}
-    assert list(agent.evaluate(0, [])) == [""]
+    assert list(agent.evaluate(0, Measure(()))) == [""]
 
 
 def test_perturbation_raises_the_loss_and_comes_back_to_the_bit() -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sparring.agents.robustness import Judging, accuracies, correct
 from sparring.trainers import attacks
-from sparring.trainers.config import NORM_NAMES, Attack, Msd
+from sparring.trainers.config import NORM_NAMES, Attack, Measure, Msd
 from sparring.trainers.losses import cross_entropy
 from sparring.trainers.methods.avg import Avg
 from sparring.trainers.methods.eat import Eat
@@ -190,7 +190,7 @@ def test_eat_draws_the_norm_of_larger_error_more_often() -> None:
 def test_union_is_at_most_every_norm_and_clean(model: TinyNet) -> None:
     split = make_team(Avg())["model"].agent.held_out
     how = Judging(seed=0, dtype=torch.float64)
-    union = accuracies(model, split, list(EACH.values()), how, own=EACH["linf"]).robust
+    union = accuracies(model, split, Measure(tuple(EACH.values())), how, own=EACH["linf"]).robust
     clean = correct(model, split, None, how)
     single = [correct(model, split, a, how) for a in EACH.values()]
     assert union == (clean & torch.stack(single).all(0)).double().mean().item()

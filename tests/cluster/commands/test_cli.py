@@ -395,7 +395,7 @@ def test_doctor(sparring: Command) -> None:
 
 @pytest.mark.parametrize("args", [["--help"], *([c, "--help"] for c in cli.COMMANDS)], ids=" ".join)
 def test_help_is_quick_and_costs_no_torch(args: list[str]) -> None:
-    """Half a second where importing the parser's own libraries takes 0.13 s of a core; their ratio is the same on slower ones."""
+    """Half a second of a core; on slower ones five and a half times what importing the parser's own libraries takes, 0.09 s or more."""
     clock = "import sys, time; start = time.process_time(); {}; print(time.process_time() - start, file=sys.stderr); "
     help_ = (
         "sys.path.insert(0, sys.argv[1]); from sparring.cluster.commands.main import main; code = main(sys.argv[2:])"
@@ -413,9 +413,9 @@ def test_help_is_quick_and_costs_no_torch(args: list[str]) -> None:
             assert done.returncode == 0, done.stderr
             least[i] = min(least[i], float(done.stderr.splitlines()[-1]))
         assert "usage" in done.stdout
-        if least[1] / least[0] < 0.5 / 0.13:
+        if least[1] < max(0.5, 5.5 * least[0]):
             break
-    assert least[1] / least[0] < 0.5 / 0.13
+    assert least[1] < max(0.5, 5.5 * least[0])
 
 
 def test_train_help_names_the_methods_own_flags(sparring: Command) -> None:
