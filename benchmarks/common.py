@@ -35,10 +35,14 @@ def circumstances(*, seed: int) -> dict[str, Any]:
 
 
 def evaluated(run: Path, name: str, **asked: Any) -> dict[str, Any]:
-    """Per network what an evaluation of a run says; one that is finished is read, one that was interrupted goes on."""
+    """Per network what an evaluation of a run says; one that is finished is read, one that was interrupted goes on.
+
+    Its folder is NAME-all, or NAME-N for so many ``examples``.
+    """
     from sparring.cluster.evaluation.evaluation import evaluate_run
     from sparring.cluster.runs.folder import RunFolder
 
+    name = f"{name}-{asked.get('examples') or 'all'}"
     report = run / "evaluation" / name / "report.json"
     if not report.exists():
         evaluate_run(RunFolder(run), name=name, **asked)

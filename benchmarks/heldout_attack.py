@@ -3,7 +3,7 @@
 python benchmarks/heldout_attack.py RUN [RUN ...] [--passes 10] [--examples N] [--save]
 
 The best checkpoints of the products of finished runs, on test images, each under its own run's threat. What AutoAttack found is kept in
-the run (``evaluation/autoattack``, as benchmarks/methods_on_digits.py leaves it), so a second call costs the choices only. Runs of one folder
+the run (``evaluation/autoattack-all``, as benchmarks/methods_on_digits.py leaves it), so a second call costs the choices only. Runs of one folder
 name are one group, whose value is the mean over its seeds.
 """
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from sparring.agents.robustness import Judging, correct, fitting_threads
 from sparring.cluster.models.examples import load_test
-from sparring.cluster.models.trained import load_agent
+from sparring.cluster.models.trained import chosen_agents, load_agent
 from sparring.cluster.runs.folder import RunFolder
 from sparring.trainers.config import Attack, Threat
 from sparring.trainers.data import Split
@@ -91,9 +91,9 @@ def measured(folder: RunFolder, passes: int, examples: int | None) -> list[dict[
     """Every product of one run: accuracy after AutoAttack and after each choice, right on the clean image besides."""
     config, threat = folder.config, folder.config.threats[0]
     asked: dict[str, Any] = {"threats": [str(threat)], "examples": examples, "masking": 0}
-    truth = evaluated(folder.path, "autoattack", attacks=["autoattack"], **asked)
+    truth = evaluated(folder.path, "autoattack", attacks=["pgd-20", "autoattack"], **asked)
     split, found = load_test(config.data, examples), []
-    for agent in truth:
+    for agent in chosen_agents(folder):
         model, _ = load_agent(folder, agent)
         how = Judging(seed=config.seed)
         with fitting_threads(model):

@@ -24,6 +24,7 @@ from sparring.agents.robustness import Judging, accuracies, fitting_threads
 from sparring.cluster.config.recipes import needs, recipe
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.machines import session
+from sparring.cluster.models.examples import load_test
 from sparring.cluster.models.trained import load_agent
 from sparring.cluster.runs import images
 from sparring.cluster.runs.folder import RunFolder
@@ -56,6 +57,7 @@ def main() -> None:
         "n": args.seeds,
         "epochs": args.epochs,
         "temperatures": args.temperatures,
+        "images": args.examples or len(load_test(recipe("mtard").data)),
         "seeds": found,
     }
     print(save("measures", record) if args.save else json.dumps(record))

@@ -2,8 +2,9 @@
 
 python benchmarks/methods_on_digits.py [--epochs N] [--seeds 3] [--only ROW ...] [--autoattack N] [--processes 2] [--runs DIR] [--save]
 
-With --runs the runs and their evaluations are kept in DIR/seed-N/ROW, and the same command goes on after an interruption. Every row is its recipe with the same length, network and data; teachers are the products of ``at`` and ``clean`` of the same
-seed, whose cost stands in their own rows. Robust accuracies are under the run's own threat.
+With --runs the runs and their evaluations are kept in DIR/seed-N/ROW, and the same command goes on after an interruption. Every row is its
+recipe with the same length, network and data; teachers are the products of ``at`` and ``clean`` of the same seed, whose cost stands in
+their own rows. Robust accuracies are under the run's own threat.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -59,7 +61,7 @@ ROWS: dict[
     "mixup only": ("mixacm", PLAIN, ()),
 }
 MEASURE = "scaled-pgd-20"
-ATTACKS, AUTOATTACK = ("clean", "pgd-20", MEASURE), ("autoattack",)
+ATTACKS, AUTOATTACK = ("clean", "pgd-20", MEASURE), ("pgd-20", "autoattack")
 WITHOUT_AUTOATTACK = ("mixacm: ACM", "mixacm: KD only", "mixup only")  # whose prefix counts: the ablation
 
 
@@ -79,7 +81,9 @@ def main() -> None:
         print(json.dumps(one_seed(args)))
         return
     started = time.perf_counter()
-    results = all_seeds(args)
+    with tempfile.TemporaryDirectory() as folder:
+        args.runs = args.runs or Path(folder)
+        results = all_seeds(args)
     test = len(load_test(DataConfig()))
     record = {
         **circumstances(seed=0),
@@ -99,9 +103,11 @@ def all_seeds(args: argparse.Namespace) -> list[dict[str, Any]]:
     halves = [args.only[i :: args.processes] for i in range(args.processes)]
     results: list[dict[str, Any]] = []
     for seed in range(args.seeds):
+        for teacher in dict.fromkeys(t for row in args.only for t in needs(recipe(ROWS[row][0])).values()):
+            trained(teacher, args.runs / f"seed-{seed}", args, {"seed": seed})  # before its students, who share it
         flags = ["--epochs", str(args.epochs), "--seed", str(seed)]
         flags += [] if args.autoattack is None else ["--autoattack", str(args.autoattack)]
-        flags += [] if args.runs is None else ["--runs", str(args.runs)]
+        flags += ["--runs", str(args.runs)]
         jobs = [
             subprocess.Popen([sys.executable, __file__, *flags, "--only", *rows], stdout=subprocess.PIPE, text=True)
             for rows in halves
@@ -120,9 +126,7 @@ def all_seeds(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def one_seed(args: argparse.Namespace) -> dict[str, Any]:
     """All rows of one seed, the teachers that they need first."""
-    with tempfile.TemporaryDirectory() as folder:
-        runs = args.runs / f"seed-{args.seed}" if args.runs else Path(folder)
-        return {row: measure(row, runs, args) for row in args.only}
+    return {row: measure(row, args.runs / f"seed-{args.seed}", args) for row in args.only}
 
 
 def measure(row: str, runs: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -137,11 +141,12 @@ def measure(row: str, runs: Path, args: argparse.Namespace) -> dict[str, Any]:
     asked: dict[str, Any] = {"agents": agents, "threats": [threat], "masking": 0}
     full = evaluated(path, "pgd", attacks=ATTACKS, **asked)
     for agent, r in full.items():
-        found[agent] = {"clean": r["clean_accuracy"], **r["threats"][threat]["attacks"]}
+        after = r["threats"][threat]["attacks"]
+        found[agent] = {"clean": r["clean_accuracy"], "pgd20": after["pgd-20"], MEASURE: after[MEASURE]}
     if args.autoattack != 0 and not row.startswith(WITHOUT_AUTOATTACK):
         some = evaluated(path, "autoattack", attacks=AUTOATTACK, examples=args.autoattack, **asked)
         for agent, r in some.items():
-            found[agent]["autoattack"] = r["threats"][threat]["attacks"]["autoattack"]
+            found[agent] |= r["threats"][threat]["attacks"]
     print(row, args.seed, json.dumps(found), file=sys.stderr, flush=True)
     return {"seconds": seconds, "passes": passes(folder.config), "agents": found}
 
@@ -153,9 +158,10 @@ def trained(
     path = runs / (folder or f"{name}-teacher")
     clock = path / "seconds.json"
     if not clock.exists():  # else it is a teacher of several rows, or was trained before an interruption
+        shutil.rmtree(path, ignore_errors=True)  # begun and interrupted: seconds are those of a whole training
         config = recipe(name).replace({"team": "local", "epochs": args.epochs, "seed": args.seed, **(changes or {})})
         started = time.perf_counter()
-        launch.train(config, runs_dir=runs, name=path.name, resume_if_exists=True, how=Circumstances(quiet=True))
+        launch.train(config, runs_dir=runs, name=path.name, how=Circumstances(quiet=True))
         clock.write_text(json.dumps(time.perf_counter() - started))
     return path, float(clock.read_text())
 
@@ -170,7 +176,8 @@ def pooled(seeds: list[dict[str, Any]], test: int) -> dict[str, Any]:
         n = test * len(seeds)
         agents[agent] = {
             **means,
-            "ci95": wilson(round(means[MEASURE] * n), n),
+            "w_robust": (means["clean"] + means["pgd20"]) / 2,
+            "ci95": wilson(round(means["pgd20"] * n), n),
             "samples": values,
         }
     return {"seconds": fmean(s["seconds"] for s in seeds), "passes": seeds[0]["passes"], "agents": agents}

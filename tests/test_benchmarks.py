@@ -127,11 +127,11 @@ def test_the_committed_scaling_holds() -> None:
 @pytest.mark.soak
 def test_masking() -> None:
     result = run("masking.py", "--seeds=1", "--epochs=1", "--examples=64", timeout=PATIENCE)
-    assert result["n"] == 5  # at, trades, mart, and mat's two peers
-    assert result["flags"]["random output"]["detected"] == {"Random": 5}
-    assert result["flags"]["pixels without gradient"]["detected"] == {"Clamped": 5}
-    assert set(result["flags"]["softened logits"]["masked"]) == {"gap 1", "gap 0.3", "gap 0.1"}
-    assert all(len(flag["honest"]) == 5 for flag in result["flags"].values())
+    assert result["n"] == 3  # at and mat's two peers
+    assert result["flags"]["random output"]["detected"] == {"Random": 3}
+    assert result["flags"]["pixels without gradient"]["detected"] == {"Clamped": 3}
+    assert set(result["flags"]["softened logits"]["masked"]) == {"gap 1", "gap 0.3", "gap 0.1", "trades-1", "mart-1"}
+    assert all(len(flag["honest"]) == 3 for flag in result["flags"].values())
 
 
 @pytest.mark.soak
@@ -149,14 +149,28 @@ def test_methods_on_digits(tmp_path: Path) -> None:
     result = run("methods_on_digits.py", *flags, timeout=PATIENCE)
     assert set(result["rows"]) == {"at", "mixup only"}
     agent = result["rows"]["at"]["agents"]["model"]
-    assert len(agent["samples"]["scaled-pgd-20"]) == 2
+    assert len(agent["samples"]["scaled-pgd-20"]) == len(agent["samples"]["pgd20"]) == 2
     assert agent["autoattack"] <= agent["clean"]
+    assert agent["w_robust"] == (agent["clean"] + agent["pgd20"]) / 2
     assert run("methods_on_digits.py", *flags)["rows"] == result["rows"]
     found = run("heldout_attack.py", *(str(tmp_path / f"seed-{i}" / "at") for i in range(2)), "--examples=8")
     assert [n["autoattack"] for n in found["networks"]] == agent["samples"]["autoattack"]
     assert found["choices"]["scaled cross entropy"]["mean_gap"] == pytest.approx(
         sum(n["scaled cross entropy"] - n["autoattack"] for n in found["networks"]) / 2
     )
+
+
+@pytest.mark.soak
+def test_measures(tmp_path: Path) -> None:
+    """Every trial is compared by both measures; each one's winner is attacked."""
+    flags = ["--seeds=1", "--epochs=1", "--temperatures", "1", "3", "--examples=8", f"--runs={tmp_path}"]
+    (found,) = run("measures.py", *flags, timeout=PATIENCE)["seeds"]
+    assert [t["temperature"] for t in found["trials"]] == [1.0, 3.0]
+    for measure in ("pgd", "scaled-pgd"):
+        values = [t[measure]["w_robust"] for t in found["trials"]]
+        winner = found["winners"][measure]
+        assert values[winner["trial"]] == max(values)
+        assert winner["autoattack"] <= winner["clean"]
 
 
 @pytest.mark.soak

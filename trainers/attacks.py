@@ -1,8 +1,7 @@
 """Attacks as functions of an objective and images.
 
-An objective maps images [B, C, H, W] to one value per example [B], which the attack raises. An attack only differentiates
-with respect to the images, so ``.grad``, modes, buffers and the global random state stay as they were; ``frozen`` puts
-the network itself into the state in which it is attacked. All results lie in the ball and in the box [0, 1].
+An objective maps images [B, C, H, W] to one value per example [B], which the attack raises. An attack differentiates by the images only:
+``.grad``, modes, buffers and the global random state stay as they were; ``frozen`` is the network's part. Results lie in ball and box.
 """
 
 from __future__ import annotations
@@ -120,17 +119,21 @@ def initial(attack: Attack, x: Tensor, *, rng: Generator) -> Tensor:
     return start if attack.initial == "unclipped" else start.clamp(0, 1)
 
 
+class NoGradient(ValueError):
+    """The images do not reach the objective through differentiable operations."""
+
+
 def gradient(objective: Objective, x: Tensor) -> Tensor:
     """Gradient of the summed objective with respect to the images only: no parameter's ``.grad`` is touched.
 
     Raises:
-        ValueError: the objective does not depend on the images through differentiable operations.
+        NoGradient: the objective does not depend on the images through differentiable operations.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         value = objective(x).sum()
         if not value.requires_grad:
-            raise ValueError(
+            raise NoGradient(
                 "the model gives no gradient with respect to its images (it detaches them, or computes outside torch); "
                 "attack it without gradients: --attacks square-1000"
             )

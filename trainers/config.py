@@ -123,7 +123,7 @@ class Measure:
     """How networks are compared on held-out images: right after every one of these attacks, which all raise one loss."""
 
     attacks: tuple[Attack, ...]
-    loss: str = "pgd"  # a name in losses.RAISED
+    loss: str  # a name in losses.RAISED
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparring.trainers import half
+
 SCALE = 10.0  # distance of the largest and the third largest logit under scaled_cross_entropy
 NO_DISTANCE = 1e-9  # logits so close are equal
 
@@ -72,10 +74,13 @@ def scaled_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
     The cross entropy of logits that lie close together leads an attack away from the nearest class, that of logits far apart
     has no gradient left. Here the largest and the third largest (of two classes: both) are always ``SCALE`` apart.
+    Logits in half precision are compared in float32; equal ones stay as they are.
     Source: the divisor of the DLR loss (Croce and Hein, arXiv 2003.01690, eq. 6), held constant, under the cross entropy.
     """
+    logits = logits.float() if logits.dtype in half.TYPES else logits
     top = logits.detach().topk(min(3, logits.shape[1]), dim=1).values
-    apart = (top[:, :1] - top[:, -1:]).clamp_min(NO_DISTANCE)
+    apart = top[:, :1] - top[:, -1:]
+    apart = torch.where(apart > NO_DISTANCE, apart, SCALE)
     return cross_entropy(SCALE * (logits - top[:, :1]) / apart, y)
 
 

@@ -77,7 +77,7 @@ class HeldOut:
 
     clean: float
     robust: float  # right when clean and after every attack by which checkpoints are compared
-    own_attack: float  # after the training attack
+    own_attack: float  # after the training attack's steps, which raise what the others do
     n: float  # images
 
 

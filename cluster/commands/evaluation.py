@@ -39,7 +39,7 @@ class Evaluate:
     """A run's folder, or models/NAME; ensemble:RUN takes all its products as one network; file.py:function, or a file of weights with
     --network, is a network from elsewhere (then --threat and --data.name are needed)."""
     attacks: str = "clean,pgd-20"
-    """Comma-separated: clean, fgsm, pgd-K, pgd-KxR, margin-pgd-K, square-Q, autoattack, transfer:RUN."""
+    """Comma-separated: clean, fgsm, pgd-K, pgd-KxR, margin-pgd-K, scaled-pgd-K, square-Q, autoattack, transfer:RUN."""
     threat: UseAppendAction[tuple[str, ...]] = ()
     """NORM:EPS such as linf:8/255 or l2:0.5; repeat for a curve or several norms. Default: the run's own."""
     agent: UseAppendAction[tuple[str, ...]] = ()
@@ -51,7 +51,7 @@ class Evaluate:
     name: str | None = None
     """Name of the evaluation's folder."""
     cross: bool = False
-    """Also every agent on the examples crafted on every other (PGD-20, first threat)."""
+    """Also every agent on the examples crafted on every other (scaled-pgd-20, first threat)."""
     elsewhere: Annotated[Elsewhere, arg(name="")] = field(default_factory=Elsewhere)
     """Of a network from elsewhere."""
     corruption_root: Annotated[Path | None, arg(name="data.corruption-root")] = None

@@ -98,7 +98,7 @@ class RunConfig(Settings):
 
     @property
     def measure(self) -> Measure:
-        """PGD under every threat model of the run, for comparing checkpoints on the held-out images: their union counts."""
+        """``checkpoint.attack`` under every threat model of the run, for comparing networks on the held-out images: the union counts."""
         how = self.checkpoint
         threats = (Threat.parse(how.threat),) if how.threat else self.threats
         return Measure(tuple(Attack(norm=t.norm, eps=t.eps, steps=how.attack_steps) for t in threats), how.attack)

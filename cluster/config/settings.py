@@ -63,9 +63,9 @@ class Checkpointing:
         return f"{self.attack}-{self.attack_steps}"
 
     def going_on(self, begun: Checkpointing) -> Checkpointing:
-        """These settings in a run that was begun with others: its measure stays, unless another than the default is asked for."""
-        asked = self.attack != Checkpointing().attack
-        return self if asked else replace(self, attack=begun.attack)
+        """These settings in a run that was begun by pgd, as all were once: the default measure gives way to it, no other does."""
+        gives_way = begun.attack == "pgd" and self.attack == Checkpointing().attack
+        return replace(self, attack=begun.attack) if gives_way else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

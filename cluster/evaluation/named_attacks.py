@@ -1,8 +1,8 @@
 """Attacks by the names that papers and tables use, on one block of examples.
 
 ``fgsm``, ``pgd-20`` (cross entropy, uniform start, step 2.5 eps / steps), ``pgd-20x5`` (5 restarts), ``margin-pgd-30`` (the
-Carlini-Wagner margin), ``scaled-pgd-20`` (the cross entropy of logits at one scale), ``square-1000`` (queries), ``autoattack``, ``autoattack-plus``, ``autoattack-rand`` (the authors' own
-code, pyautoattack), ``transfer:RUN[@AGENT]`` (PGD-20 crafted on another network).
+Carlini-Wagner margin), ``scaled-pgd-20`` (the cross entropy of logits at one scale), ``square-1000`` (queries), ``autoattack``,
+``autoattack-plus``, ``autoattack-rand`` (the authors' own code), ``transfer:RUN[@AGENT]`` (PGD-20 crafted on another network).
 """
 
 from __future__ import annotations

@@ -56,7 +56,10 @@ def tune(
         Interrupted: stopped; every finished trial is kept.
         Infrastructure: some trials could not be carried out; they can go on.
     """
-    search = replace(search, config=_going_on(resolved(search.config), runs_dir, name))
+    config = resolved(search.config)
+    search = replace(search, config=_going_on(config, runs_dir, name))
+    if search.config != config:
+        say(f"{name} goes on by {search.config.checkpoint.name}, as it was begun")
     check(search)
     folder = _folder(search, runs_dir, name, resume=resume)
     drawn = samplers.draw(search, folder)

@@ -100,7 +100,9 @@ def resume(path: Path, *, asked: RunConfig | None = None, how: Circumstances | N
     folder = RunFolder.open(path)
     config = folder.config
     if asked is not None:
-        asked = replace(asked, checkpoint=asked.checkpoint.going_on(config.checkpoint))
+        asked, named = replace(asked, checkpoint=asked.checkpoint.going_on(config.checkpoint)), asked
+        if asked != named and not (how and how.quiet):
+            print(f"{folder} goes on by {config.checkpoint.name}, as it was begun", file=sys.stderr)
         config = by_content(config).carried_out_as(asked)
         differing = differences(config.to_dict(), asked.to_dict())
         if differing:

@@ -14,7 +14,7 @@ from statistics import fmean
 from sparring.trainers.types import HeldOut, Metrics
 
 WINDOW = 20  # steps over which a training figure is averaged
-GAP = 0.15  # least difference between the training attack and PGD that counts as catastrophic overfitting
+GAP = 0.15  # least difference between the training attack's steps and the measure's that counts as catastrophic overfitting
 DROP = 0.05  # least loss of held-out robust accuracy that counts as robust overfitting
 GROWTH = 3.0  # factor by which a loss explodes
 PATIENCE = 0.25  # share of the run before an accuracy at chance level means something
@@ -85,7 +85,7 @@ class Monitors:
             gap = v.own_attack - robust
             if gap > max(GAP, 3 * noise):
                 text = (
-                    f"{v.own_attack:.1%} right under the training attack, {robust:.1%} under PGD: the network has learnt "
+                    f"{v.own_attack:.1%} right under the training attack's steps, {robust:.1%} under more of them: the network has learnt "
                     "to mask its gradient, not to be robust. Use more attack steps, or a random start"
                 )
                 found += self._raise("catastrophic overfitting", agent, t, text, collapse=True)

@@ -35,7 +35,7 @@ def test_craft_answer_and_evaluate_change_nothing() -> None:
     adv = agent.craft(0)
     agent.answer(0, {"a": adv})
     agent.answer(0)
-    result = agent.evaluate(0, Measure((Attack(eps=0.1, steps=2),)))[""]
+    result = agent.evaluate(0, Measure((Attack(eps=0.1, steps=2),), "pgd"))[""]
     agent.warm_up()
     assert everything(agent.model) == before
     assert result.n == 24
@@ -50,7 +50,7 @@ def test_wrong_step_is_refused_by_every_verb() -> None:
             with pytest.raises(WrongStep, match=f"at step 1 and was called for step {t}"):
                 call(t)
     with pytest.raises(WrongStep):
-        agent.evaluate(0, Measure((Attack(eps=0.1),)))
+        agent.evaluate(0, Measure((Attack(eps=0.1),), "pgd"))
 
 
 def test_state_round_trip_continues_identically() -> None:

@@ -120,7 +120,7 @@ def test_out_of_memory_names_the_flag(speed: SpeedConfig, images: int) -> None:
     with pytest.raises(TooLarge, match=f"in warm-up of step 0 {named}"):
         agent.warm_up()
     with pytest.raises(TooLarge, match="in evaluate of step 0 with "):
-        agent.evaluate(0, Measure(()))
+        agent.evaluate(0, Measure((), "pgd"))
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -133,7 +133,7 @@ def test_no_more_images_than_asked_for_go_through_a_network(lanes: int) -> None:
         handle.agent.warm_up(lanes)
     Mat().step(team, 0)
     for handle in team.values():
-        handle.agent.evaluate(1, Measure((Attack(eps=0.1, steps=1),)))
+        handle.agent.evaluate(1, Measure((Attack(eps=0.1, steps=1),), "pgd"))
     assert max(seen) == 3
 
 

@@ -96,14 +96,14 @@ def test_averages_are_saved_and_continue() -> None:
     assert set(a.extra) == {"ema", "swa"}
     for name, tensors in a.extra.items():
         assert all(torch.equal(tensors[k], b.extra[name][k]) for k in tensors)
-    results = one["student"].agent.evaluate(7, Measure(()))
+    results = one["student"].agent.evaluate(7, Measure((), "pgd"))
     assert set(results) == {"", "ema", "swa"}
 
 
 def test_an_average_of_nothing_is_not_saved() -> None:
     agent = make_team(At(), optim=OptimConfig(swa=True, swa_start=5, **CONSTANT))["model"].agent
     assert agent.state(0).extra == {}
-    assert list(agent.evaluate(0, Measure(()))) == [""]
+    assert list(agent.evaluate(0, Measure((), "pgd"))) == [""]
 
 
 def test_perturbation_raises_the_loss_and_comes_back_to_the_bit() -> None:

@@ -60,6 +60,16 @@ def test_scaled_cross_entropy_stays_finite(logits: torch.Tensor) -> None:
     assert bool(x.grad.isfinite().all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scaled_cross_entropy_in_half_precision(dtype: torch.dtype) -> None:
+    """Logits so close that many are equal after rounding still give an attack a gradient that is a number."""
+    torch.manual_seed(0)
+    x = (torch.randn(200, 10) / 200 + 8).to(dtype).requires_grad_(True)
+    scaled_cross_entropy(x, torch.randint(0, 10, (200,))).sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert bool(x.grad.isfinite().all())
+
+
 @pytest.mark.parametrize("loss", [cross_entropy, margin, scaled_cross_entropy])
 def test_batch_is_its_singles(loss: object) -> None:
     torch.manual_seed(0)

@@ -190,7 +190,7 @@ def test_eat_draws_the_norm_of_larger_error_more_often() -> None:
 def test_union_is_at_most_every_norm_and_clean(model: TinyNet) -> None:
     split = make_team(Avg())["model"].agent.held_out
     how = Judging(seed=0, dtype=torch.float64)
-    union = accuracies(model, split, Measure(tuple(EACH.values())), how, own=EACH["linf"]).robust
+    union = accuracies(model, split, Measure(tuple(EACH.values()), "pgd"), how, own=EACH["linf"]).robust
     clean = correct(model, split, None, how)
     single = [correct(model, split, a, how) for a in EACH.values()]
     assert union == (clean & torch.stack(single).all(0)).double().mean().item()

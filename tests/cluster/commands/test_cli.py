@@ -218,12 +218,13 @@ def test_resume_if_exists_refuses_another_run(sparring: Command) -> None:
 
 
 def test_a_run_that_goes_on_keeps_its_measure(sparring: Command, tmp_path: Path) -> None:
-    """Asked for again without a word on the measure, an older run goes on by pgd; another measure by name is another run."""
+    """Asked for again by the default measure, a run that was begun by pgd goes on so and says it; margin-pgd is another run."""
     assert sparring("train", "at", *LOCAL, "--name=a", "--checkpoint.attack=pgd").returncode == 0
     path = tmp_path / "runs" / "a" / "config.yaml"
     path.write_text(path.read_text().replace("  attack: pgd\n", ""))
     done = sparring("train", "at", *LOCAL, "--name=a", "--resume-if-exists")
     assert done.returncode == 0, done.stderr
+    assert "a goes on by pgd-2, as it was begun" in done.stderr
     assert "is complete already" in done.stderr
     done = sparring("train", "at", *LOCAL, "--name=a", "--resume-if-exists", "--checkpoint.attack=margin-pgd")
     assert "checkpoint.attack: pgd -> margin-pgd" in done.stderr
