@@ -68,6 +68,12 @@ def say_differences(argv: Sequence[str], config: RunConfig, output: Output) -> N
         return
     for line in differences(resolved(start.recipe).to_dict(), config.to_dict()):
         print(line, file=sys.stderr)
+    if start.recipe.checkpoint.attack == config.checkpoint.attack == "pgd":  # only a file can say so, or leave it out
+        print(
+            f"networks are compared by {config.checkpoint.name}, as {argv[1]} names no other measure; softened logits inflate it, and not "
+            "--checkpoint.attack scaled-pgd",
+            file=sys.stderr,
+        )
 
 
 def _default(kind: Any, config: Settings) -> Any:

@@ -230,6 +230,14 @@ def test_a_run_that_goes_on_keeps_its_measure(sparring: Command, tmp_path: Path)
     assert "checkpoint.attack: pgd -> margin-pgd" in done.stderr
 
 
+def test_a_file_without_a_measure_says_what_it_means(sparring: Command, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("method: at\n")
+    said = "compared by pgd-2, as run.yaml names no other measure"
+    assert said in sparring("train", "-c", "run.yaml", *LOCAL, "--dry-run").stderr
+    assert said not in sparring("train", "-c", "run.yaml", *LOCAL, "--dry-run", "--checkpoint.attack=scaled-pgd").stderr
+    assert said not in sparring("train", "at", *LOCAL, "--dry-run").stderr
+
+
 @pytest.mark.soak
 def test_nan_on_ray_too(sparring: Command, pooled: None) -> None:
     flags = [*small_flags(max_steps=60, checkpoint__every=1), "--optim.lr=1e30", "--optim.warmup=100"]
