@@ -22,6 +22,7 @@ import torch
 from common import CLONE, circumstances, save
 from torch import nn
 
+from sparring.agents.checkpoint import load_model
 from sparring.cluster.config.recipes import recipe
 from sparring.cluster.evaluation import masking
 from sparring.cluster.evaluation.masking import Examined, Flag
@@ -64,6 +65,7 @@ def main() -> None:
         own = [f"{method}-{min(args.epochs)}" for method in SOFTENING]
         seen = [json.loads(p.read_text()) for p in paths if p.parent.name not in own]
         soft = {name: [json.loads(p.read_text()) for p in paths if p.parent.name == name] for name in own}
+        now = thresholds(args.examples)
     record = {
         **circumstances(seed=0),
         "n": len(seen),
@@ -71,7 +73,7 @@ def main() -> None:
         "seeds": args.seeds,
         "epochs": args.epochs,
         "methods": METHODS,
-        "flags": {name: counted(name, seen, soft) for name in seen[0]["honest"]},
+        "flags": {name: counted(name, seen, soft, now[name]) for name in seen[0]["honest"]},
     }
     print(save("masking", record) if args.save else json.dumps(record))
 
@@ -149,29 +151,38 @@ def values(model: nn.Module, split: Split, threat: Threat, checks: Sequence[Chec
     return {f.name: [f.value, f.threshold] for f in masking.looked_at(model, split, threat, checks=checks)}
 
 
-def counted(flag: str, seen: Sequence[dict[str, Any]], soft: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
+def thresholds(examples: int) -> dict[str, float]:
+    """By flag, as they are now: a network that was looked at before one changed is not looked at again."""
+    model = load_model(CLONE / "tests" / "networks" / "honest-0").eval()
+    honest = seen_of(model, model, examples, all_norms=True)["honest"]
+    return {name: threshold for name, (_, threshold) in honest.items()}
+
+
+def counted(
+    flag: str, seen: Sequence[dict[str, Any]], soft: Mapping[str, Sequence[dict[str, Any]]], threshold: float
+) -> dict[str, Any]:
     """False alarms of the honest networks, detections of each kind, and every value."""
     looked = [s for s in seen if flag in s["honest"]]
-    honest = [s["honest"][flag] for s in looked]
+    honest = [s["honest"][flag][0] for s in looked]
     kinds: dict[str, Any] = {}
     for s in looked:
         for kind, value in s["masked"].get(flag, {}).items():
-            kinds.setdefault(kind, []).append(value)
+            kinds.setdefault(kind, []).append(value[0])
     if flag == "softened logits":
-        kinds |= {name: [s["honest"][flag] for s in networks] for name, networks in soft.items()}
+        kinds |= {name: [s["honest"][flag][0] for s in networks] for name, networks in soft.items()}
     return {
         "n": len(looked),
-        "threshold": honest[0][1],
-        "alarms": raised(honest),
-        "detected": {kind: raised(found) for kind, found in kinds.items()},
-        "honest": [round(v, 4) for v, _ in honest],
-        "masked": {kind: [round(v, 4) for v, _ in found] for kind, found in kinds.items()},
+        "threshold": threshold,
+        "alarms": above(honest, threshold),
+        "detected": {kind: above(found, threshold) for kind, found in kinds.items()},
+        "honest": [round(v, 4) for v in honest],
+        "masked": {kind: [round(v, 4) for v in found] for kind, found in kinds.items()},
     }
 
 
-def raised(found: Sequence[Sequence[float]]) -> int:
-    """How many are above their threshold."""
-    return sum(not value <= threshold for value, threshold in found)
+def above(found: Sequence[float], threshold: float) -> int:
+    """How many are no longer honest; NaN is not."""
+    return sum(not value <= threshold for value in found)
 
 
 if __name__ == "__main__":

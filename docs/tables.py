@@ -17,6 +17,7 @@ from typing import Any
 CLONE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CLONE / "benchmarks"))
 
+import robust  # noqa: E402
 import scale_model  # noqa: E402
 import speed  # noqa: E402
 from tabular import rows, source  # noqa: E402
@@ -171,14 +172,6 @@ def walls(result: dict[str, Any]) -> str:
     return rows(header, body) + source(result) + "Constants:\n\n" + origins
 
 
-def masking(result: dict[str, Any]) -> str:
-    """Flags of masked networks, false alarms of honest ones."""
-    body = [[name, ", ".join(f["name"] for f in flags)] for name, flags in result["masked"].items()]
-    false = sum(bool(flags) for flags in result["honest"])
-    note = f"False alarms: {false} of {result['seeds']} adversarially trained networks raise any flag.\n"
-    return rows(["an honest network behind", "flags"], body) + source(result) + note
-
-
 def union(result: dict[str, Any]) -> str:
     """Accuracy under each norm and under all."""
     first = next(iter(result["networks"].values()))
@@ -259,7 +252,9 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "faults": faults,
     "scaling": scale,
     "walls": walls,
-    "masking": masking,
+    "masking": robust.masking,
+    "heldout_attack": robust.heldout_attack,
+    "measures": robust.measures,
     "methods": methods,
     "methods_on_digits": methods_on_digits,
     "mtard_autoattack": methods_on_digits,
