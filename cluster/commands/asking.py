@@ -70,8 +70,8 @@ def say_differences(argv: Sequence[str], config: RunConfig, output: Output) -> N
         print(line, file=sys.stderr)
     if start.recipe.checkpoint.attack == config.checkpoint.attack == "pgd":  # only a file can say so, or leave it out
         print(
-            f"networks are compared by {config.checkpoint.name}, as {argv[1]} names no other measure; softened logits inflate it, and not "
-            "--checkpoint.attack scaled-pgd",
+            f"networks are compared by {config.checkpoint.name}, as {argv[1]} names no other measure; softened logits inflate it, which "
+            "--checkpoint.attack scaled-pgd avoids",
             file=sys.stderr,
         )
 

@@ -88,7 +88,7 @@ def _joint(folders: Sequence[RunFolder]) -> str:
             robust = with_interval(entry["robust_accuracy"], entry["ci95"])
             rows.append([escape(label), escape(numbers["threat"]), str(numbers["n"]), clean, robust])
             lines.append((label, [(p["eps"], p["accuracy"]) for p in a["curve"]]))
-    chart = charts.line_chart("Accuracy under scaled-PGD-20", lines, x_label="eps", percent=True)
+    chart = charts.line_chart(f"Accuracy under {numbers['attack'].upper()}", lines, x_label="eps", percent=True)
     header = ["run and agent", "threat", "n", "clean", "robust"]
     beside = table("Side by side, each under its own threat", header, rows)
     return f'{beside}<div class="charts">{chart}</div><p class="quiet">Each curve ends at twice the eps of its own run.</p>'
