@@ -13,6 +13,7 @@ from sparring.agents import checkpoint
 from sparring.agents.exchange import nest, pack, unpack
 from sparring.agents.lanes import Lanes, Place, join
 from sparring.agents.spec import AgentSpec, Facts, describe
+from sparring.trainers import user
 from sparring.trainers.config import Measure
 from sparring.trainers.types import HeldOut, Metrics
 
@@ -20,6 +21,7 @@ from sparring.trainers.types import HeldOut, Metrics
 class Endpoint:
     """Every method is the agent's own: messages are unpacked on the way in and packed on the way out."""
 
+    @user.telling
     def __init__(self, spec: AgentSpec, lanes: Lanes = Lanes()) -> None:
         self.agent = spec.build(lanes)
         self._writer, self._written = ThreadPoolExecutor(1), dict[int, Future[dict[str, str]]]()
@@ -33,21 +35,26 @@ class Endpoint:
     def describe(self) -> Facts:
         return describe(self.agent)
 
+    @user.telling
     def craft(self, t: int, attack: str, **hints: Any) -> Any:
         return self._pack(self.agent.craft(t, attack=attack, **self._seen(hints)))
 
+    @user.telling
     def answer(self, t: int, **on: Any) -> Any:
         return self._pack(self.agent.answer(t, **self._seen(on)))
 
+    @user.telling
     def predict(self, t: int, **seen: Any) -> Any:
         return self._pack(self.agent.predict(t, **self._seen(seen)))
 
+    @user.telling
     def learn(self, t: int, **seen: Any) -> Metrics:
         return self.agent.learn(t, **self._seen(seen))
 
     def report(self, t: int) -> Metrics:
         return self.agent.report(t)
 
+    @user.telling
     def evaluate(self, t: int, by: Measure) -> dict[str, HeldOut]:
         return self.agent.evaluate(t, by)
 

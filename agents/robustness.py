@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.agents.fast import arithmetic
+from sparring.agents.inputs import check_images
 from sparring.agents.parts import cut
 from sparring.trainers.attacks import frozen, run
 from sparring.trainers.config import Attack, Measure
@@ -97,22 +98,19 @@ def fitting_threads(*models: nn.Module) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def check_classifier(model: nn.Module, x: Tensor, *, classes: int | None = None) -> None:
+def check_classifier(model: nn.Module, x: Tensor, *, classes: int | None = None) -> int:
     """Refuse images of another shape or type or outside [0, 1], and a model that does not return one row of logits per image.
+
+    Returns:
+        How many classes the model tells apart.
 
     Raises:
         ValueError: says which, with the values seen.
     """
-    if x.dim() != 4 or not x.is_floating_point():
-        raise ValueError(f"images are {x.dtype} {list(x.shape)}; expected floating-point [B, C, H, W]")
+    check_images(x)
     wanted = next((p.dtype for p in model.parameters()), x.dtype)
     if wanted != x.dtype:
         raise ValueError(f"images are {x.dtype} and the model computes in {wanted}; convert one: x.to({wanted})")
-    low, high = x.min().item(), x.max().item()
-    if not (low >= 0 and high <= 1):  # also when NaN
-        raise ValueError(
-            f"images lie in [{low:.4g}, {high:.4g}]; pixels must be in [0, 1] (divide bytes by 255; normalisation belongs inside the network)"
-        )
     with judged(model), torch.no_grad():
         out = model(x)
     if out.dim() != 2 or len(out) != len(x) or (classes is not None and out.shape[1] != classes):
@@ -127,6 +125,7 @@ def check_classifier(model: nn.Module, x: Tensor, *, classes: int | None = None)
         raise ValueError(
             "the model returns probabilities (rows sum to 1); attacks need logits: remove the softmax at its end"
         )
+    return int(out.shape[1])
 
 
 def check_finite(logits: Tensor, *, of: str = "") -> None:

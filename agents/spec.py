@@ -15,6 +15,7 @@ from sparring.agents.agent import Agent
 from sparring.agents.base import Makings
 from sparring.agents.lanes import Lanes
 from sparring.agents.memo import Memo
+from sparring.agents.networks.foreign import Foreign
 from sparring.agents.robustness import check_classifier
 from sparring.trainers import code, methods, user
 from sparring.trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig, require
@@ -129,8 +130,8 @@ class AgentSpec:
         """
         if self.init is None:
             assert self.network is not None
-            made = networks.build(networks.configure(self.network, dataset), self.seed, self.index)
-            if user.is_function(self.network):
+            made = _built(networks.configure(self.network, dataset), self.seed, self.index)
+            if user.is_function(self.network) or isinstance(made, Foreign):
                 _check_users(made, dataset)
             return made
         self._check_fit(checkpoint.network_config(Path(self.init)), dataset, any_classes=any_classes)
@@ -186,13 +187,24 @@ class AgentSpec:
         return total
 
 
+def _built(config: networks.NetworkConfig, *key: int | str) -> networks.Network:
+    """With fresh weights; an error of a user's function has its place."""
+    try:
+        return networks.build(config, *key)
+    except Exception as error:
+        own = user.placed(error)
+        if own is error:
+            raise
+        raise own from error
+
+
 def _check_users(network: networks.Network, dataset: Dataset) -> None:
     """Try a user's network on two images before a step is spent on it."""
     x = dataset.train[torch.arange(2)].pixels()
     try:
         check_classifier(network, x, classes=len(dataset.classes))
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"network {network.config.spec} on images {list(x.shape)}: {error}") from error
+    except Exception as error:  # whatever a user's forward raises
+        raise ValueError(f"network {user.shown(network.config.spec)}: {user.told(error)}") from error
 
 
 def _config(network: str | None, init: str | None, dataset: Dataset) -> networks.NetworkConfig:

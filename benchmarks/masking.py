@@ -1,10 +1,11 @@
 """How often honest networks raise a flag of masked gradients, and how often masked ones raise theirs.
 
-python benchmarks/masking.py [--seeds 13] [--epochs 5 15] [--examples 256] [--processes 2] [--runs DIR] [--save]
+python benchmarks/masking.py [--seeds 13] [--epochs 5 15] [--examples 256] [--processes 2] [--runs DIR] [--again FLAG] [--save]
 
 Honest: every network of at, trades, mart and mat (two peers) of every seed and length, but for trades and mart after the shortest, whose own
 training leaves logits about 1 apart: these are a kind of softened ones. Masked: each network behind every kind of masking (tests/masked.py),
-looked at by the checks that this kind must raise. With --runs an interrupted measurement goes on.
+looked at by the checks that this kind must raise. With --runs an interrupted measurement goes on; --again FLAG looks once more for a flag
+whose check has changed since.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=256, help="test images")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--runs", type=Path, help="keep the runs, and what was seen, in this folder")
+    parser.add_argument("--again", help="a flag to be looked for once more in the networks of --runs")
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)  # one seed, in a process of its own
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/masking.json")
     args = parser.parse_args()
@@ -81,6 +83,7 @@ def main() -> None:
 def together(seeds: Sequence[int], args: argparse.Namespace) -> None:
     """Some seeds, each in a process of its own."""
     flags = ["--epochs", *map(str, args.epochs), "--examples", str(args.examples), "--runs", str(args.runs)]
+    flags += ["--again", args.again] if args.again else []
     jobs = [subprocess.Popen([sys.executable, __file__, *flags, "--seed", str(seed)]) for seed in seeds]
     codes = [job.wait() for job in jobs]
     if any(codes):
@@ -105,25 +108,38 @@ def one_seed(args: argparse.Namespace) -> None:
             agents = chosen_agents(folder)
             models = [load_agent(folder, agent, checkpoint="last")[0] for agent in agents]
             for i, agent in enumerate(agents):
-                path = folder.path / f"masking-{agent}.json"
+                path, norms = folder.path / f"masking-{agent}.json", args.seed < ALL_NORMS
                 if not path.exists():
-                    seen = seen_of(models[i], models[i - 1], args.examples, all_norms=args.seed < ALL_NORMS)
-                    path.write_text(json.dumps(seen))
+                    path.write_text(json.dumps(seen_of(models[i], models[i - 1], args.examples, all_norms=norms)))
+                elif args.again:
+                    known = json.loads(path.read_text())
+                    seen = seen_of(
+                        models[i], models[i - 1], args.examples, all_norms=norms, only=[by_name()[args.again]]
+                    )
+                    path.write_text(json.dumps({part: known[part] | seen[part] for part in known}))
 
 
-def seen_of(model: nn.Module, other: nn.Module, examples: int, *, all_norms: bool) -> dict[str, Any]:
+def seen_of(
+    model: nn.Module, other: nn.Module, examples: int, *, all_norms: bool, only: Sequence[Check] = masking.CHECKS
+) -> dict[str, Any]:
     """Values of all checks on an honest network, and of the right ones on it behind every kind of masking."""
     split = load_test(DataConfig(), examples)
-    honest = values(model, split, LINF)
+    honest = values(model, split, LINF, only)
     for threat in (L2, L1) if all_norms else ():
-        honest |= {f"{k}, {threat.norm}": v for k, v in values(model, split, threat, BY_NORM).items()}
+        seen = values(model, split, threat, [check for check in BY_NORM if check in only])
+        honest |= {f"{k}, {threat.norm}": v for k, v in seen.items()}
     kinds: dict[str, Any] = {}
     for name, masked, threat, checks in kinds_of(model, other, split):
         if threat.norm != "linf" and not all_norms:
             continue
-        for flag, value in values(masked, split, threat, checks).items():
+        for flag, value in values(masked, split, threat, [check for check in checks if check in only]).items():
             kinds.setdefault(flag if threat.norm == "linf" else f"{flag}, {threat.norm}", {})[name] = value
     return {"honest": honest, "masked": kinds}
+
+
+def by_name() -> dict[str, Check]:
+    """Checks by the name of their flag."""
+    return {check.__name__.replace("_", " "): check for check in masking.CHECKS}
 
 
 def kinds_of(model: nn.Module, other: nn.Module, split: Split) -> Iterator[tuple[str, nn.Module, Threat, list[Check]]]:
@@ -131,12 +147,11 @@ def kinds_of(model: nn.Module, other: nn.Module, split: Split) -> Iterator[tuple
     sys.path.insert(0, str(CLONE))
     from tests import masked
 
-    by_name = {check.__name__.replace("_", " "): check for check in masking.CHECKS}
     for kind, flags in masked.MASKED.items():
         if kind is masked.Detector and other is model:
             continue  # it needs two
         threat = TWICE if kind is masked.Lucky else LINF
-        yield kind.__name__, kind(model, other), threat, [by_name[flag] for flag in sorted(flags)]
+        yield kind.__name__, kind(model, other), threat, [by_name()[flag] for flag in sorted(flags)]
     x, _ = pixels(split, 0, len(split))
     for gap in masked.SOFT:
         yield f"gap {gap:g}", masked.Rescaled(model, x, gap), LINF, [masking.softened_logits]
@@ -146,8 +161,10 @@ def kinds_of(model: nn.Module, other: nn.Module, split: Split) -> Iterator[tuple
         yield "Quantised", masked.Quantised(model), threat, [masking.black_box_beats_white_box]
 
 
-def values(model: nn.Module, split: Split, threat: Threat, checks: Sequence[Check] = ()) -> dict[str, Any]:
+def values(model: nn.Module, split: Split, threat: Threat, checks: Sequence[Check]) -> dict[str, Any]:
     """What the checks see, each beside its threshold."""
+    if not checks:
+        return {}  # for looked_at, none named means all
     return {f.name: [f.value, f.threshold] for f in masking.looked_at(model, split, threat, checks=checks)}
 
 

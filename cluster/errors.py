@@ -10,6 +10,13 @@ class SparringError(Exception):
 
     code = 1
 
+    @classmethod
+    def told(cls, text: str, code: int) -> SparringError:
+        """An error that another process had, with its exit code."""
+        error = SparringError(text)
+        error.code = code
+        return error
+
 
 class UsageError(SparringError):
     """A flag, name or value that is not allowed."""

@@ -31,6 +31,7 @@ IN_CLUSTER = {"__init__", "__main__", "errors", "terminal"}  # files of cluster/
 ANYWHERE_LAZILY = {"safetensors", "pyarrow", "PIL", "sklearn", "torchvision", "timm"}
 TORCH_ONLY = {"torch", "numpy", *ANYWHERE_LAZILY}
 HEAVY = {"torch", "ray", "matplotlib", "tyro", "fastapi"}  # what an import inside a function is for
+API = "cluster/commands/api.py"  # what sparring.py offers
 LINES, FUNCTION, PARAMETERS, FILES = 250, 60, 8, 14
 
 Sources = Mapping[str, str]  # "cluster/runs/folder.py" -> its text
@@ -181,8 +182,8 @@ def hidden_directions(files: Sources) -> list[str]:
     heavy = _heavy(files)
     found = []
     for name, text in files.items():
-        if name == "sparring.py":
-            continue  # whoever imports the API pays for what is called
+        if name == API:
+            continue  # whoever imports it pays for what is called
         tree = parsed(text)
         for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)):
             for node in ast.walk(function):
@@ -241,7 +242,7 @@ def many_parameters(files: Sources) -> list[str]:
     """A value object instead. The hooks of a method name the messages that they get, and the public API is its keywords."""
     found = []
     for name, f in _functions(files):
-        if name.startswith("trainers/methods/") or name == "sparring.py":
+        if name.startswith("trainers/methods/") or name == API:
             continue
         a = f.args
         named = [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs)]

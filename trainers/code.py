@@ -135,6 +135,11 @@ def known(key: str) -> Code | None:
     return _known.get(key)
 
 
+def places() -> set[str]:
+    """Where the files of all known code were read, as tracebacks name them."""
+    return {str(Path(code.origin).parent / name) for code in _known.values() for name in code.files}
+
+
 class _FromMemory(MetaPathFinder, Loader):
     """Imports ``sparring_user_KEY.own`` and its neighbours from known code, alive or unpickled."""
 

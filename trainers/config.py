@@ -72,6 +72,11 @@ def fraction(text: str) -> float:
         raise ValueError(f"{text!r} is not a number; write for example 0.03 or 8/255") from None
 
 
+def number(value: float | str) -> float:
+    """A number, or one written as text: ``8 / 255`` and ``"8/255"``."""
+    return fraction(value) if isinstance(value, str) else float(value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack:
     """A projected gradient attack, completely described. eps and step_size are in pixels of [0, 1]."""

@@ -21,7 +21,7 @@ from sparring.trainers.types import Batch
 class Split:
     """Images and labels, all or the chosen rows of them; choosing copies no pixel."""
 
-    images: Tensor  # [N, H, W, C] uint8, perhaps mapped from a file
+    images: Tensor  # [N, H, W, C] uint8, perhaps mapped from a file; a caller's own may be pixels in [0, 1]
     labels: Tensor  # [N] int64
     rows: Tensor | None = None  # [n] int64, into the N; None: all
     source: str | None = None  # sha256 of the file that images and labels came from
@@ -228,7 +228,9 @@ def _order(seed: int, name: str, epoch: int, n: int) -> Tensor:
 
 
 def to_pixels(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """[N, H, W, C] uint8 -> contiguous [N, C, H, W] in [0, 1]."""
+    """[N, H, W, C], bytes or already in [0, 1] -> contiguous [N, C, H, W] in [0, 1]."""
+    if images.is_floating_point():
+        return images.permute(0, 3, 1, 2).contiguous().to(dtype)
     return images.permute(0, 3, 1, 2).contiguous().to(dtype) / 255
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -78,6 +80,25 @@ def function(spec: str) -> Callable[..., Any]:
     return called
 
 
+def network(spec: str, config: object) -> Any:
+    """What ``file.py:function`` returns for a network's configuration, which it gets where it asks for one: its first argument has
+    no default, or is called ``config``.
+
+    Raises:
+        ValueError: no such file or function.
+    """
+    made = function(spec)
+    try:
+        first = next(iter(inspect.signature(made).parameters.values()), None)
+    except (TypeError, ValueError):  # a callable that tells no signature
+        first = None
+    asks = first is not None and (first.name == "config" or (first.default is first.empty and first.kind in _GIVEN))
+    return made(config) if asks else made()
+
+
+_GIVEN = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 def module(file: str | Path) -> ModuleType:
     """The module of ``file.py``, imported once per content, under a name that is nobody else's.
 
@@ -93,6 +114,55 @@ def file_of(name: str) -> str | None:
     """``code/KEY/file.py`` of a module that was imported here; None when it is no user's."""
     code = contents.known(name.removeprefix(PREFIX).partition(".")[0]) if name.startswith(PREFIX) else None
     return code.name if code else None
+
+
+class OwnCodeError(ValueError):
+    """An error that a user's file raised: where, what, and what it had been given."""
+
+
+def placed(error: BaseException) -> BaseException:
+    """The error with the line of a user's file that it came through; as it is where there is none, or where it is one of ours."""
+    if isinstance(error, (OwnCodeError, MemoryError, SystemExit)) or type(error).__module__.startswith("sparring."):
+        return error
+    if not isinstance(error, Exception) or type(error).__name__ == "OutOfMemoryError":
+        return error
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in contents.places()]
+    if not frames:
+        return error
+    given = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
+    text = " ".join(str(error).split())
+    return OwnCodeError(f"{frames[-1].filename}, line {frames[-1].lineno}: {type(error).__name__}: {text}{given}")
+
+
+def told(error: BaseException) -> str:
+    """An error of a network, a method or a data function in one line: with its place where it has one, and its kind where it has none."""
+    own = placed(error)
+    if isinstance(own, ValueError):
+        return str(own)
+    given = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{given}"
+
+
+def shown(spec: str) -> str:
+    """``code/KEY/own.py:net`` as its owner named it: ``own.py:net``."""
+    file, colon, function = spec.rpartition(":") if is_function(spec) else (spec, "", "")
+    return spec if contents.key_of(file) is None else Path(file).name + colon + function
+
+
+def telling(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """A method whose errors are :func:`placed`: in an actor the place is known only where they are raised."""
+
+    @functools.wraps(verb)
+    def called(*args: Any, **options: Any) -> Any:
+        try:
+            return verb(*args, **options)
+        except Exception as error:
+            own = placed(error)
+            if own is error:
+                raise
+            raise own from error
+
+    return called
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 from sparring.agents.networks import foreign, resnet
+from sparring.agents.networks.from_timm import from_timm
 from sparring.agents.networks.mobilenet import MobileNetV2
 from sparring.agents.networks.network import Network, NetworkConfig
 from sparring.agents.networks.small_cnn import SmallCNN
@@ -72,7 +73,7 @@ def widths(config: NetworkConfig) -> list[int]:
 
 
 def parse(spec: str) -> tuple[Callable[..., Network], dict[str, object]]:
-    """``"small_cnn:width=16"``, ``"timm:NAME"`` or ``"file.py:function"`` -> what builds the network, and its options.
+    """``"small_cnn:width=16"``, ``"timm:NAME[,OPTION=VALUE]"`` or ``"file.py:function"`` -> what builds the network, its options.
 
     Raises:
         ValueError: unknown network or option, with what is allowed.
@@ -80,7 +81,8 @@ def parse(spec: str) -> tuple[Callable[..., Network], dict[str, object]]:
     if user.is_function(spec):
         return foreign.from_file(spec), {}
     if spec.startswith("timm:"):
-        return foreign.from_timm(spec.removeprefix("timm:")), {}
+        name, _, rest = spec.removeprefix("timm:").partition(",")
+        return from_timm(name, _options(rest, f"timm:{name},patch_size=4")), {}
     if spec.endswith(".py"):
         raise ValueError(f"network {spec!r} names a file; add its function: {spec}:FUNCTION")
     name, _, rest = spec.partition(":")
@@ -91,14 +93,34 @@ def parse(spec: str) -> tuple[Callable[..., Network], dict[str, object]]:
             f"network {name!r} is unknown. {hint}Allowed: {', '.join(NETWORKS)}, timm:NAME, file.py:function"
         )
     maker = NETWORKS[name]
-    allowed = [p.name for p in inspect.signature(maker).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    options: dict[str, object] = {}
-    for item in filter(None, rest.split(",")):
-        key, _, value = item.partition("=")
+    allowed = {p.name: p.default for p in inspect.signature(maker).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    options = _options(rest, f"{name}:{next(iter(allowed), 'width')}=16")
+    for key, value in options.items():
         if key not in allowed:
             raise ValueError(f"network {name} has no option {key!r}; allowed: {', '.join(allowed) or 'none'}")
+        _check_option(name, key, value, allowed[key])
+    return maker, options
+
+
+def _options(text: str, example: str) -> dict[str, object]:
+    """``"width=16,depth=2"`` -> values by name.
+
+    Raises:
+        ValueError: another form.
+    """
+    options: dict[str, object] = {}
+    for item in filter(None, text.split(",")):
+        key, _, value = item.partition("=")
         try:
             options[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            raise ValueError(f"network option {item!r} is not KEY=NUMBER; write for example {name}:{key}=16") from None
-    return maker, options
+            raise ValueError(f"network option {item!r} is not KEY=NUMBER; write for example {example}") from None
+    return options
+
+
+def _check_option(name: str, key: str, value: object, default: object) -> None:
+    """Refuse what is no truth value where one is expected, and else what is no number of layers, channels or the like."""
+    truth = isinstance(default, bool)
+    if isinstance(value, bool) != truth or (not truth and not (isinstance(value, int) and value >= 1)):
+        kind = "True or False" if truth else "a whole number of 1 or more"
+        raise ValueError(f"network {name}: {key} = {value!r} is not allowed; expected {kind}")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from sparring.cluster.commands.evaluation import evaluate, export, report, verify
+from sparring.cluster.commands.evaluation import Elsewhere, evaluate, export, report, verify
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.commands.serve import serve
 from sparring.cluster.commands.training import pretrain, resume, train, tune
@@ -32,30 +32,34 @@ def doctor(*, output: Out = Output()) -> None:
 
 
 def publish(
-    run: Positional[Path],
+    net: Positional[str],
     *,
     name: Annotated[str, arg(name="as")],
     agent: str | None = None,
     checkpoint: Literal["best", "last"] = "best",
     models_dir: Path = Path("models"),
+    elsewhere: Annotated[Elsewhere, arg(name="")] = Elsewhere(),
     output: Out = Output(),
 ) -> None:
-    """Copy a run's network with its card into models/NAME/VERSION, which never changes.
+    """Copy a network with its card into models/NAME/VERSION, which never changes.
 
     Args:
-        run: The run's folder.
+        net: RUN or RUN@AGENT; a network from elsewhere (FILE.py:function, timm:NAME, a file of weights with --network) gets a card too.
         name: Of the model: lower-case letters, digits, '.', '_' and '-'.
         agent: Role, where the method has several products; ensemble: all of them as one network.
-        checkpoint: Best on the held-out images, or last.
+        checkpoint: Of a run: best on the held-out images, or last.
         models_dir: Folder of all models.
+        elsewhere: Of a network from elsewhere.
     """
     from sparring.agents import model_folder
     from sparring.cluster.models import card
-    from sparring.cluster.runs.folder import RunFolder
+    from sparring.cluster.models.resolve import single
+    from sparring.cluster.models.target import Elsewhere as About
 
-    for line in RunFolder.open(run).changed_code():
+    found = single(net, About(**vars(elsewhere)), agent=agent, checkpoint=checkpoint)
+    for line in found[2].notes:
         say(output)(line)
-    version = card.publish(run, agent=agent, name=name, models_dir=models_dir, checkpoint=checkpoint)
+    version = card.publish(*found, name=name, models_dir=models_dir)
     answer(output, {"model": str(version), "card": model_folder.card(version)}, card.show)
 
 

@@ -33,11 +33,11 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Attack a run's networks on the test images."""
+    """Attack networks on the test images."""
 
-    run: Positional[str]
-    """A run's folder, or models/NAME; ensemble:RUN takes all its products as one network; file.py:function, or a file of weights with
-    --network, is a network from elsewhere (then --threat and --data.name are needed)."""
+    net: Positional[str]
+    """RUN or RUN@AGENT; ensemble:RUN takes all its products as one network; NAME[/VERSION] in models/; FILE.py:function, timm:NAME, or a
+    file of weights with --network: a network from elsewhere (then --threat and --data.name are needed); hf:USER/NAME."""
     attacks: str = "clean,pgd-20"
     """Comma-separated: clean, fgsm, pgd-K, pgd-KxR, margin-pgd-K, scaled-pgd-K, square-Q, autoattack, transfer:RUN."""
     threat: UseAppendAction[tuple[str, ...]] = ()
@@ -70,12 +70,14 @@ class Evaluate:
 
 
 def evaluate(argv: Sequence[str]) -> None:
-    """Attack a run's networks on the test images."""
+    """Attack networks on the test images: those of a run, a published model, or one from elsewhere."""
     command = tyro.cli(Evaluate, args=list(argv), prog="sparring evaluate")
     from sparring.cluster.evaluation import results
     from sparring.cluster.evaluation.evaluation import Asked, evaluate_target
-    from sparring.cluster.models import card, target
+    from sparring.cluster.models import card
     from sparring.cluster.models.examples import Examples
+    from sparring.cluster.models.resolve import resolve
+    from sparring.cluster.models.target import Elsewhere as About
 
     asked = Asked(
         attacks=[name.strip() for name in command.attacks.split(",")],
@@ -89,8 +91,8 @@ def evaluate(argv: Sequence[str]) -> None:
         block=command.block,
         masking=command.masking,
     )
-    elsewhere = target.Elsewhere(**vars(command.elsewhere))
-    networks = target.of_name(command.run, elsewhere, agents=command.agent, checkpoint=command.checkpoint)
+    about = About(**vars(command.elsewhere))
+    networks = resolve(command.net, about, agents=command.agent, checkpoint=command.checkpoint)
     with _cluster(command.address, command.workers):
         report = evaluate_target(networks, asked, say(command.output))
     if (networks.path / "card.json").is_file():
@@ -150,25 +152,29 @@ def verify(path: Positional[Path], *, interval: str | None = None, output: Out =
 
 
 def export(
-    run: Positional[Path],
+    net: Positional[str],
     *,
     to: Literal["safetensors", "robustbench"] = "safetensors",
     agent: str | None = None,
     evaluation: str | None = None,
     out: Path | None = None,
+    elsewhere: Annotated[Elsewhere, arg(name="")] = Elsewhere(),
     output: Out = Output(),
 ) -> None:
     """Write a trained network for use elsewhere.
 
     Args:
-        run: The run's folder.
+        net: RUN or RUN@AGENT, NAME[/VERSION] in models/, FILE.py:function, timm:NAME, or a file of weights with --network.
         to: safetensors: weights and how to build the network. robustbench: also the zoo's entry and code.
         agent: Role; needed when the run has several products.
         evaluation: For robustbench, the evaluation with AutoAttack. Default: the newest that has it.
-        out: New folder. Default: export/RUN-AGENT.
+        out: New folder. Default: export/RUN-AGENT, or export/NAME.
+        elsewhere: Of a network from elsewhere.
     """
     from sparring.cluster.models import export as implementation
-    from sparring.cluster.runs.folder import RunFolder
+    from sparring.cluster.models.resolve import single
+    from sparring.cluster.models.target import Elsewhere as About
 
-    result = implementation.export(RunFolder.open(run), to=to, agent=agent, evaluation=evaluation, out=out)
+    name, _, target = single(net, About(**vars(elsewhere)), agent=agent)
+    result = implementation.export(target, name, to=to, evaluation=evaluation, out=out)
     answer(output, result, implementation.show)

@@ -16,6 +16,7 @@ from sparring.cluster.commands.output import only_the_answer
 from sparring.cluster.errors import UsageError, exit_code
 from sparring.cluster.machines.stop import start_library_threads, terminate_interrupts
 from sparring.cluster.terminal import HOME
+from sparring.trainers import user
 
 STARTS_RAY = ("demo", "train", "resume", "pretrain", "tune", "evaluate", "serve")
 
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        error = user.placed(error)  # type: ignore[assignment]  # an Exception stays one
         code = exit_code(error)
         name = "" if code != 1 else f"{type(error).__name__}: "
         print(f"sparring: {name}{error}" + ("" if code != 1 else f" ({_where(error)})"), file=sys.stderr)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from sparring.trainers import user
 from sparring.trainers.config import fraction
 
 
@@ -82,7 +83,14 @@ def _refuse(path: str, value: Any, allowed: str) -> NoReturn:
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """``setting: value before -> value after`` for all that differ."""
     old, new = flat(before), flat(after)
-    return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in {**new, **old} if old.get(k) != new.get(k)]
+    return [f"{k}: {_shown(old.get(k))} -> {_shown(new.get(k))}" for k in {**new, **old} if old.get(k) != new.get(k)]
+
+
+def _shown(value: Any) -> Any:
+    """A user's file as ``own.py:net`` and the beginning of the key that its content gave it."""
+    if not isinstance(value, str) or user.shown(value) == value:
+        return value
+    return f"{user.shown(value)} ({value.split('/')[1][:8]})"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,9 +17,9 @@ from sparring.cluster.evaluation.attacking import Job, jobs_of
 from sparring.cluster.evaluation.direct import BLOCK, once, parse_attacks
 from sparring.cluster.evaluation.subjects import check
 from sparring.cluster.models.examples import Examples, Taken, take
-from sparring.cluster.models.target import Target
-from sparring.cluster.models.trained import load_agent
-from sparring.cluster.runs.folder import NAME, RunFolder
+from sparring.cluster.models.resolve import single
+from sparring.cluster.models.target import Elsewhere, Target
+from sparring.cluster.runs.folder import NAME
 from sparring.trainers.config import Threat
 from sparring.trainers.data import Split
 
@@ -83,22 +83,18 @@ def begin(target: Target, asked: Asked) -> Begun:
     taken = take(target.data, asked.examples, started=target.images, others=asked.allow_other_images)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = {agent: subject.model.to(device) for agent, subject in target.subjects.items()}
-    sources = {spec: _source(spec).to(device) for spec in _transferred(attacks)}
+    sources = {net: single(net, Elsewhere(run=target.data))[1].model.to(device) for net in _transferred(attacks)}
     for name, model in [*models.items(), *((f"transfer:{spec}", model) for spec, model in sources.items())]:
         check(model, taken.split, classes=len(taken.classes), name=name)
+    target.keep()
     place = _claim(target.path, asked.name, _settings(target, asked, threats, taken))
     jobs = tuple(jobs_of(place, list(models), threats, len(taken.split), asked.block))
     return Begun(target, asked, threats, attacks, taken, models, sources, place, jobs)
 
 
 def _transferred(attacks: Sequence[str]) -> list[str]:
-    """``RUN[@AGENT]`` of every transfer attack."""
+    """The network of every transfer attack, by any of its names."""
     return [name.removeprefix("transfer:") for name in attacks if name.startswith("transfer:")]
-
-
-def _source(spec: str) -> nn.Module:
-    path, _, agent = spec.partition("@")
-    return load_agent(RunFolder.open(Path(path)), agent or None)[0]
 
 
 def _settings(target: Target, asked: Asked, threats: Sequence[Threat], taken: Taken) -> dict[str, Any]:

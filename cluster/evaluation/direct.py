@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from sparring.agents.robustness import fitting_threads
 from sparring.cluster.errors import UsageError
-from sparring.cluster.evaluation import named_attacks
-from sparring.cluster.evaluation.block import BROKEN, evaluate_block
+from sparring.cluster.evaluation import attacking, named_attacks
+from sparring.cluster.evaluation.attacking import Attacking, Job, Seconds, jobs_of, read_all
 from sparring.cluster.evaluation.masking import flagged
-from sparring.cluster.evaluation.named_attacks import Block
 from sparring.cluster.evaluation.results import Result, summarise
-from sparring.cluster.evaluation.subjects import check, device_of, pixels
+from sparring.cluster.evaluation.subjects import check, pixels
 from sparring.trainers.config import Threat
 from sparring.trainers.data import Split
 
@@ -53,29 +52,44 @@ def evaluate_model(
     seed: int = 0,
     block: int = BLOCK,
     masking: int = 0,
-    progress: Callable[[str], None] = lambda text: None,
+    workers: int = 0,
 ) -> Result:
     """Evaluate ``model`` (images in [0, 1] -> logits) on ``split``; its mode and gradients stay as they were.
+
+    Args:
+        workers: Ray actors that attack at the same time; 0: this process. The numbers do not depend on it.
 
     Raises:
         UsageError: unknown attack.
         ValueError: the model returns probabilities or the wrong shape.
     """
-    device = device_of(model)
     chosen = parse_attacks(attacks, threats[0])
     classes = check(model, split)
-    columns: dict[str, dict[str, Tensor]] = {}
+    columns = {}
     for threat in once(threats):
-        started, parts = time.perf_counter(), []
-        for index, start in enumerate(range(0, len(split), block)):
-            x, y = (a.to(device) for a in pixels(split, start, start + block))
-            with fitting_threads(model):
-                here = Block(x, y, index, seed)
-                out = evaluate_block(model, here, attacks=chosen, threat=threat)
-            flags = {f"{BROKEN}{name}": broken for name, broken in out.broken.items()}
-            parts.append({"label": out.label, "clean_prediction": out.clean_prediction, **flags})
-        columns[str(threat)] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
-        progress(f"{threat} done ({time.perf_counter() - started:.1f} s)")
+        how = Attacking({"model": model}, {}, tuple(chosen), seed)
+        columns[str(threat)] = _columns(how, split, threat, block, workers)
     notes = named_attacks.left_out(chosen, once(threats), tuple(split.images.shape[1:3]))
     result = summarise(columns, attacks=chosen, with_clean="clean" in attacks, classes=classes, notes=notes)
     return flagged(result, model, split, threats[0], seed=seed, masking=masking if chosen else 0)
+
+
+def _columns(how: Attacking, split: Split, threat: Threat, block: int, workers: int) -> dict[str, Tensor]:
+    """Per example, what ``summarise`` counts; the blocks' files lie in a folder that is removed."""
+    with tempfile.TemporaryDirectory() as scratch, fitting_threads(*how.models.values()):
+        jobs = jobs_of(Path(scratch), list(how.models), [threat], len(split), block)
+
+        def images(job: Job) -> tuple[Tensor, Tensor]:
+            return pixels(split, job.start, job.stop)
+
+        if workers == 0:
+            attacking.run(how, jobs, images, _unsaid)
+        else:
+            from sparring.cluster.evaluation import workers as actors  # late: this process alone needs no ray
+
+            actors.run(how, jobs, images, _unsaid, workers=min(workers, len(jobs)))
+        return read_all(jobs)
+
+
+def _unsaid(job: Job, seconds: Seconds) -> None:
+    """Nobody has asked to be told."""

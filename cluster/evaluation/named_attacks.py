@@ -50,14 +50,16 @@ class Block:
         return seed_of(self.seed, attack, self.index) % 2**31
 
 
+Sources = Mapping[str, nn.Module]  # networks of transfer attacks, by name
 Crafter = Callable[[nn.Module, Block], Tensor]
 
 
-def parse(name: str, threat: Threat, sources: Mapping[str, nn.Module] | None = None) -> Crafter:
+def parse(name: str, threat: Threat, sources: Sources | None = None, *, draws: str | None = None) -> Crafter:
     """The attack of a name under a threat: (model in eval mode, block) -> examples in ball and box.
 
     Args:
         sources: for ``transfer:X``, the network X by that name.
+        draws: of a gradient attack, the name of another one whose random starts it takes; by default its own.
 
     Raises:
         ValueError: no such attack, or one that does not suit the norm.
@@ -69,7 +71,7 @@ def parse(name: str, threat: Threat, sources: Mapping[str, nn.Module] | None = N
         return lambda model, block: _square(model, block, threat, name, queries=int(square[1]))
     if name.startswith("transfer:"):
         return _transfer(name, threat, sources)
-    return _gradient_attack(name, *gradient_attack(name, threat))
+    return _gradient_attack(draws or name, *gradient_attack(name, threat))
 
 
 def gradient_attack(name: str, threat: Threat) -> tuple[Attack, Callable[[Tensor, Tensor], Tensor]]:
@@ -87,14 +89,14 @@ def gradient_attack(name: str, threat: Threat) -> tuple[Attack, Callable[[Tensor
     return attack, RAISED[match["kind"]]
 
 
-def _gradient_attack(name: str, attack: Attack, loss: Callable[[Tensor, Tensor], Tensor]) -> Crafter:
+def _gradient_attack(draws: str, attack: Attack, loss: Callable[[Tensor, Tensor], Tensor]) -> Crafter:
     def craft(model: nn.Module, block: Block) -> Tensor:
         """With restarts, the first that succeeds for each example."""
         adv = block.x
         right = torch.ones(len(block.y), dtype=torch.bool, device=block.y.device)
         for restart in range(attack.restarts):
             once = replace(attack, restarts=1)
-            rng = generator(block.seed, name, block.index, restart, device=block.x.device)
+            rng = generator(block.seed, draws, block.index, restart, device=block.x.device)
             found = run(once, lambda x: loss(model(x), block.y), block.x, rng=rng)
             adv = torch.where(right.view(-1, 1, 1, 1), found, adv)
             right &= _right(model, found, block.y)
@@ -103,7 +105,7 @@ def _gradient_attack(name: str, attack: Attack, loss: Callable[[Tensor, Tensor],
     return craft
 
 
-def _transfer(name: str, threat: Threat, sources: Mapping[str, nn.Module] | None) -> Crafter:
+def _transfer(name: str, threat: Threat, sources: Sources | None) -> Crafter:
     def craft(model: nn.Module, block: Block) -> Tensor:
         source = (sources or {})[name.removeprefix("transfer:")]
         with judged(source):

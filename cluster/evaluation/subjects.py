@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparring.agents.robustness import check_classifier, judged
+from sparring.agents.robustness import check_classifier
+from sparring.trainers import user
 from sparring.trainers.data import Split
 
 
@@ -26,9 +27,12 @@ def check(model: nn.Module, split: Split, *, classes: int | None = None, name: s
     """
     device = device_of(model)
     some = split[torch.arange(min(16, len(split)))].pixels().to(device)
-    check_classifier(model, some)
-    with judged(model), torch.no_grad():
-        told = int(model(some[:1]).shape[1])
+    try:
+        told = check_classifier(model, some)
+    except Exception as error:  # whatever a user's forward raises
+        if isinstance(error, ValueError) and user.placed(error) is error:
+            raise
+        raise ValueError(f"{name}: {user.told(error)}") from error
     known = classes if classes is not None else int(split.all_labels().max()) + 1
     if told < known or (classes is not None and told != classes):
         raise ValueError(f"{name} tells {told} classes apart, the data set has {known}: it is for other images")

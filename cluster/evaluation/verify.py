@@ -23,8 +23,8 @@ from sparring.cluster.evaluation.block import BROKEN, inside, read
 from sparring.cluster.evaluation.direct import parse_attacks
 from sparring.cluster.evaluation.results import summarise
 from sparring.cluster.evaluation.subjects import check, pixels
+from sparring.cluster.models.elsewhere import Recorded
 from sparring.cluster.models.examples import Examples, load_test
-from sparring.cluster.models.target import Recorded
 from sparring.trainers.config import Threat
 from sparring.trainers.data import Split
 

@@ -17,13 +17,13 @@ from typing import Any
 import ray
 import torch
 from ray.exceptions import RayError
-from torch import nn
 
+from sparring.agents.carried import Carried, pack, unpack
 from sparring.cluster.errors import Infrastructure
 from sparring.cluster.evaluation.attacking import Attacking, Done, Images, Job, Seconds, put
 from sparring.cluster.machines import session
 from sparring.cluster.team import failures
-from sparring.trainers import code, user
+from sparring.trainers import user
 
 DEATHS = 3  # of workers, after which the block or the machine is at fault
 
@@ -42,20 +42,17 @@ def run(attacking: Attacking, jobs: Sequence[Job], images: Images, done: Done, *
             pool.close()
 
 
-Carried = tuple[
-    tuple[code.Code, ...], dict[str, nn.Module]
-]  # the files of a user's that networks are of, known before they are
-
-
 class _Worker:
-    def __init__(self, models: Carried, sources: Carried, how: Attacking, threads: int) -> None:
+    def __init__(self, models: Mapping[str, Carried], sources: Mapping[str, Carried], how: Attacking, threads: int):
         torch.set_num_threads(threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._attacking = replace(how, models=models[1], sources=sources[1]).copied(device)  # out of shared memory
+        made = [{name: unpack(network) for name, network in group.items()} for group in (models, sources)]
+        self._attacking = replace(how, models=made[0], sources=made[1]).copied(device)  # out of shared memory
 
     def threads(self) -> int:
         return torch.get_num_threads()
 
+    @user.telling
     def attack(self, job: Job, x: Any, y: Any) -> tuple[bytes, Seconds]:
         return self._attacking.attack(job, torch.tensor(x), torch.tensor(y))
 
@@ -70,11 +67,11 @@ class Pool:
     """
 
     def __init__(self, attacking: Attacking, workers: int, runtime_env: dict[str, Any]) -> None:
-        on_cpu = [{k: m.cpu() for k, m in group.items()} for group in (attacking.models, attacking.sources)]
+        packed = [{k: pack(m) for k, m in group.items()} for group in (attacking.models, attacking.sources)]
         bare = replace(attacking, models={}, sources={})
         present = ray.cluster_resources()
         threads, self._cpus = share_of(present.get("CPU", 0.0), workers, at_most=torch.get_num_threads())
-        self._args = [*(ray.put((_codes(group), group)) for group in on_cpu), bare, threads]
+        self._args = [*map(ray.put, packed), bare, threads]
         self._gpus = float(present.get("GPU", 0) > 0)
         self._runtime_env = runtime_env
         self.workers = [self._spawn() for _ in range(workers)]
@@ -124,11 +121,6 @@ def share_of(cores: float, workers: int, *, at_most: int) -> tuple[int, float]:
     there are fewer cores than workers, a share each."""
     threads = max(1, min(at_most, int(cores) // workers))
     return threads, min(float(threads), int(100 * cores / workers) / 100)
-
-
-def _codes(models: Mapping[str, nn.Module]) -> tuple[code.Code, ...]:
-    modules = {type(part).__module__ for model in models.values() for part in model.modules()}
-    return user.codes(user.file_of(name) for name in sorted(modules))
 
 
 def _gave_up(job: Job, error: Exception) -> Infrastructure:

@@ -10,8 +10,10 @@ from typing import Any
 
 from sparring.agents import model_folder
 from sparring.agents.checkpoint import to_json, write
-from sparring.cluster.errors import UsageError
-from sparring.cluster.models.trained import ENSEMBLE, chosen_agents, subject
+from sparring.agents.ensemble import Ensemble
+from sparring.cluster.errors import DataError, UsageError
+from sparring.cluster.models.target import Target
+from sparring.cluster.models.trained import ENSEMBLE, Subject
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.terminal import relative
 from sparring.trainers import datasets, decoder, keeping
@@ -19,54 +21,66 @@ from sparring.trainers import datasets, decoder, keeping
 FORMAT = 1
 
 
-def publish(run: Path, *, agent: str | None, name: str, models_dir: Path, checkpoint: str = "best") -> Path:
-    """Copy a run's network into a new version of ``models_dir/NAME`` with its card; the version's folder.
+def publish(agent: str, subject: Subject, target: Target, *, name: str, models_dir: Path) -> Path:
+    """Copy a network into a new version of ``models_dir/NAME`` with its card; the version's folder.
 
     Args:
-        agent: the role; needed where the method has several products. ``ensemble``: all products as one network.
+        agent, subject, target: what a NET means (``resolve.single``).
 
     Raises:
-        UsageError: a bad name, no such agent, several products and none named.
-        BrokenCheckpoint: the checkpoint is damaged.
+        UsageError: a bad name.
+        DataError: the data set that a network from elsewhere is for cannot be read.
     """
     try:
         model_folder.check_name(name)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    folder = RunFolder.open(run)
-    chosen = chosen_agents(folder, [agent] if agent else [])
-    if len(chosen) > 1:
-        raise UsageError(
-            f"run {folder.path.name} has {len(chosen)} products; name one with --agent: {', '.join(chosen)}, or {ENSEMBLE}"
-        )
-    found = subject(folder, chosen[0], checkpoint=checkpoint)
-    model, facts = found.model, found.record
-    members: list[Any] = list(model.members) if chosen[0] == ENSEMBLE else [model]  # type: ignore[arg-type]
-    return model_folder.create(models_dir / name, members, _card(folder, chosen[0], name, members, facts))
+    model = subject.model
+    members: list[Any] = list(model.members) if isinstance(model, Ensemble) else [model]
+    return model_folder.create(models_dir / name, members, _card(target, agent, name, members, subject.record))
 
 
-def _card(folder: RunFolder, agent: str, name: str, members: list[Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    config, environment = folder.config, folder.environment
-    dataset, started = datasets.load(config.data), folder.images or {}
+def _card(target: Target, agent: str, name: str, members: list[Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     first = members[0].config
-    manifest = folder.checkpoints.manifest(facts["step"])
-    return {
+    known = {
         "format": FORMAT,
         "name": name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "networks": [m.config.spec for m in members],
         "parameters": sum(p.numel() for m in members for p in m.parameters()),
         "input": {"channels": first.channels, "height": first.height, "width": first.width, "range": [0, 1]},
-        "preparation": {"decoder": decoder.VERSION, "size": config.data.size, "background": decoder.BACKGROUND},
+        "weights": facts.get("weights"),
+        "evaluations": [
+            {**e, "from_run": True} for e in evaluations(target.path, facts.get("weights"), facts.get("members"))
+        ],
+    }
+    if (target.path / "card.json").is_file():  # of a published model, under another name
+        return {**model_folder.card(target.path), **known}
+    data, started = target.data, target.images or {}
+    try:
+        dataset = datasets.load(data)
+    except (ValueError, OSError) as error:
+        raise DataError(str(error)) from error
+    return known | {
+        "preparation": {"decoder": decoder.VERSION, "size": data.size, "background": decoder.BACKGROUND},
         "classes": list(dataset.classes),
         "data": {
-            "name": config.data.name,
-            "root": config.data.root,
-            "size": config.data.size,
+            "name": data.name,
+            "root": data.root,
+            "size": data.size,
             "sha256": started.get("test", dataset.test.sha256),
             "cache": started.get("cache", ""),
         },
-        "threats": [str(t) for t in config.threats],
+        "threats": [str(t) for t in target.threats],
+        **(_trained(target.run, agent, facts) if target.run else _brought(target, agent)),
+    }
+
+
+def _trained(folder: RunFolder, agent: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run says of its network."""
+    config, environment = folder.config, folder.environment
+    manifest = folder.checkpoints.manifest(facts["step"])
+    return {
         "training": {
             "run": folder.path.name,
             "recipe": config.recipe,
@@ -78,12 +92,19 @@ def _card(folder: RunFolder, agent: str, name: str, members: list[Any], facts: M
             "commit": environment["commit"],
             "versions": environment["versions"],
         },
-        "weights": facts.get("weights"),
         "held_out": {a: v for a, v in manifest["validation"].items() if agent in (a, ENSEMBLE)},
         "teachers": environment.get("teachers", {}),
-        "evaluations": [
-            {**e, "from_run": True} for e in evaluations(folder.path, facts.get("weights"), facts.get("members"))
-        ],
+    }
+
+
+def _brought(target: Target, agent: str) -> dict[str, Any]:
+    """Of a network from elsewhere nothing is known but what it was made of."""
+    facts = dict(target.facts or {})
+    made_of = {k: facts.get(k) for k in ("spec", "network", "mapping")}
+    return {
+        "training": {"run": None, "agent": agent, "step": 0, "seed": target.seed, "elsewhere": made_of},
+        "held_out": {},
+        "teachers": {},
     }
 
 

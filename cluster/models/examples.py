@@ -78,7 +78,7 @@ def take(
             raise DataError(
                 f"{note}. Bring the same images back (--data.root DIR), or add --allow-other-images to evaluate on these"
             )
-    return Taken(_chosen(dataset.test, examples), dataset.classes, note)
+    return Taken(chosen(dataset.test, examples), dataset.classes, note)
 
 
 def load_test(data: DataConfig, examples: Examples | int | None = None) -> Split:
@@ -86,14 +86,19 @@ def load_test(data: DataConfig, examples: Examples | int | None = None) -> Split
     return take(data, examples).split
 
 
-def _chosen(split: Split, examples: Examples | int | None) -> Split:
+def chosen(split: Split, examples: Examples | int | None) -> Split:
+    """All rows, or those of a prefix of the stratified order.
+
+    Raises:
+        UsageError: fewer images than asked for.
+    """
     if examples is None:
         return split
-    chosen = examples if isinstance(examples, Examples) else Examples(examples)
-    if not 1 <= chosen.count <= len(split):
-        raise UsageError(f"--examples {chosen} is not allowed; the test split has 1 to {len(split)}")
-    order = torch.arange(len(split)) if chosen.first else evaluation_order(split.all_labels())
-    return split[order[: chosen.count]]
+    some = examples if isinstance(examples, Examples) else Examples(examples)
+    if not 1 <= some.count <= len(split):
+        raise UsageError(f"--examples {some} is not allowed; the test split has 1 to {len(split)}")
+    order = torch.arange(len(split)) if some.first else evaluation_order(split.all_labels())
+    return split[order[: some.count]]
 
 
 def _difference(now: Dataset, data: DataConfig, started: Mapping[str, str]) -> str:

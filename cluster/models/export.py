@@ -6,56 +6,63 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sparring.agents.checkpoint import network_config, sha256, to_json, write
+from sparring.agents.checkpoint import save_model, sha256, to_json, write
+from sparring.agents.networks import Network
 from sparring.cluster.errors import Exists, UsageError
-from sparring.cluster.models.trained import agent_folder, chosen_agents, weights_file
-from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.models.target import Target
+from sparring.cluster.models.trained import weights_file
+from sparring.cluster.terminal import relative
 from sparring.trainers.config import Threat
 
 NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
 def export(
-    folder: RunFolder, *, to: str, agent: str | None = None, evaluation: str | None = None, out: Path | None = None
+    target: Target, name: str, *, to: str, evaluation: str | None = None, out: Path | None = None
 ) -> dict[str, Any]:
     """Write a new folder with the weights and what belongs to them.
 
     Args:
+        target, name: what a NET means, and which of its networks.
         to: ``safetensors``: weights and how to build the network; ``robustbench``: these and the zoo's JSON and code.
         evaluation: for robustbench, the evaluation with AutoAttack; the newest that has it when None.
-        out: the folder; default ``export/RUN-AGENT``.
+        out: the folder; default ``export/RUN-AGENT``, or ``export/NAME`` of a network that is no run's.
 
     Raises:
-        UsageError: no such agent, or no evaluation with AutoAttack.
+        UsageError: an ensemble, or no evaluation with AutoAttack.
         Exists: the folder is there.
     """
-    path, step = agent_folder(folder, agent)
-    name = agent or chosen_agents(folder)[0]
-    target = out or Path("export") / f"{folder.path.name}-{name}"
-    network = network_config(path)
-    entry = _entry(folder, name, network.spec, evaluation) if to == "robustbench" else None
+    subject = target.subjects[name]
+    model = subject.model
+    if not isinstance(model, Network):
+        raise UsageError(f"{name} of {target.path} is an ensemble of several networks; export them one by one")
+    owner = target.path.name if target.run else name
+    place = out or Path("export") / (f"{owner}-{name}" if target.run else name)
+    entry = _entry(target, name, model.config.spec, evaluation) if to == "robustbench" else None
     try:
-        target.mkdir(parents=True)
+        place.mkdir(parents=True)
     except FileExistsError:
-        raise Exists(f"{target} exists and is never overwritten; choose another --out") from None
-    content = weights_file(path).read_bytes()
-    files = {"model.safetensors": content, "network.json": to_json(network.to_json())}
+        raise Exists(f"{place} exists and is never overwritten; choose another --out") from None
+    saved = save_model(model, place)
+    if subject.folder is not None and subject.folder.suffix != ".safetensors":  # the very file, as it was evaluated
+        write(place / "model.safetensors", weights_file(subject.folder).read_bytes())
+    files = {"network.json": to_json(model.config.to_json())}
     if entry is not None:
-        files |= {f"{entry['name']}.json": to_json(entry), "zoo.py": _snippet(entry, network.spec).encode()}
+        files |= {f"{entry['name']}.json": to_json(entry), "zoo.py": _snippet(entry, model.config.spec).encode()}
     for file, value in files.items():
-        write(target / file, value)
+        write(place / file, value)
     return {
-        "folder": str(target),
+        "folder": str(place),
         "agent": name,
-        "step": step,
-        "sha256": sha256(target / "model.safetensors"),
-        "files": sorted(files),
+        "step": subject.record["step"],
+        "sha256": sha256(place / "model.safetensors"),
+        "files": sorted({*files, *saved}),
     }
 
 
-def _entry(folder: RunFolder, agent: str, network: str, evaluation: str | None) -> dict[str, Any]:
-    """Every field that the zoo asks for, from the run and its evaluation."""
-    config, (name, report) = folder.config, _with_autoattack(folder, agent, evaluation)
+def _entry(target: Target, agent: str, network: str, evaluation: str | None) -> dict[str, Any]:
+    """Every field that the zoo asks for, from what was trained and its evaluation."""
+    data, (name, report) = target.data, _with_autoattack(target, agent, evaluation)
     result = report["agents"][agent]
     threat = next(t for t, e in result["threats"].items() if "autoattack" in e["attacks"])
     entry = result["threats"][threat]
@@ -64,11 +71,11 @@ def _entry(folder: RunFolder, agent: str, network: str, evaluation: str | None) 
     notes = "; ".join([*result["notes"], *(f["name"] for f in result["flags"])])
     return {
         "link": "https://",
-        "name": f"{folder.path.name}_{agent}".replace("-", "_"),
+        "name": (f"{target.path.name}_{agent}" if target.run else agent).replace("-", "_"),
         "authors": "",
-        "additional_data": config.data.extra is not None,
+        "additional_data": data.extra is not None,
         "number_forward_passes": 1,
-        "dataset": config.data.name,
+        "dataset": data.name,
         "venue": "Unpublished",
         "architecture": network,
         "eps": f"{Threat.parse(threat).eps:g}",
@@ -82,8 +89,8 @@ def _entry(folder: RunFolder, agent: str, network: str, evaluation: str | None) 
     }
 
 
-def _with_autoattack(folder: RunFolder, agent: str, evaluation: str | None) -> tuple[str, dict[str, Any]]:
-    base = folder.path / "evaluation"
+def _with_autoattack(target: Target, agent: str, evaluation: str | None) -> tuple[str, dict[str, Any]]:
+    base, shown = target.path / "evaluation", relative(target.path)
     paths = (
         [base / evaluation / "report.json"]
         if evaluation
@@ -95,8 +102,8 @@ def _with_autoattack(folder: RunFolder, agent: str, evaluation: str | None) -> t
         if any("autoattack" in e["attacks"] for e in threats.values()):
             return path.parent.name, report
     raise UsageError(
-        f"{folder} has no evaluation of {agent} with AutoAttack, which RobustBench asks for; run: "
-        f"sparring evaluate {folder} --agent {agent} --attacks clean,pgd-20,autoattack"
+        f"{shown} has no evaluation of {agent} with AutoAttack, which RobustBench asks for; run: "
+        f"sparring evaluate {f'{shown}@{agent}' if target.run else 'NET'} --attacks clean,pgd-20,autoattack"
     )
 
 
@@ -105,19 +112,12 @@ def _snippet(entry: dict[str, Any], network: str) -> str:
 
 from pathlib import Path
 
-from safetensors.torch import load_file
-
-from sparring.agents.networks import NetworkConfig, build
+from sparring.agents.checkpoint import load_model
 
 
 def load(folder=Path(__file__).parent):
     """{network} with the published weights, in eval mode."""
-    import json
-
-    config = NetworkConfig.from_json(json.loads((folder / "network.json").read_text()))
-    model = build(config)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval()
+    return load_model(folder)
 
 
 {entry["dataset"]} = {{"{entry["name"]}": {{"model": load, "threat_model": "{entry["norm"]}", "eps": {entry["eps"]}}}}}

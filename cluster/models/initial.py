@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparring.agents import foreign_weights, model_folder
-from sparring.agents.checkpoint import CheckpointError, network_config, save_model, sha256
+from sparring.agents.checkpoint import CheckpointError, network_config, save_model
+from sparring.agents.networks import Network
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.settings import Own
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
-from sparring.cluster.models import weights
-from sparring.cluster.models.trained import agent_folder
-from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.models.elsewhere import is_elsewhere, of_elsewhere
+from sparring.cluster.models.resolve import published, single
+from sparring.cluster.models.target import Elsewhere
 from sparring.trainers import code, user
 from sparring.trainers.config import DataConfig
 
@@ -57,16 +58,15 @@ def _resolved(role: str, own: Own, data: DataConfig) -> Own:
 def found(role: str, own: Own, data: DataConfig) -> tuple[Path, str | None]:
     """The folder (or one file of weights in it) that ``own.init`` means, and the network in it where that is known.
 
-    A run means its agent's best checkpoint, a published model its newest version; a file from elsewhere is turned into a
-    network of ours in the cache of decoded images.
+    Any name of ``cluster/models/resolve.py``, or such a folder itself. A run means its agent's best checkpoint; a network from
+    elsewhere is kept in the cache of decoded images.
 
     Raises:
         UsageError: nothing of that kind is there, or a file whose network is not named.
         BrokenCheckpoint: the file cannot be read or does not fit.
     """
     assert own.init is not None
-    path = Path(own.init)
-    version = model_folder.resolve(path)
+    path, version = Path(own.init), published(own.init)
     if version is not None:
         wrong = model_folder.problems(version)
         if wrong:
@@ -76,19 +76,29 @@ def found(role: str, own: Own, data: DataConfig) -> tuple[Path, str | None]:
         return version.resolve(), own.network
     if (path / "model.safetensors").is_file() or (path.parent / "state.json").is_file():
         return path.resolve(), own.network
-    if path.suffix in foreign_weights.SUFFIXES:
+    if is_elsewhere(own.init):
         return _imported(role, own, data)
-    run, _, agent = own.init.partition("@")
-    return agent_folder(RunFolder.open(Path(run)), agent or None)[0], own.network
+    _, subject, _ = single(own.init)
+    if subject.folder is None:
+        raise UsageError(f"{own.init} is an ensemble of several networks; a role takes one")
+    return subject.folder.resolve(), own.network
 
 
 def _imported(role: str, own: Own, data: DataConfig) -> tuple[Path, str]:
-    flag = f"--agents.{role.replace('_', '-')}"
-    if own.network is None:
-        raise UsageError(f"{own.init} holds weights only; say of what network: {flag}.network wrn-34-10")
-    path, mapping = Path(str(own.init)), Path(own.mapping) if own.mapping else None
-    model = weights.load(path, own.network, data, mapping)
-    content = sha256(path) + repr(model.config) + (mapping.read_text() if mapping else "")
+    """A network from elsewhere as one of ours, in the cache of decoded images."""
+    net, flag = str(own.init), f"--agents.{role.replace('_', '-')}"
+    of_file = Path(net).suffix in foreign_weights.SUFFIXES and not net.startswith("timm:")
+    if of_file and own.network is None:
+        raise UsageError(f"{net} holds weights only; say of what network: {flag}.network wrn-34-10")
+    mapping = Path(own.mapping) if own.mapping else None
+    _, subject = of_elsewhere(net, Elsewhere(network=own.network if of_file else None, mapping=mapping, run=data)).one(
+        ""
+    )
+    model = subject.model
+    assert isinstance(model, Network)
+    if not of_file and own.network not in (None, user.kept(net), model.config.spec):
+        raise UsageError(f"{net} is a network itself: leave {flag}.network {own.network} out")
+    content = subject.record["weights"] + repr(model.config)
     folder = Path(data.cache).expanduser() / "weights" / hashlib.sha256(content.encode()).hexdigest()[:24]
     save_model(model, folder)
     return folder.resolve(), model.config.spec

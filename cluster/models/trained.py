@@ -63,6 +63,7 @@ class Subject:
 
     model: nn.Module
     record: dict[str, Any]
+    folder: Path | None = None  # where its weights lie as an agent's or a published model's do, or a file in there
 
 
 def subject(folder: RunFolder, agent: str, *, checkpoint: str = "best") -> Subject:
@@ -70,7 +71,7 @@ def subject(folder: RunFolder, agent: str, *, checkpoint: str = "best") -> Subje
     if agent != ENSEMBLE:
         path, step = agent_folder(folder, agent, checkpoint=checkpoint)
         model, _ = load_agent(folder, agent, checkpoint=checkpoint)
-        return Subject(model, {"weights": sha256(weights_file(path)), "step": step})
+        return Subject(model, {"weights": sha256(weights_file(path)), "step": step}, folder=path)
     parts = {name: subject(folder, name, checkpoint=checkpoint) for name in chosen_agents(folder)}
     if len(parts) < 2:
         raise UsageError(f"run {folder.path.name} has one product, {next(iter(parts))}; an ensemble needs two or more")

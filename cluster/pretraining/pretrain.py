@@ -7,6 +7,7 @@ the same result; the network is then evaluated and published with a card.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -20,12 +21,13 @@ from typing import Any
 from sparring.agents import model_folder
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.values import differences
-from sparring.cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, TrainingStopped, UsageError
+from sparring.cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, SparringError, UsageError
 from sparring.cluster.evaluation.evaluation import evaluate_run
 from sparring.cluster.machines import hosts, placement, session
 from sparring.cluster.machines.stop import asked_to_stop
 from sparring.cluster.models import card
 from sparring.cluster.models.initial import resolved
+from sparring.cluster.models.resolve import single
 from sparring.cluster.models.trained import chosen_agents, subject
 from sparring.cluster.pretraining.worker import Task, stopped, work
 from sparring.cluster.runs import images
@@ -94,7 +96,7 @@ def pretrain(
     if known is not None and model_folder.weights_sha256(known) == weights:
         model = known  # a finished run, asked for again
     else:
-        model = card.publish(folder.path, agent=role, name=as_name, models_dir=models_dir)
+        model = card.publish(*single(f"{folder.path}@{role}"), name=as_name, models_dir=models_dir)
     return {"run": str(folder.path), "model": str(model), "card": model_folder.card(model)}
 
 
@@ -160,13 +162,17 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
                 "--resume-if-exists"
             ) from None
         except ray.train.TrainingFailedError as error:
+            if stopped(folder).exists():
+                told = json.loads(stopped(folder).read_bytes())
+                stopped(folder).unlink()
+                raise SparringError.told(told["text"], told["code"]) from error
             raise Infrastructure(
                 f"gave up after {config.max_failures} restarts: {str(error).splitlines()[-1]}. Nothing committed is lost"
             ) from error
         if stopped(folder).exists():
-            reason = stopped(folder).read_text()
+            told = json.loads(stopped(folder).read_bytes())
             stopped(folder).unlink()
-            raise TrainingStopped(f"training stopped itself: {reason}. Everything committed is in {folder}")
+            raise SparringError.told(told["text"], told["code"])
         shutil.rmtree(storage, ignore_errors=True)
 
 

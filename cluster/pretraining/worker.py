@@ -7,21 +7,27 @@ and commits, while the others wait.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparring.agents.lanes import Lanes
+from sparring.agents.checkpoint import to_json, write
+from sparring.agents.lanes import LaneBroken, Lanes
 from sparring.agents.spec import AgentSpec
 from sparring.agents.state import NotFinite
 from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.errors import exit_code, of_agent, sentence
 from sparring.cluster.runs import images
 from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.team import failures
 from sparring.cluster.team.team import LocalTeam, save_now
 from sparring.cluster.training.job import Circumstances, Job
 from sparring.cluster.training.monitors import Monitors
 from sparring.cluster.training.progress import Progress, facts_table
 from sparring.cluster.training.saving import by_network
+from sparring.trainers import user
 from sparring.trainers.types import HeldOut
 
 
@@ -36,8 +42,15 @@ class Task:
 
 
 def stopped(folder: RunFolder) -> Path:
-    """Where a worker says why training stopped itself."""
-    return folder.path / "ray_train" / "stopped"
+    """Where a worker says what stopped training that no other worker could go on from."""
+    return folder.path / "ray_train" / "stopped.json"
+
+
+def stop(folder: RunFolder, error: Exception) -> None:
+    """Say so, as the command will."""
+    good = folder.checkpoints.newest_whole()[0]
+    told = of_agent(user.placed(error), None if good is None else folder.checkpoints.path(good))
+    write(stopped(folder), to_json({"code": exit_code(told), "text": sentence(told)}), writer=f".{os.getpid()}")
 
 
 def work(options: dict[str, Any]) -> None:
@@ -46,18 +59,35 @@ def work(options: dict[str, Any]) -> None:
     import torch
 
     task: Task = options["task"]
+    folder = RunFolder(Path(task.run))
+    if stopped(folder).exists():
+        return  # another lane has met what would be met again
     context = ray.train.get_context()
     index, count = context.get_world_rank(), context.get_world_size()
     lanes = Lanes(index, count, torch.distributed.group.WORLD if count > 1 else None)
-    team = LocalTeam([task.spec], lanes)
-    folder = RunFolder(Path(task.run))
-    lane = _First(task, folder, team, lanes) if index == 0 else _Lane(task, folder, team, lanes)
     try:
-        lane.train()
-    except NotFinite as error:  # raised in every lane, and again after a restart
-        stopped(folder).write_text(str(error))
+        with _lane(task, folder, lanes) as lane:
+            lane.train()
+    except NotFinite as error:  # raised in every lane
+        stop(folder, error)
+    except Exception as error:
+        if failures.infrastructure(error):
+            raise
+        stop(folder, error)
+        if count > 1:
+            raise  # the lanes that did not meet it wait for this one: a new group ends them
+
+
+@contextmanager
+def _lane(task: Task, folder: RunFolder, lanes: Lanes) -> Iterator[_Lane]:
+    team = LocalTeam([task.spec], lanes)
+    try:
+        lane = _First(task, folder, team, lanes) if lanes.index == 0 else _Lane(task, folder, team, lanes)
+        try:
+            yield lane
+        finally:
+            lane.close()
     finally:
-        lane.close()
         team.close()
 
 
@@ -113,7 +143,10 @@ class _Lane:
         everyone: list[Any] = [value]
         if self.lanes.count > 1:
             everyone = [None] * self.lanes.count
-            distributed.all_gather_object(everyone, value)
+            try:
+                distributed.all_gather_object(everyone, value)
+            except RuntimeError as error:
+                raise LaneBroken(f"lane {self.lanes.index} lost the others: {error}") from error
         return everyone
 
     def working(self, t: int) -> Path:

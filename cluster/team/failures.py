@@ -78,6 +78,11 @@ def classify(error: BaseException, refs: Sequence[Any], actors: Mapping[str, str
     return Failure(f"{reason} ({', '.join(sorted(dead))})" if certain else reason, frozenset(dead) if certain else None)
 
 
+def infrastructure(error: BaseException) -> bool:
+    """Whether an error says that processes, nodes or the network were lost; any other would be raised again after a restart."""
+    return any(isinstance(e, (*LOST, LaneBroken, ConnectionError, GetTimeoutError)) for e in causes(error))
+
+
 def at_start(error: BaseException) -> BaseException:
     """What is to be raised when agents could not be made: their own error, else that of the infrastructure."""
     cause = unwrap(error)

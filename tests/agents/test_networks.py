@@ -61,7 +61,7 @@ def test_weights_come_from_the_key_only() -> None:
         ("smal_cnn", "network 'smal_cnn' is unknown. Did you mean 'small_cnn'?"),
         ("small_cnn:widht=3", "no option 'widht'; allowed: width"),
         ("small_cnn:width", "write for example small_cnn:width=16"),
-        ("small_cnn:width=0", "width = 0 must be >= 1"),
+        ("small_cnn:width=0", "width = 0 is not allowed; expected a whole number of 1 or more"),
     ],
 )
 def test_bad_specs(spec: str, message: str) -> None:

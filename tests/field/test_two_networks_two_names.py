@@ -78,7 +78,7 @@ def test_a_run_goes_on_with_the_file_that_it_began_with(own: Path, sparring: Com
     assert Path("runs/r/checkpoints/step-000020/MANIFEST.json").read_bytes() == whole
     asked_again = sparring(*args, "--resume-if-exists")
     assert asked_again.returncode == 2
-    assert "network: code/" in asked_again.stderr
+    assert "network: own.py:net (" in asked_again.stderr
 
 
 def test_an_altered_copy_is_refused(own: Path, sparring: Command) -> None:

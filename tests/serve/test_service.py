@@ -93,10 +93,11 @@ def test_a_run_published_while_the_service_runs(service: Service, folder: Path) 
     """It is served within seconds, and answers as ``sparring.load`` of its run does, to 1e-6."""
     import sparring
     from sparring.cluster.models import card
+    from sparring.cluster.models.resolve import single
 
     config = sparring.recipe("at-digits", **SMALL, team="local").replace({"max_steps": 5})
     run = sparring.train(config, runs_dir=folder / "runs", name="own", quiet=True)
-    card.publish(run.path, agent="model", name="own", models_dir=folder / "models")
+    card.publish(*single(str(run.path)), name="own", models_dir=folder / "models")
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and httpx.get(f"{service.url}/v2/models/own/ready").status_code != 200:
         time.sleep(0.2)

@@ -93,7 +93,7 @@ MISTAKES = [
     (["train", "mat", "--team=local", "--name=../x"], 2, ["--name '../x' is not allowed"]),
     (["train", "-c", "none.yaml"], 2, ["none.yaml does not exist"]),
     (["resume", "runs/none"], 2, ["is not a run", "sparring runs"]),
-    (["evaluate", "runs/none"], 2, ["is not a run"]),
+    (["evaluate", "runs/none"], 2, ["is not a run", "here is no run or model"]),
     (["fsck", "runs/none"], 2, ["is not a run"]),
 ]
 

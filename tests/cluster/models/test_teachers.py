@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_said_before_a_folder_is_left(sparring: Command, tm
         ("none.pt", 5, "cannot be read"),
         ("empty.pt", 5, "is damaged"),
         ("lfs.pt", 5, "is not a file that torch.save wrote; it begins with b'version"),
-        ("nowhere", 2, "is not a run"),
+        ("nowhere", 2, "is not a run, model or file of weights"),
     ):
         done = sparring("train", "rslad", *FLAGS, f"--agents.teacher.init={init}", net)
         assert done.returncode == code, done.stderr
@@ -118,7 +118,7 @@ def test_an_ensemble_is_published_as_one_model(sparring: Command) -> None:
     assert sparring("train", "mat", *FLAGS, "--name=m").returncode == 0
     done = sparring("publish", "runs/m", "--as=both")
     assert done.returncode == 2
-    assert "name one with --agent: peer0, peer1, or ensemble" in done.stderr
+    assert "name one (runs/m@AGENT): peer0, peer1, or ensemble" in done.stderr
     assert sparring("publish", "runs/m", "--as=both", "--agent=ensemble").returncode == 0
     done = sparring("evaluate", "models/both", "--attacks=clean,fgsm", "--examples=32", "--json")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,48 @@
+"""A network on its way to another process: the files that it is made by and its weights, not a pickled class.
+
+network --pack--> Carried (specification, tensors) --unpack--> the same network, in any process and on any host
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from sparring.agents import networks
+from sparring.agents.ensemble import Ensemble
+from sparring.agents.networks import Network, NetworkConfig
+from sparring.trainers import code, user
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What another process makes a network of."""
+
+    codes: tuple[code.Code, ...]  # files of a user's, known there before anything else is unpickled
+    members: tuple[tuple[NetworkConfig, dict[str, Tensor]], ...]  # several: of an ensemble
+    plain: nn.Module | None = None  # a module of the caller's own, which has no name: as it is
+
+
+def pack(model: nn.Module) -> Carried:
+    """The network as plain values; a module that no name stands for is pickled with its class."""
+    members = list(model.members) if isinstance(model, Ensemble) else [model]
+    named = [m for m in members if isinstance(m, Network)]
+    if len(named) < len(members):
+        return Carried((), (), model.cpu())
+    codes = user.codes([m.config.spec for m in named])
+    return Carried(codes, tuple((m.config, {k: v.cpu() for k, v in m.state_dict().items()}) for m in named))
+
+
+def unpack(carried: Carried) -> nn.Module:
+    """The network in eval mode, in memory of its own."""
+    if carried.plain is not None:
+        return carried.plain.eval()
+    members = [_made(config, tensors) for config, tensors in carried.members]
+    return members[0] if len(members) == 1 else Ensemble(members).eval()
+
+
+def _made(config: NetworkConfig, tensors: dict[str, Tensor]) -> Network:
+    model = networks.build(config)
+    model.load_state_dict(tensors)
+    return model.eval()
