@@ -15,7 +15,7 @@ from sparring.agents.inputs import check_images
 from sparring.agents.parts import cut
 from sparring.trainers.attacks import frozen, run
 from sparring.trainers.config import Attack, Measure
-from sparring.trainers.data import Split, to_pixels
+from sparring.trainers.data import Split, evaluation_order, to_pixels
 from sparring.trainers.losses import RAISED, cross_entropy
 from sparring.trainers.rng import generator
 from sparring.trainers.types import HeldOut
@@ -76,6 +76,8 @@ def correct(model: nn.Module, split: Split, attack: Attack | None, how: Judging)
 def accuracies(model: nn.Module, split: Split, by: Measure, how: Judging, *, own: Attack) -> HeldOut:
     """Clean accuracy; robust: right after every attack of ``by`` too; and after ``own`` alone, which raises what ``by`` does."""
     how = replace(how, loss=RAISED[by.loss])
+    if by.images is not None and by.images < len(split):
+        split = split[evaluation_order(split.all_labels())[: by.images].to(split.labels.device)]
     clean, trained = (correct(model, split, a, how) for a in (None, own))
     robust = torch.stack([clean, *(correct(model, split, a, how) for a in by.attacks)]).all(0)
     return HeldOut(

@@ -129,6 +129,7 @@ class Measure:
 
     attacks: tuple[Attack, ...]
     loss: str  # a name in losses.RAISED
+    images: int | None = None  # so many of them, every class in its proportion; None: all
 
 
 @dataclass(frozen=True, slots=True)

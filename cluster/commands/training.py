@@ -231,6 +231,8 @@ def _with_teachers(config: RunConfig, command: Train | Tune) -> RunConfig:
 def _finished(output: Output, run: Run, *, report: bool) -> None:
     from sparring.cluster.reports.report import report as make_report
     from sparring.cluster.runs import listing
+    from sparring.cluster.runs.folder import RunFolder
 
-    page = make_report([run.path], say=say(output))["report"] if report else None
+    looking = RunFolder(run.path).config.checkpoint.looking  # 0 in runs from before there was a budget
+    page = make_report([run.path], say=say(output), looking=looking)["report"] if report else None
     answer(output, {"run": str(run.path), "agents": run.agents, "report": page}, listing.show_finished)

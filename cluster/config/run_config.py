@@ -16,14 +16,16 @@ import yaml
 
 from sparring.agents.checkpoint import to_json
 from sparring.agents.spec import AgentSpec
+from sparring.cluster.config.measuring import measure
 from sparring.cluster.config.settings import Own, Settings
 from sparring.cluster.config.values import parse, unknown
 from sparring.trainers import code, keeping, methods, user
-from sparring.trainers.config import Attack, Measure, SpeedConfig, Threat
+from sparring.trainers.config import Measure, SpeedConfig, Threat
 from sparring.trainers.datasets import Prepared
 from sparring.trainers.methods.base import Method
 
 CHANGEABLE = ("method.", "attack.", "attacks.", "optim.")  # what can change while a run goes on
+BEFORE = (("attack", "pgd"), ("looking", 0.0))  # how networks were compared before there was another way
 # may differ when a run is continued
 OPERATIONAL = ("memo", "trace", "team", "address", "placement", "call_timeout", "max_failures", "mirror")
 
@@ -74,7 +76,7 @@ class RunConfig(Settings):
     def sha256(self) -> str:
         """Of all settings that change what is computed; where and how is left out, and a measure from before there was another."""
         values = {k: v for k, v in self.carried_out_as(None).to_dict().items() if k not in OPERATIONAL}
-        values["checkpoint"] = {k: v for k, v in values["checkpoint"].items() if (k, v) != ("attack", "pgd")}
+        values["checkpoint"] = {k: v for k, v in values["checkpoint"].items() if (k, v) not in BEFORE}
         return hashlib.sha256(to_json(values)).hexdigest()
 
     def carried_out_as(self, other: RunConfig | None) -> RunConfig:
@@ -98,10 +100,8 @@ class RunConfig(Settings):
 
     @property
     def measure(self) -> Measure:
-        """``checkpoint.attack`` under every threat model of the run, for comparing networks on the held-out images: the union counts."""
-        how = self.checkpoint
-        threats = (Threat.parse(how.threat),) if how.threat else self.threats
-        return Measure(tuple(Attack(norm=t.norm, eps=t.eps, steps=how.attack_steps) for t in threats), how.attack)
+        """How networks are compared on the held-out images, under the run's threat models."""
+        return measure(self, self.threats)
 
     def at(self, t: int) -> RunConfig:
         """The configuration that holds from step ``t`` until the next change."""
@@ -180,7 +180,7 @@ class RunConfig(Settings):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """The inverse of :meth:`to_dict`; what is missing takes its default, but for ``checkpoint.attack``: networks were compared by pgd.
+        """The inverse of :meth:`to_dict`; what is missing takes its default, but for how networks are compared (``BEFORE``).
 
         Raises:
             ValueError: an unknown key or a value of the wrong type, with what is allowed.
@@ -188,7 +188,7 @@ class RunConfig(Settings):
         values = dict(values)
         given, checkpoint = values.pop("method", None), values.get("checkpoint", {})
         if isinstance(checkpoint, Mapping):
-            values["checkpoint"] = {"attack": "pgd", **checkpoint}
+            values["checkpoint"] = {**dict(BEFORE), **checkpoint}
         given = {"name": given} if isinstance(given, str) else given
         if not isinstance(given, Mapping) or "name" not in given:
             raise ValueError(

@@ -49,11 +49,15 @@ class Checkpointing:
     """Its steps."""
     threat: str | None = None
     """Threat model of that accuracy, as linf:8/255; default the run's own."""
+    looking: float = 0.1
+    """What comparing networks may cost: this share of the passes between two checkpoints decides on how many held-out images, 32 at
+    least. 0: on all of them, which a configuration file without this setting means."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"checkpoint.every = {self.every} must be >= 1")
         require(self.keep >= 1, f"checkpoint.keep = {self.keep} must be >= 1")
         require(self.attack_steps >= 0, f"checkpoint.attack_steps = {self.attack_steps} must be >= 0")
+        require(self.looking >= 0, f"checkpoint.looking = {self.looking} must be >= 0")
         if self.threat is not None:
             Threat.parse(self.threat)
 
@@ -63,9 +67,11 @@ class Checkpointing:
         return f"{self.attack}-{self.attack_steps}"
 
     def going_on(self, begun: Checkpointing) -> Checkpointing:
-        """These settings in a run that was begun by pgd, as all were once: the default measure gives way to it, no other does."""
-        gives_way = begun.attack == "pgd" and self.attack == Checkpointing().attack
-        return replace(self, attack=begun.attack) if gives_way else self
+        """These settings in a run that was begun by pgd and on all images, as all were once: defaults give way, nothing else does."""
+        default = Checkpointing()
+        attack = "pgd" if begun.attack == "pgd" and self.attack == default.attack else self.attack
+        looking = 0.0 if begun.looking == 0 and self.looking == default.looking else self.looking
+        return replace(self, attack=attack, looking=looking)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.agents.robustness import fitting_threads, judged, wilson
+from sparring.cluster.config import measuring
 from sparring.cluster.evaluation.direct import evaluate_model
 from sparring.cluster.evaluation.subjects import device_of
 from sparring.cluster.models.examples import take
@@ -30,6 +31,9 @@ ATTACK = f"scaled-pgd-{STEPS}"
 GALLERY = 6  # images shown
 ALWAYS = 1000  # a test split up to this size is used whole
 BUDGET = 60.0  # seconds that a report of a larger one may take, about
+PASSES = 3 + (STEPS + 2) * (len(CURVE) + 1)  # of an agent per image of a report
+FEWEST, ENOUGH = 4, 32  # test images of the report of a run of few steps; from which on it draws the curve over eps
+SLOW = 10.0  # seconds of a report from which on it says how long it takes
 Say = Callable[[str], None]
 
 
@@ -38,20 +42,29 @@ def silent(text: str) -> None:
 
 
 def analyse(
-    folder: RunFolder, *, examples: int | None = None, checkpoint: str = "best", say: Say = silent
+    folder: RunFolder, *, examples: int | None = None, checkpoint: str = "best", say: Say = silent, looking: float = 0.0
 ) -> dict[str, Any]:
     """All numbers of the report.
 
     Args:
         examples: test images used; None takes as many as about a minute allows.
+        looking: then no more than this share of the run's own passes either; 0: whatever the run has cost.
         checkpoint: of each learner: best on the held-out images, or last.
     """
     learners = [name for name, role in folder.config.method.roles().items() if role.learns]
     models, steps = {}, {}
     for name in (deployed(folder, role) for role in learners):
         models[name], steps[name] = load_agent(folder, name, checkpoint=checkpoint)
+    if examples is None and looking:
+        examples = within(folder, looking, agents=len(models))
     with fitting_threads(*models.values()):
         return _numbers(folder, models, steps, examples, checkpoint, say)
+
+
+def within(folder: RunFolder, looking: float, *, agents: int) -> int:
+    """Test images for a report that costs this share of the passes of training; some at least, and not all of a large test split."""
+    trained = (folder.total_steps or 0) * measuring.per_step(folder.config)
+    return min(ALWAYS, max(FEWEST, int(looking * trained / PASSES)))
 
 
 def _numbers(
@@ -69,20 +82,26 @@ def _numbers(
     count = min(len(test), examples or affordable(list(models.values()), test, threat))
     split = test[spread_out(test, count)]
     say(f"report: {len(models)} agent{'s' if len(models) > 1 else ''}, {count} of {len(test)} test images")
-    agents = {}
+    agents, started = dict[str, Any](), time.perf_counter()
     for name, model in models.items():
         result = evaluate_model(
             model, split, attacks=["clean", "fgsm", ATTACK], threats=config.threats, seed=config.seed, block=256
         )
+        if not agents:  # the first attack of the first agent tells what the rest takes
+            passes = PASSES if count >= ENOUGH else PASSES - (STEPS + 2) * (len(CURVE) - 1)
+            left = (time.perf_counter() - started) * (len(models) * passes / (STEPS + 5) - 1)
+            if left > SLOW:
+                say(f"report: about {left:.0f} s to go")
         curve = [{"eps": 0.0, "accuracy": result.clean_accuracy}]
-        for factor in CURVE:
+        for factor in CURVE if count >= ENOUGH else (1.0,):
             eps = threat.eps * factor
             if threat.norm == "linf" and eps > 1:
                 continue
-            at = evaluate_model(
-                model, split, attacks=[ATTACK], threats=[Threat(threat.norm, eps)], seed=config.seed, block=256
+            at = Threat(threat.norm, eps)
+            held = (
+                result.threats[str(threat)]["attacks"][ATTACK] if factor == 1 else _held(model, split, at, config.seed)
             )
-            curve.append({"eps": eps, "accuracy": at.robust_accuracy or 0.0})
+            curve.append({"eps": eps, "accuracy": held})
         agents[name] = {
             "product": name.partition(".")[0] in method.deploy(),
             "checkpoint": steps[name],
@@ -107,6 +126,12 @@ def _numbers(
         "cross": cross_matrix(models, split, adversarial),
         "gallery": gallery(models, split, adversarial, threat),
     }
+
+
+def _held(model: nn.Module, split: Split, threat: Threat, seed: int) -> float:
+    """Accuracy under the report's attack with another radius."""
+    result = evaluate_model(model, split, attacks=[ATTACK], threats=[threat], seed=seed, block=256)
+    return result.robust_accuracy or 0.0
 
 
 def affordable(models: list[nn.Module], test: Split, threat: Threat) -> int:

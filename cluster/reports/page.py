@@ -10,7 +10,6 @@ from typing import Any
 
 from sparring.agents.checkpoint import to_json, write
 from sparring.cluster.evaluation import analysis
-from sparring.cluster.evaluation.analysis import Say, silent
 from sparring.cluster.reports import charts
 from sparring.cluster.reports.html import document, table
 from sparring.cluster.runs.folder import RunFolder
@@ -20,9 +19,9 @@ from sparring.trainers import methods
 WORST = 8  # pairs of classes listed when the confusion table would be too wide
 
 
-def make(folder: RunFolder, *, examples: int | None = None, checkpoint: str = "best", say: Say = silent) -> Path:
-    """Compute report.json of a run and draw report.html from it; the page's path."""
-    numbers = analysis.analyse(folder, examples=examples, checkpoint=checkpoint, say=say)
+def make(folder: RunFolder, **asked: Any) -> Path:
+    """Compute report.json of a run (``asked``: of :func:`analysis.analyse`) and draw report.html from it; the page's path."""
+    numbers = analysis.analyse(folder, **asked)
     write(folder.path / "report.json", to_json(numbers))
     path = folder.path / "report.html"
     write(path, page([folder]).encode())
@@ -39,7 +38,7 @@ def _to_tensorboard(folder: RunFolder, numbers: Mapping[str, Any]) -> None:
     step = max(a["checkpoint"] for a in numbers["agents"].values())
     board = SummaryWriter(str(folder.path / "tensorboard" / "report"))
     for agent, shown in numbers["gallery"].items():
-        for kind in ("clean", "adversarial"):
+        for kind in ("clean", "adversarial") if shown["images"] else ():
             images = np.asarray([item[kind] for item in shown["images"]], dtype=np.uint8)
             board.add_images(f"{kind}/{agent}", images, step, dataformats="NHWC")
     cross = numbers["cross"]

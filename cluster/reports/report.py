@@ -20,8 +20,12 @@ def report(
     checkpoint: str = "best",
     out: Path | None = None,
     say: Say = silent,
+    looking: float = 0.0,
 ) -> dict[str, Any]:
     """Make each run's report.json and report.html, and for several runs one page side by side.
+
+    Args:
+        examples, checkpoint, looking: see :func:`analysis.analyse`.
 
     Raises:
         UsageError: no run named, or not a run.
@@ -32,7 +36,8 @@ def report(
     folders = [RunFolder.open(path) for path in runs]
     for line in [line for folder in folders for line in folder.changed_code()]:
         say(line)
-    made = [pages.make(folder, examples=examples, checkpoint=checkpoint, say=say) for folder in folders]
+    asked: dict[str, Any] = {"examples": examples, "checkpoint": checkpoint, "say": say, "looking": looking}
+    made = [pages.make(folder, **asked) for folder in folders]
     if len(folders) == 1 and out is None:
         return {"report": str(made[0])}
     target = out or Path("report.html")

@@ -128,6 +128,8 @@ class Controller:
         while self._saver.busy:  # the disk needs longer than the steps between two checkpoints
             self._collect()
         self._pending.extend(self._saver.begin(t, compare=compare))
+        if compare:
+            self.progress.looking(self.config)
 
     def _node_leaves(self) -> bool:
         new = self._saver.leaving()

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any, TextIO
 
+from sparring.cluster.config import measuring
+from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.errors import sentence
 from sparring.cluster.terminal import is_terminal
 from sparring.cluster.training.job import Job
@@ -19,6 +21,7 @@ from sparring.trainers.types import HeldOut, Metrics
 
 ESTIMATE_AFTER = 20  # steps; the first ones are slow
 INTERVAL = 2.0  # seconds between progress lines
+SLOW = 5.0  # seconds of comparing networks from which on it is said
 UNTRACED = " (its forward cannot be traced or has hooks, and runs as it is, slower)"
 FILES = ("metrics.jsonl", "validation.jsonl", "alarms.jsonl")
 
@@ -44,7 +47,7 @@ class Progress:
         self._open()
         self._board = SummaryWriter(str(job.folder.path / "tensorboard"), purge_step=self._first)
         self._live = None if self._quiet or not is_terminal() else _live_view(total)
-        self._startup = startup
+        self._startup, self._per_step = startup, 0.0  # seconds, once a step is taken
         self._steps = self._first
         self._started = self._said = time.monotonic()
         self._since: dict[str, list[Mapping[str, float]]] = {}  # per agent, what the next line averages
@@ -84,7 +87,7 @@ class Progress:
         per_step, left = (now - self._started) / done, self._total - t - 1
         if done == ESTIMATE_AFTER and left > 0:
             self._estimate(per_step, left, metrics)
-        eta = duration(per_step * left)
+        eta, self._per_step = duration(per_step * left), per_step
         if self._live is not None:
             epoch = f"epoch {t // self._steps_per_epoch + 1}/{-(-self._total // self._steps_per_epoch)}"
             self._live.step(t, metrics, epoch=epoch, per_second=self._batch_size / per_step, eta=eta)
@@ -109,6 +112,16 @@ class Progress:
                 self._board.add_scalar(f"held_out_{name}/{agent}", getattr(held_out, name), t)
         parts = [f"{a} clean {v.clean:.1%} robust {v.robust:.1%}" for a, v in validation.items()]
         self.event(f"checkpoint at step {t}" + (": held out " + ", ".join(parts) if parts else ""))
+
+    def looking(self, config: RunConfig) -> None:
+        """What is waited for when networks are compared, where that takes long; with few images it goes beside the steps."""
+        by = config.measure
+        if by.images is None:
+            return
+        steps = by.images * measuring.per_image(by, config) / measuring.per_step(config)
+        about = f", about {duration(steps * self._per_step)}" if self._per_step else ""
+        if not self._per_step or steps * self._per_step > SLOW:
+            self.event(f"comparing networks on {by.images} held-out images at most{about}")
 
     def alarm(self, alarm: Alarm) -> None:
         """Record what a monitor saw."""
