@@ -5,9 +5,7 @@ A network alone has the user's file that it is made by beside it; an agent's net
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,37 +15,25 @@ from sparring.agents import networks
 from sparring.agents.networks import Network, NetworkConfig
 from sparring.agents.state import AgentState
 from sparring.trainers import keeping, user
+from sparring.trainers.files import sha256, to_json, write
+
+__all__ = [
+    "CheckpointError",
+    "load",
+    "load_buffers",
+    "load_model",
+    "network_config",
+    "save",
+    "save_buffers",
+    "save_model",
+]
+__all__ += ["FORMAT", "sha256", "to_json", "write"]  # of trainers/files.py, which needs no torch
 
 FORMAT = 1
 
 
 class CheckpointError(Exception):
     """A checkpoint is missing, incomplete, altered or of another format."""
-
-
-def write(path: Path, content: bytes, *, writer: str = "") -> str:
-    """Write a file so that it is whole or absent even when power fails (temporary name, fsync, rename); its sha256.
-
-    Args:
-        writer: tells processes apart that may write the same file at once.
-    """
-    temporary = path.with_name(f"{path.name}{writer}.tmp")
-    with open(temporary, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
-    return hashlib.sha256(content).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def to_json(value: object) -> bytes:
-    """Readable JSON with a fixed key order."""
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
 def save(state: AgentState, network: NetworkConfig, folder: Path) -> dict[str, str]:

@@ -180,26 +180,28 @@ def counted(
 ) -> dict[str, Any]:
     """False alarms of the honest networks, detections of each kind, and every value."""
     looked = [s for s in seen if flag in s["honest"]]
-    honest = [s["honest"][flag][0] for s in looked]
-    kinds: dict[str, Any] = {}
+    kinds: dict[str, list[list[float]]] = {}
     for s in looked:
         for kind, value in s["masked"].get(flag, {}).items():
-            kinds.setdefault(kind, []).append(value[0])
+            kinds.setdefault(kind, []).append(value)
     if flag == "softened logits":
-        kinds |= {name: [s["honest"][flag][0] for s in networks] for name, networks in soft.items()}
+        kinds |= {name: [s["honest"][flag] for s in networks] for name, networks in soft.items()}
+    own = flag == "softened logits"  # whose threshold depends on the network
+    honest = [s["honest"][flag] for s in looked]
     return {
         "n": len(looked),
         "threshold": threshold,
-        "alarms": above(honest, threshold),
-        "detected": {kind: above(found, threshold) for kind, found in kinds.items()},
-        "honest": [round(v, 4) for v in honest],
-        "masked": {kind: [round(v, 4) for v in found] for kind, found in kinds.items()},
+        **({"thresholds": sorted({t for found in [honest, *kinds.values()] for _, t in found})} if own else {}),
+        "alarms": above(honest, None if own else threshold),
+        "detected": {kind: above(found, None if own else threshold) for kind, found in kinds.items()},
+        "honest": [round(v, 4) for v, _ in honest],
+        "masked": {kind: [round(v, 4) for v, _ in found] for kind, found in kinds.items()},
     }
 
 
-def above(found: Sequence[float], threshold: float) -> int:
-    """How many are no longer honest; NaN is not."""
-    return sum(not value <= threshold for value in found)
+def above(found: Sequence[Sequence[float]], threshold: float | None) -> int:
+    """How many values are no longer honest by the threshold, or by that beside each; NaN is not."""
+    return sum(not value <= (own if threshold is None else threshold) for value, own in found)
 
 
 if __name__ == "__main__":

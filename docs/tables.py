@@ -286,9 +286,23 @@ def render(page: str) -> str:
     return MARKED.sub(table, page)
 
 
+def recipe_table() -> str:
+    """What ``sparring recipes`` lists, as it stands beside the recipes: a line each."""
+    from sparring.cluster.runs import listing
+
+    lines = ",\n".join(f"  {json.dumps(recipe)}" for recipe in listing.listed())
+    return f'{{\n "methods": {json.dumps(list(listing.methods()))},\n "recipes": [\n{lines}\n ]\n}}\n'
+
+
 def main() -> int:
-    """Write or check all pages; the number of pages that differ."""
+    """Write or check all pages, and the table of recipes; the number of files that differ."""
     wrong = 0
+    table = CLONE / "cluster" / "config" / "recipes.json"
+    if table.read_text() != recipe_table():
+        wrong += 1
+        print(f"{table.relative_to(CLONE)} is not the recipes'")
+        if "--check" not in sys.argv:
+            table.write_text(recipe_table())
     for path in [CLONE / "README.md", *sorted((CLONE / "docs").glob("*.md"))]:
         text = path.read_text()
         if render(text) != text:

@@ -79,18 +79,18 @@ def methods(*, output: Out = Output()) -> None:
 
 def recipes(name: Positional[str | None] = None, *, output: Out = Output()) -> None:
     """List all recipes, or print one as YAML for 'sparring train -c'."""
-    from sparring.cluster.config import run_config
-    from sparring.cluster.config.recipes import RECIPES, recipe
     from sparring.cluster.runs import listing
 
     if name is None:
-        answer(output, {"recipes": sorted(RECIPES)}, listing.show_recipes)
-    else:
-        config = recipe(name)
-        about = listing.about(config)
-        answer(
-            output, config.to_dict() | about, lambda r: print(listing.comments(about) + run_config.dump(config), end="")
-        )
+        table = listing.recipes()
+        answer(output, {"recipes": [r["name"] for r in table], "table": table}, listing.show_recipes)
+        return
+    from sparring.cluster.config import run_config
+    from sparring.cluster.config.recipes import recipe
+
+    config = recipe(name)
+    about = listing.about(config)
+    answer(output, config.to_dict() | about, lambda r: print(listing.comments(about) + run_config.dump(config), end=""))
 
 
 def fsck(run: Positional[Path], *, output: Out = Output()) -> None:

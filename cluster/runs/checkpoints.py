@@ -14,11 +14,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sparring.agents.checkpoint import FORMAT, to_json, write
 from sparring.cluster.errors import BrokenCheckpoint
-from sparring.trainers.types import HeldOut
+from sparring.trainers.files import to_json, write
+
+if TYPE_CHECKING:
+    from sparring.trainers.types import HeldOut
+
+FORMAT = 1  # of MANIFEST.json
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sparring.cluster.runs.lock import is_running
 from sparring.cluster.terminal import relative
 
 METHODS = terminal.HOME / "trainers" / "methods"
+TABLE = terminal.HOME / "cluster" / "config" / "recipes.json"
 
 
 def runs(runs_dir: Path) -> list[dict[str, Any]]:
@@ -134,12 +136,28 @@ def comments(about: dict[str, Any]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
+def recipes() -> list[dict[str, Any]]:
+    """Name, network, length and threats of every recipe: from a table beside them, which needs no torch, as long as the methods are
+    those that it was made from."""
+    known = json.loads(TABLE.read_bytes())
+    if known["methods"] == list(methods()):
+        return list(known["recipes"])
+    return listed()
+
+
+def listed() -> list[dict[str, Any]]:
+    """The same from the recipes themselves."""
+    from sparring.cluster.config.recipes import RECIPES, recipe
+
+    configs = {name: recipe(name) for name in sorted(RECIPES)}
+    return [
+        {"name": name, "network": c.network, "epochs": c.epochs, "threats": list(map(str, c.threats))}
+        for name, c in configs.items()
+    ]
+
+
 def show_recipes(result: dict[str, Any]) -> None:
     """Name, network and length of each."""
-    from sparring.cluster.config.recipes import recipe
-
-    configs = {name: recipe(name) for name in result["recipes"]}
-    width = max(map(len, configs))
-    for name, c in configs.items():
-        threats = ", ".join(map(str, c.threats))
-        print(f"{name:{width}}  {c.network}, {c.epochs} epochs, {threats}")
+    width = max(len(r["name"]) for r in result["table"])
+    for r in result["table"]:
+        print(f"{r['name']:{width}}  {r['network']}, {r['epochs']} epochs, {', '.join(r['threats'])}")

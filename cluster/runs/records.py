@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparring.agents.checkpoint import write
 from sparring.cluster.errors import BrokenCheckpoint
 from sparring.cluster.terminal import relative
+from sparring.trainers.files import write
 
 ENV = "env.json"
 

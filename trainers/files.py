@@ -1,0 +1,33 @@
+"""Files that are whole or absent, and what names their content. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+
+def write(path: Path, content: bytes, *, writer: str = "") -> str:
+    """Write a file so that it is whole or absent even when power fails (temporary name, fsync, rename); its sha256.
+
+    Args:
+        writer: tells processes apart that may write the same file at once.
+    """
+    temporary = path.with_name(f"{path.name}{writer}.tmp")
+    with open(temporary, "wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def to_json(value: object) -> bytes:
+    """Readable JSON with a fixed key order."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
