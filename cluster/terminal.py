@@ -55,6 +55,14 @@ def with_interval(value: float, ci95: Sequence[float]) -> str:
     return f"{percent(value)} [{100 * ci95[0]:.1f}, {100 * ci95[1]:.1f}]"
 
 
+def radius(threat: str) -> str:
+    """A threat as people write it, in bytes where it is a whole number of them: linf:0.0313725 -> linf:8/255."""
+    norm, _, eps = threat.partition(":")
+    of_byte = 255 * float(eps)
+    whole = norm == "linf" and round(of_byte) >= 1 and abs(of_byte - round(of_byte)) < 1e-4
+    return f"{norm}:{round(of_byte)}/255" if whole else threat
+
+
 def relative(path: Path | str) -> str:
     """A path below the working directory without it; any other as it is."""
     path = Path(path)

@@ -13,6 +13,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.errors import UsageError
+from sparring.cluster.machines.stop import at_most
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Evaluate:
     """Ray cluster on which the workers run (host:port); default one of its own on this machine."""
     block: int = 64
     """Examples per block; part of what a number depends on."""
+    time_budget: float | None = None
+    """Seconds after which the evaluation stops (exit 130); the same command goes on with the blocks that are missing."""
     masking: int = 256
     """Examples on which signs of masked gradients are looked for; 0: none."""
     output: Out = field(default_factory=Output)
@@ -93,7 +96,7 @@ def evaluate(argv: Sequence[str]) -> None:
     )
     about = About(**vars(command.elsewhere))
     networks = resolve(command.net, about, agents=command.agent, checkpoint=command.checkpoint)
-    with _cluster(command.address, command.workers):
+    with at_most(command.time_budget), _cluster(command.address, command.workers):
         report = evaluate_target(networks, asked, say(command.output))
     if (networks.path / "card.json").is_file():
         card.update(networks.path)

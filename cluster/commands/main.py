@@ -20,6 +20,8 @@ from sparring.trainers import user
 
 STARTS_RAY = ("demo", "train", "resume", "pretrain", "tune", "evaluate", "serve")
 
+SLOW_TO_START = (*STARTS_RAY, "report", "publish", "export", "verify")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and turn errors into a sentence and an exit code."""
@@ -37,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with terminate_interrupts(), only_the_answer("--json" in args and not helps):
             if args[0] in STARTS_RAY and not helps:
                 start_library_threads()
+            if args[0] in SLOW_TO_START and not helps and "--quiet" not in args:
+                print(f"sparring {args[0]}: loading", file=sys.stderr, flush=True)  # PyTorch takes seconds
             if COMMANDS[args[0]] in RUNS:
                 COMMANDS[args[0]](rest)
             else:
@@ -44,9 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
     except KeyboardInterrupt:
-        more = (
-            "; continue a run with: sparring resume RUN" if args[0] in ("demo", "train", "resume", "pretrain") else ""
-        )
+        more = ""
+        if args[0] in ("demo", "train", "resume", "pretrain"):
+            more = "; continue a run with: sparring resume RUN"
+        elif args[0] == "evaluate":
+            more = "; finished blocks are kept, the same command goes on"
         print(f"stopped at once{more}", file=sys.stderr)
         return 130
     except BrokenPipeError:

@@ -14,6 +14,7 @@ from sparring.cluster.commands.arguments import searched
 from sparring.cluster.commands.asking import Verb, asked, say_differences
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.config.settings import Settings
+from sparring.cluster.machines.stop import at_most
 from sparring.cluster.training.startup import Startup
 from sparring.trainers import search as spaces
 
@@ -37,6 +38,8 @@ class Train:
     """Make report.html at the end."""
     train_teachers: bool = False
     """First train the teachers that the recipe needs and that are not given, into the same folder of runs."""
+    time_budget: float | None = None
+    """Seconds after which the run is saved and stops (exit 130), to be continued."""
     dry_run: bool = False
     """Show configuration, placement, memory, exchange and time, and stop."""
     output: Out = field(default_factory=Output)
@@ -57,6 +60,8 @@ class Pretrain:
     """Folder of all runs."""
     models_dir: Path = Path("models")
     """Folder of all models."""
+    time_budget: float | None = None
+    """Seconds after which training stops (exit 130); what is committed is kept."""
     resume_if_exists: bool = False
     """Continue the run when --name exists."""
     output: Out = field(default_factory=Output)
@@ -110,13 +115,14 @@ def train(argv: Sequence[str]) -> None:
     if command.dry_run:
         answer(command.output, dry_run(config), lambda plan: print(plan["text"]))
         return
-    run = launch.train(
-        config,
-        runs_dir=command.runs_dir,
-        name=command.name,
-        resume_if_exists=command.resume_if_exists,
-        how=Circumstances(quiet=command.output.quiet, startup=Startup.of_process()),
-    )
+    with at_most(command.time_budget):
+        run = launch.train(
+            config,
+            runs_dir=command.runs_dir,
+            name=command.name,
+            resume_if_exists=command.resume_if_exists,
+            how=Circumstances(quiet=command.output.quiet, startup=Startup.of_process()),
+        )
     _finished(command.output, run, report=command.report)
 
 
@@ -125,6 +131,7 @@ def resume(
     *,
     address: str | None = None,
     team: Literal["ray", "local"] | None = None,
+    time_budget: float | None = None,
     output: Out = Output(),
 ) -> None:
     """Continue an interrupted run to the same result.
@@ -133,6 +140,7 @@ def resume(
         run: The run's folder.
         address: Another Ray cluster than the run had before (host:port).
         team: ray or local, when other than before.
+        time_budget: Seconds after which the run is saved and stops again (exit 130).
     """
     startup = Startup.of_process()
     from sparring.cluster.runs.folder import RunFolder
@@ -142,7 +150,9 @@ def resume(
     folder = RunFolder.open(run)
     elsewhere = {k: v for k, v in (("address", address), ("team", team)) if v is not None}
     config = folder.config.replace(elsewhere)
-    _finished(output, launch.go_on(folder, config, Circumstances(quiet=output.quiet, startup=startup)), report=True)
+    with at_most(time_budget):
+        finished = launch.go_on(folder, config, Circumstances(quiet=output.quiet, startup=startup))
+    _finished(output, finished, report=True)
 
 
 def pretrain(argv: Sequence[str]) -> None:
@@ -156,16 +166,17 @@ def pretrain(argv: Sequence[str]) -> None:
     config = resolved(chosen)
     launch.check(config)
     say_differences(argv, config, command.output)
-    result = pretraining.pretrain(
-        config,
-        workers=command.workers,
-        runs_dir=command.runs_dir,
-        models_dir=command.models_dir,
-        name=command.name,
-        publish_as=command.publish_as,
-        resume_if_exists=command.resume_if_exists,
-        quiet=command.output.quiet,
-    )
+    with at_most(command.time_budget):
+        result = pretraining.pretrain(
+            config,
+            workers=command.workers,
+            runs_dir=command.runs_dir,
+            models_dir=command.models_dir,
+            name=command.name,
+            publish_as=command.publish_as,
+            resume_if_exists=command.resume_if_exists,
+            quiet=command.output.quiet,
+        )
     answer(command.output, result, card.show)
 
 

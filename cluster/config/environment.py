@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from sparring.agents.spec import Facts
@@ -25,6 +26,7 @@ def environment(config: RunConfig, facts: dict[str, Facts]) -> dict[str, Any]:
         "versions": versions | {"python": platform.python_version()},
         "platform": platform.platform(),
         "processor": torch.backends.cpu.get_cpu_capability(),
+        "cpu": cpu(),
         "command": sys.argv,
         "commit": commit(),
         "seed": config.seed,
@@ -43,6 +45,15 @@ def commit() -> str | None:
         return subprocess.run(args, capture_output=True, text=True, check=True, timeout=5).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def cpu() -> str:
+    """Model of this machine's processor, as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -18,7 +18,7 @@ from sparring.agents.checkpoint import to_json
 from sparring.agents.spec import AgentSpec
 from sparring.cluster.config.measuring import measure
 from sparring.cluster.config.settings import Own, Settings
-from sparring.cluster.config.values import parse, unknown
+from sparring.cluster.config.values import parse, read, unknown
 from sparring.trainers import code, keeping, methods, user
 from sparring.trainers.config import Measure, SpeedConfig, Threat
 from sparring.trainers.datasets import Prepared
@@ -229,15 +229,8 @@ def load(path: Path) -> RunConfig:
     Raises:
         ValueError: the file is missing, is not plain YAML, or holds a key or value that is not allowed.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-        keeping.know(path.parent)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not plain YAML: {error}") from None
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{path} must hold a mapping of settings, seen {type(values).__name__}")
+    values = read(path)
+    keeping.know(path.parent)
     try:
         return RunConfig.from_dict(values)
     except ValueError as error:

@@ -6,10 +6,36 @@ import difflib
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 from sparring.trainers import user
 from sparring.trainers.config import fraction
+
+EXPECTED = "expected a run's config.yaml, or what 'sparring recipes NAME' prints"
+
+
+def read(path: Path) -> Mapping[str, Any]:
+    """The mapping in a file of plain YAML.
+
+    Raises:
+        ValueError: the file cannot be read, or holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise ValueError(f"{path} {what}; {EXPECTED}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1})" if where else ""
+        raise ValueError(f"{path} is not plain YAML{line}; {EXPECTED}") from None
+    if not isinstance(values, Mapping):
+        seen = "nothing" if values is None else type(values).__name__
+        raise ValueError(f"{path} must hold a mapping of settings, seen {seen}; {EXPECTED}")
+    return values
 
 
 def parse(kind: Any, value: Any, path: str) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 from sparring.agents.checkpoint import to_json, write
 from sparring.cluster.errors import Exists, UsageError
 from sparring.cluster.evaluation.attacking import Job, jobs_of
-from sparring.cluster.evaluation.direct import BLOCK, once, parse_attacks
+from sparring.cluster.evaluation.direct import BLOCK, canonical, once, parse_attacks
 from sparring.cluster.evaluation.subjects import check
 from sparring.cluster.models.examples import Examples, Taken, take
 from sparring.cluster.models.resolve import single
@@ -42,6 +42,9 @@ class Asked:
     workers: int = 0  # Ray actors that attack blocks at the same time; 0: this process
     block: int = BLOCK  # examples per block
     masking: int = 256  # examples on which signs of masked gradients are looked for; 0: none
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attacks", tuple(map(canonical, self.attacks)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,12 @@ def verify(path: Path, interval: str | None) -> dict[str, Any]:
             "only_in_their_block": seen.alone,
             "problems": seen.problems,
         }
+    if not (path / "config.yaml").is_file():
+        here = ", ".join(str(p.parent) for p in sorted(path.glob("evaluation/*/settings.json")))
+        raise UsageError(
+            f"{path} is neither an evaluation (no settings.json) nor a run (no config.yaml)"
+            + (f"; evaluations in it: {here}" if here else ". Both are listed by: sparring runs")
+        )
     folder = need_run(path)
     if interval is None:
         return {"run": str(path), "interval": None, "problems": chain(folder)}

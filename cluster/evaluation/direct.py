@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,13 +30,26 @@ def parse_attacks(names: Sequence[str], threat: Threat) -> list[str]:
     Raises:
         UsageError: no such attack.
     """
-    chosen = [name for name in once([name.strip() for name in names]) if name != "clean"]
+    chosen = [name for name in once([canonical(name) for name in names]) if name != "clean"]
     try:
         for name in chosen:
             named_attacks.parse(name, threat)
     except ValueError as error:
         raise UsageError(str(error)) from None
     return chosen
+
+
+def canonical(name: str) -> str:
+    """An attack's name as people write it, ``PGD20``, ``pgd-20``, ``aa``, as ours: ``pgd-20``, ``autoattack``; what it does not know
+    stays as it is."""
+    plain = name.strip()
+    if plain.startswith("transfer:"):
+        return plain
+    plain = plain.lower().replace("_", "-")
+    plain = {"aa": "autoattack", "auto-attack": "autoattack", "standard": "autoattack", "natural": "clean"}.get(
+        plain, plain
+    )
+    return re.sub(r"^((?:margin-|scaled-)?pgd|square)(\d)", r"\1-\2", plain)
 
 
 def once(values: Sequence[T]) -> tuple[T, ...]:
@@ -70,7 +84,13 @@ def evaluate_model(
         how = Attacking({"model": model}, {}, tuple(chosen), seed)
         columns[str(threat)] = _columns(how, split, threat, block, workers)
     notes = named_attacks.left_out(chosen, once(threats), tuple(split.images.shape[1:3]))
-    result = summarise(columns, attacks=chosen, with_clean="clean" in attacks, classes=classes, notes=notes)
+    result = summarise(
+        columns,
+        attacks=chosen,
+        with_clean="clean" in map(canonical, attacks),
+        classes=classes,
+        notes=notes,
+    )
     return flagged(result, model, split, threats[0], seed=seed, masking=masking if chosen else 0)
 
 

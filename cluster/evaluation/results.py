@@ -12,7 +12,7 @@ from torch import Tensor
 from sparring.agents.robustness import wilson
 from sparring.cluster.evaluation import named_attacks
 from sparring.cluster.evaluation.block import BROKEN
-from sparring.cluster.terminal import percent, relative, table, with_interval
+from sparring.cluster.terminal import percent, radius, relative, table, with_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,15 @@ def _show_threats(agents: Mapping[str, Any], first: Mapping[str, Any]) -> None:
         clean = percent(result["clean_accuracy"])
         for threat, entry in result["threats"].items():
             values = [percent(entry["attacks"][a]) for a in attacks]
-            rows.append([agent, threat, clean, *values, with_interval(entry["robust_accuracy"], entry["ci95"])])
+            rows.append(
+                [
+                    agent,
+                    radius(threat),
+                    clean,
+                    *values,
+                    with_interval(entry["robust_accuracy"], entry["ci95"]),
+                ]
+            )
         if len(result["threats"]) > 1:
             union = with_interval(result["robust_accuracy"], result["ci95"])
             rows.append([agent, "union", clean, *[""] * len(attacks), union])

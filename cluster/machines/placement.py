@@ -157,6 +157,16 @@ def on_device(device: str, placement: Placement, own: Mapping[str, Own]) -> tupl
     return replace(placement, gpus_per_agent=0.0), {role: replace(o, gpus=None) for role, o in own.items()}
 
 
+def on_one_machine(placement: Placement, agents: int) -> tuple[Placement, str | None]:
+    """The same for a machine of one's own: where there are fewer cores than agents, they share them; what is to be said then."""
+    cores = usable()
+    if agents <= cores or placement.cpus_per_agent != Placement().cpus_per_agent:
+        return placement, None
+    share = int(100 * cores / agents) / 100
+    said = f"{agents} agents share this machine's {cores} core{'s' if cores > 1 else ''} ({share:g} each)"
+    return replace(placement, cpus_per_agent=share), said
+
+
 def _explain(
     roles: Sequence[str],
     bundles: Sequence[Bundle],

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from typing import Any
@@ -29,6 +30,8 @@ QUIET = {
     "RAY_worker_niceness": "0",  # the agents are what the machine is for; Ray's 15 starves them beside anything else
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # lost processes are the controller's to explain
 }
+OURS = ("agents", "cluster", "serve", "trainers", "sparring.py")  # what workers need of HOME
+LONGEST = 40  # characters of a folder for temporary files: a socket's path has up to 66 more, and 107 in all
 OPTIONS: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 _knows_us: set[str] = set()  # addresses of clusters whose workers find our packages: started or joined here
@@ -39,11 +42,18 @@ def start(**options: Any) -> str:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     options.setdefault("num_cpus", usable())  # Ray counts the machine's, whatever this process may use
+    options |= _short_folder()
     with chdir(HOME), terminate_held():
         context = ray.init(address="local", include_dashboard=False, **OPTIONS, **options)
     address = str(context.address_info["address"])
     _knows_us.add(address)
     return address
+
+
+def _short_folder() -> dict[str, str]:
+    """Ray's sockets lie in its session's folder; where TMPDIR makes their paths longer than Linux allows, that lies in /tmp."""
+    base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return {"_temp_dir": "/tmp/ray"} if len(base) > LONGEST and os.access("/tmp", os.W_OK) else {}
 
 
 def brings_its_own(address: str | None) -> bool:
@@ -74,10 +84,23 @@ def connected(address: str | None = None) -> Iterator[dict[str, Any]]:
         elif address is None:
             _join(os.environ["RAY_ADDRESS"], {})  # the job's own environment holds for its agents too
         else:
-            _join(address, {} if SUBMITTED in os.environ else {"working_dir": str(HOME)})
+            _join(address, {} if SUBMITTED in os.environ else shipped())
         yield {}
     finally:
         ray.shutdown()
+
+
+def shipped() -> dict[str, Any]:
+    """The runtime environment that brings our code to a cluster: its folders alone, whatever else lies beside them."""
+    others = sorted(f"/{path.name}" for path in HOME.iterdir() if path.name not in OURS)
+    return {"working_dir": str(HOME), "excludes": [*others, "__pycache__"]}
+
+
+def shipped_size() -> tuple[int, int]:
+    """Files and bytes of it."""
+    files = [f for name in OURS for f in (HOME / name, *(HOME / name).rglob("*")) if f.is_file()]
+    sizes = [f.stat().st_size for f in files if "__pycache__" not in f.parts]
+    return len(sizes), sum(sizes)
 
 
 def _join(address: str, runtime_env: dict[str, Any]) -> None:
@@ -99,6 +122,12 @@ def _join(address: str, runtime_env: dict[str, Any]) -> None:
 def _refused(address: str, error: Exception) -> str:
     """Why a cluster that is there does not take this process."""
     text = str(error)
+    if "working_dir" in text or "package" in text.lower():
+        count, size = shipped_size()
+        return (
+            f"the cluster at {address} was not reached, as our code could not be packed: {text.splitlines()[0]}. What is packed is "
+            f"{', '.join(OURS)} in {HOME}: {count} files, {size / 2**20:.1f} MiB; move what is not code out of there"
+        )
     if "Version mismatch" in text:
         found = re.findall(r"Ray: (\S+)\s+Python: (\S+)", text)
         theirs, ours = (f"Ray {r} on Python {p}" for r, p in (found + [("?", "?")] * 2)[:2])

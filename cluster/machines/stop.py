@@ -59,6 +59,26 @@ class StopSignal:
 
 
 @contextmanager
+def at_most(seconds: float | None) -> Iterator[None]:
+    """A time budget: after it this process gets a SIGTERM, which acts as the first Ctrl-C; None is no limit."""
+    if seconds is None:
+        yield
+        return
+
+    def over() -> None:
+        print(f"the time budget of {seconds:g} s is used up", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    timer = threading.Timer(seconds, over)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
 def terminate_interrupts() -> Iterator[None]:
     """Inside the block SIGTERM ends a command as Ctrl-C does; work that can finish a step first uses StopSignal."""
     if threading.current_thread() is not threading.main_thread():

@@ -131,6 +131,9 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
     role = spec.me
     wanted, own = placement.on_device(config.device, config.placement, config.agents)
     if session.brings_its_own(config.address):
+        wanted, said = placement.on_one_machine(wanted, workers)
+        if said and not quiet:
+            print(said, file=sys.stderr, flush=True)
         placement.plan([role], wanted, [placement.this_machine()], lanes=workers, own=own)
     with session.connected(config.address) as runtime_env, _followed(folder.path / "log.txt", quiet=quiet):
         planned = placement.plan([role], wanted, placement.nodes_alive(), lanes=workers, own=own)[0]

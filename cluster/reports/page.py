@@ -13,7 +13,7 @@ from sparring.cluster.evaluation import analysis
 from sparring.cluster.reports import charts
 from sparring.cluster.reports.html import document, table
 from sparring.cluster.runs.folder import RunFolder
-from sparring.cluster.terminal import percent, with_interval
+from sparring.cluster.terminal import percent, radius, with_interval
 from sparring.trainers import methods
 
 WORST = 8  # pairs of classes listed when the confusion table would be too wide
@@ -85,7 +85,7 @@ def _joint(folders: Sequence[RunFolder]) -> str:
             label = f"{numbers['run']} {name}"
             clean = with_interval(a["clean_accuracy"], a["clean_ci95"])
             robust = with_interval(entry["robust_accuracy"], entry["ci95"])
-            rows.append([escape(label), escape(numbers["threat"]), str(numbers["n"]), clean, robust])
+            rows.append([escape(label), escape(radius(numbers["threat"])), str(numbers["n"]), clean, robust])
             lines.append((label, [(p["eps"], p["accuracy"]) for p in a["curve"]]))
     chart = charts.line_chart(f"Accuracy under {numbers['attack'].upper()}", lines, x_label="eps", percent=True)
     header = ["run and agent", "threat", "n", "clean", "robust"]
@@ -104,7 +104,7 @@ def _summary(numbers: Mapping[str, Any]) -> str:
             [label, str(a["checkpoint"]), with_interval(a["clean_accuracy"], a["clean_ci95"]), *attacks, robust]
         )
     caption = (
-        f"{numbers['checkpoint'].capitalize()} checkpoint of each agent, {numbers['n']} of {numbers['n_test']} test images, threat {escape(numbers['threat'])}, seed {numbers['seed']}; brackets are "
+        f"{numbers['checkpoint'].capitalize()} checkpoint of each agent, {numbers['n']} of {numbers['n_test']} test images, threat {escape(radius(numbers['threat']))}, seed {numbers['seed']}; brackets are "
         "95 % intervals. Robust: right on the clean image and after every attack."
     )
     return table(caption, ["agent", "step", "clean", "FGSM", numbers["attack"].upper(), "robust"], rows)

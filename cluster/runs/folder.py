@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -21,6 +22,7 @@ from sparring.cluster.terminal import relative
 from sparring.trainers import code, keeping
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts
+SHOWN = 40  # characters of a name that is refused
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -44,10 +46,18 @@ class RunFolder:
         """
         if name is not None and not NAME.fullmatch(name):
             raise UsageError(
-                f"--name {name!r} is not allowed; use letters, digits, '.', '_' and '-', starting with one of the first two"
+                f"--name {name[:SHOWN]!r}{'...' if len(name) > SHOWN else ''} ({len(name)} characters) is not allowed; use letters, digits, "
+                "'.', '_' and '-', starting with one of the first two, 128 at most"
             )
         refuse_lost(runs_dir)
-        runs_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            if not os.access(runs_dir, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise UsageError(
+                f"--runs-dir {runs_dir} cannot be written ({error.strerror}); choose another folder: --runs-dir DIR"
+            ) from error
         path = runs_dir / name if name else _next(runs_dir, config.label)
         try:
             path.mkdir()

@@ -33,7 +33,14 @@ def prepare(config: DataConfig, *, quiet: bool = False, notice: Callable[[str], 
     bar = _Bar()
     try:
         return datasets.prepare(config, progress=silent if quiet else bar, notice=told)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        if str(error.filename or "").startswith(str(Path(config.cache).expanduser())) or "cache" in str(error.filename):
+            raise DataError(
+                f"decoded images cannot be kept in {Path(config.cache).expanduser()} ({error.strerror}); choose another folder: "
+                "--data.cache DIR"
+            ) from error
+        raise DataError(str(error)) from error
+    except ValueError as error:
         raise DataError(str(error)) from error
     finally:
         bar.close()

@@ -160,4 +160,6 @@ def show_recipes(result: dict[str, Any]) -> None:
     """Name, network and length of each."""
     width = max(len(r["name"]) for r in result["table"])
     for r in result["table"]:
-        print(f"{r['name']:{width}}  {r['network']}, {r['epochs']} epochs, {', '.join(r['threats'])}")
+        print(
+            f"{r['name']:{width}}  {r['network']}, {r['epochs']} epochs, {', '.join(map(terminal.radius, r['threats']))}"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,9 @@ def team_of(config: RunConfig, *, quiet: bool = True, folder: Path | None = None
 
     wanted, own = placement.on_device(config.device, config.placement, config.agents)
     if session.brings_its_own(config.address):
+        wanted, said = placement.on_one_machine(wanted, config.lanes * len(made))
+        if said and not quiet:
+            print(said, file=sys.stderr, flush=True)
         bundles_on([placement.this_machine()])  # what cannot fit is said before Ray starts
     with session.connected(config.address) as runtime_env:
         bundles = bundles_on(placement.nodes_alive())  # in a group of somebody else's it fits already

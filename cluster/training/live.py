@@ -1,8 +1,8 @@
-"""The live view in a terminal: one row per agent, redrawn in place."""
+"""The live view in a terminal: one row per agent, redrawn in place, with as many columns as fit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -36,22 +36,40 @@ class LiveView:
         self, t: int, metrics: Mapping[str, Metrics], *, epoch: str, per_second: float, eta: str
     ) -> RenderableType:
         """The table and the bar below it."""
-        learners = {a: m for a, m in metrics.items() if m.values}
-        names = list(dict.fromkeys(k for m in learners.values() for k in m.values if k not in HIDDEN))
+        room = self.console.width
+        names = list(dict.fromkeys(k for m in metrics.values() for k in m.values if k not in HIDDEN))
+        times = {agent: split(m.seconds) for agent, m in metrics.items()}
+        columns = {"agent": list(metrics), "loss": _column(metrics, "total")}
+        columns |= {"images/s": [f"{per_second:,.0f}"] * len(metrics)}
+        for name in sorted(names, key=lambda n: not n.endswith("accuracy")):  # what counts most comes first
+            header = name.replace("_accuracy", " acc").replace("_", " ")
+            more = {**columns, header: _column(metrics, name)}
+            columns = more if _width(more) <= room else columns
+        with_time = {**columns, "time": list(times.values())}
+        columns, below = (with_time, {}) if _width(with_time) <= room else (columns, times)
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("agent", no_wrap=True)
-        for name in ("loss", *(n.replace("_accuracy", " acc").replace("_", " ") for n in names), "images/s", "time"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for agent, m in metrics.items():
-            values = [shown(k, m.values[k]) if k in m.values else "" for k in ("total", *names)]
-            table.add_row(agent, *values, f"{per_second:,.0f}", split(m.seconds))
+        for i, header in enumerate(columns):
+            table.add_column(header, justify="right" if i else "left", no_wrap=True)
+        for row in zip(*columns.values(), strict=True):
+            table.add_row(*row)
+        where = f"step {t + 1}/{self.total}  {epoch}  eta {eta}"
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(ProgressBar(self.total, t + 1, width=30), Text(f"step {t + 1}/{self.total}  {epoch}  eta {eta}"))
-        return Group(table, bar)
+        bar.add_row(ProgressBar(self.total, t + 1, width=max(4, min(30, room - len(where) - 2))), Text(where))
+        lines = [Text(f"{agent}: {text}"[:room].rstrip()) for agent, text in below.items()]
+        return Group(table, *lines, bar)
 
     def close(self) -> None:
         """Leave the last picture on the screen."""
         self._live.stop()
+
+
+def _column(metrics: Mapping[str, Metrics], name: str) -> list[str]:
+    return [shown(name, m.values[name]) if name in m.values else "" for m in metrics.values()]
+
+
+def _width(columns: Mapping[str, Sequence[str]]) -> int:
+    """Characters of a table of these columns, two of which are apart by two."""
+    return sum(max(map(len, (header, *cells))) for header, cells in columns.items()) + 2 * (len(columns) - 1)
 
 
 def shown(name: str, value: float) -> str:
