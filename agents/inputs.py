@@ -59,12 +59,15 @@ def labels(given: Any, *, images: int, classes: int | None = None) -> Tensor:
             f"there are {images} images and labels {list(y.shape)}; expected one class number per image [B]"
         )
     y = y.long()
-    if classes is None or not images:
+    if not images:
         return y
     low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= classes:
-        hint = "; are they counted from 1? y - 1" if low >= 1 and high == classes else ""
-        raise ValueError(
-            f"labels lie in {low} to {high}, the network tells {classes} classes apart: expected 0 to {classes - 1}{hint}"
+    if low < 0 or (classes is not None and high >= classes):
+        told = (
+            f", the network tells {classes} classes apart: expected 0 to {classes - 1}"
+            if classes
+            else "; expected 0 or more"
         )
+        hint = "; are they counted from 1? y - 1" if low >= 1 and high == classes else ""
+        raise ValueError(f"labels lie in {low} to {high}{told}{hint}")
     return y

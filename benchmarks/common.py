@@ -22,16 +22,22 @@ def circumstances(*, seed: int) -> dict[str, Any]:
     """Command, commit, machine, versions, seed."""
     import torch
 
-    from sparring.cluster.config.environment import commit
+    from sparring.cluster.config.environment import commit, cpu
 
     return {
-        "command": " ".join(["python", os.path.relpath(sys.argv[0], CLONE), *sys.argv[1:]]),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0], CLONE), *map(_named, sys.argv[1:])]),
         "commit": commit(),
-        "device": f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}",
+        "device": f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}, {cpu()}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__}
         | ({"ray": metadata.version("ray")} if util.find_spec("ray") else {}),
         "seed": seed,
     }
+
+
+def _named(argument: str) -> str:
+    """A folder of runs outside the clone by its last parts: where it was kept is nobody's concern."""
+    path = Path(argument)
+    return f"RUNS/{'/'.join(path.parts[-2:])}" if path.is_absolute() and not path.is_relative_to(CLONE) else argument
 
 
 def evaluated(run: Path, name: str, **asked: Any) -> dict[str, Any]:

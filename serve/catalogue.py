@@ -47,10 +47,15 @@ def shape_of(card: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def robustness(card: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The measurement on the most images in a card; None: never measured."""
+    """The measurement on the most images in a card, under the threat that the network was trained for where that was measured; None:
+    never measured."""
     measured = [e for e in card["evaluations"] if e["robust_accuracy"] is not None]
     best = max(measured, key=lambda e: e["n"], default=None)
     if best is None:
         return None
-    kept = ("clean_accuracy", "robust_accuracy", "ci95", "n", "attacks", "flags")
-    return {**{k: best[k] for k in kept}, "threats": list(best["threats"])}
+    kept = {k: best[k] for k in ("clean_accuracy", "robust_accuracy", "ci95", "n", "attacks", "flags")}
+    own = next((t for t in card["threats"] if t in best["threats"]), None)
+    if own is None:
+        return {**kept, "threats": list(best["threats"])}
+    seen = best["threats"][own]
+    return {**kept, "robust_accuracy": seen["robust_accuracy"], "ci95": seen["ci95"], "threats": [own]}

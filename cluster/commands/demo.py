@@ -43,7 +43,9 @@ def demo(*, runs_dir: Path, quiet: bool = False) -> dict[str, Any]:
     say(f"\nattacking the test images ({ATTACK}, {THREAT}) ...")
     agents: dict[str, Any] = {}
     for run, label in ((mutual, "{} (mutual)"), (plain, "plain training")):
-        report = evaluate_run(RunFolder(run.path), attacks=["clean", ATTACK], threats=[THREAT], checkpoint="last")
+        # attacks and blocks of the report, so that both say the same of the same networks
+        asked: dict[str, Any] = {"attacks": ["clean", "fgsm", ATTACK], "threats": [THREAT], "block": 256}
+        report = evaluate_run(RunFolder(run.path), checkpoint="last", **asked)
         agents |= {label.format(name): result for name, result in report["agents"].items()}
     return {
         "report": make_report([mutual.path], checkpoint="last", say=say)["report"],
@@ -64,10 +66,10 @@ def show(result: dict[str, Any]) -> None:
         rows.append([name, clean, terminal.with_interval(robust["robust_accuracy"], robust["ci95"])])
     n = next(iter(result["agents"].values()))["n"]
     print()
-    terminal.table(["network", "clean [95 %]", f"{ATTACK}, eps 0.15 [95 %]"], rows)
+    terminal.table(["network", "clean [95 %]", "robust, eps 0.15 [95 %]"], rows)
     run = os.path.relpath(result["run"])
     print(
-        f"\naccuracy on {n} test images at the last checkpoint, as in the report; training took {result['seconds']:.0f} s; run folder: {run}"
+        f"\nrobust: right on the image and after fgsm and {ATTACK}; {n} test images at the last checkpoint, as in the report; training took {result['seconds']:.0f} s; run folder: {run}"
     )
     print(
         f"report: {os.path.relpath(result['report'])}\nnext: {terminal.command()} evaluate {run} --checkpoint last --attacks clean,fgsm,pgd-100 --threat linf:0.1 --threat l2:1"

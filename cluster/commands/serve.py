@@ -15,7 +15,7 @@ class Serving:
     """Published models behind HTTP, with a page, until Ctrl-C."""
 
     models: Positional[tuple[str, ...]] = ()
-    """NAME=PATH of a published model (models/NAME, or one version of it)."""
+    """NAME=NET: a published model (models/NAME, or one version of it), or any other network, such as RUN@AGENT, as it is now."""
     models_dir: Path | None = None
     """Serve every model in this folder, new ones and new versions too; default models/ when none is named."""
     demo: bool = False
@@ -48,7 +48,7 @@ class Serving:
 
 
 def serve(argv: list[str]) -> None:
-    """Serve published models over HTTP, with a page: sparring serve [NAME=PATH ...] [--demo]."""
+    """Serve networks over HTTP, with a page: sparring serve [NAME=NET ...] [--demo]."""
     import tyro
 
     asked = tyro.cli(Serving, args=list(argv), prog="sparring serve")
@@ -56,7 +56,10 @@ def serve(argv: list[str]) -> None:
     from sparring.cluster.models import card
 
     chosen = {k: v for k, v in asdict(asked).items() if k in serving.PASSED}
-    settings = serving.settings(asked.models, asked.models_dir, demo=asked.demo, token_file=asked.token_file, **chosen)
+    elsewhere = asked.address is not None or asked.yaml is not None
+    settings = serving.settings(
+        asked.models, asked.models_dir, demo=asked.demo, token_file=asked.token_file, elsewhere=elsewhere, **chosen
+    )
     for line in card.changed_code(settings.get("models", {}).values(), settings.get("models_dir")):
         say(asked.output)(line)
     where = serving.Where(asked.host, asked.port, address=asked.address, haproxy=asked.haproxy)

@@ -23,9 +23,9 @@ def models(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["robust"], "'robust' is not NAME=PATH; for example: sparring serve robust=models/robust"),
+        (["robust"], "'robust' is not NAME=NET; for example: sparring serve robust=models/robust"),
         (["Robust=models/digits-robust"], "model name 'Robust' is not allowed"),
-        (["a=models/none"], "models/none is no published model; expected models/NAME or models/NAME/VERSION"),
+        (["a=models/none"], "models/none is not a run, model or file of weights"),
         (["--models-dir=none"], "no published model in none; publish one (sparring publish RUN --as NAME)"),
         (["--host=0.0.0.0"], "--host 0.0.0.0 can be reached by others and needs a token: openssl rand -hex 32"),
         (["--token-file=none"], "none must be a file with a token"),
