@@ -37,7 +37,9 @@ def circumstances(*, seed: int) -> dict[str, Any]:
 def _named(argument: str) -> str:
     """A folder of runs outside the clone by its last parts: where it was kept is nobody's concern."""
     path = Path(argument)
-    return f"RUNS/{'/'.join(path.parts[-2:])}" if path.is_absolute() and not path.is_relative_to(CLONE) else argument
+    if not path.is_absolute() or path.is_relative_to(CLONE):
+        return argument
+    return f"RUNS/{path.parent.name}/{path.name}" if path.parent.name.startswith("seed-") else "RUNS"
 
 
 def evaluated(run: Path, name: str, **asked: Any) -> dict[str, Any]:

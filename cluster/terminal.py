@@ -63,6 +63,15 @@ def radius(threat: str) -> str:
     return f"{norm}:{round(of_byte)}/255" if whole else threat
 
 
+def duration(seconds: float) -> str:
+    """62 -> 1m02s, 5000 -> 1h23m, four million -> 46 days."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours / 24:.0f} days"
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{s:02}s" if minutes else f"{s}s"
+
+
 def relative(path: Path | str) -> str:
     """A path below the working directory without it; any other as it is."""
     path = Path(path)

@@ -13,7 +13,8 @@ def masking(result: dict[str, Any]) -> str:
     for name, flag in result["flags"].items():
         found = ", ".join(f"{kind} {n} of {len(flag['masked'][kind])}" for kind, n in flag["detected"].items())
         seen = sorted(flag["honest"])
-        body.append([name, f"{flag['threshold']:.3g}", f"{flag['alarms']} of {flag['n']}", f"{seen[-1]:.3g}", found])
+        limits = " or ".join(f"{t:.3g}" for t in flag.get("thresholds", [flag["threshold"]]))
+        body.append([name, limits, f"{flag['alarms']} of {flag['n']}", f"{seen[-1]:.3g}", found])
     note = (
         f"{result['n']} honest networks: {', '.join(result['methods'])}, seeds 0 to {result['seeds'] - 1}, "
         f"{' and '.join(map(str, result['epochs']))} epochs, but for the short ones of trades and mart, which training itself has softened. "

@@ -17,10 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from sparring.agents.checkpoint import write
+from sparring.agents.robustness import judged
 from sparring.cluster.evaluation.block import evaluate_block, read, to_parquet
-from sparring.cluster.evaluation.named_attacks import Block
+from sparring.cluster.evaluation.named_attacks import VERSIONS, Block
 from sparring.cluster.evaluation.subjects import device_of
+from sparring.trainers.attacks import gradient
 from sparring.trainers.config import Threat
+from sparring.trainers.losses import cross_entropy
+
+PGD_STEPS = 20  # of a transfer attack, and more than fgsm's one
+FULL = (
+    100 + 900 + 1000 + 5000 / 3
+)  # APGD-CE, APGD-T, FAB-T (100 steps to 9 targets each), Square; of images that resist to the end
 
 Seconds: TypeAlias = Mapping[str, float]  # by attack
 
@@ -95,6 +103,30 @@ def read_all(jobs: Sequence[Job]) -> dict[str, Tensor]:
     """The columns of consecutive blocks, without witnesses."""
     parts = [read(job.path) for job in jobs]
     return {k: torch.cat([p[k] for p in parts]) for k in parts[0] if isinstance(parts[0][k], Tensor)}
+
+
+def about(work: Attacking, jobs: Sequence[Job], images: Images) -> float:
+    """Seconds that all jobs take in this process, at most and roughly, from one gradient on two images of the first."""
+    x, y = (a[:2] for a in images(jobs[0]))
+    model = work.models[jobs[0].agent]
+    x, y = x.to(device_of(model)), y.to(device_of(model))
+    with judged(model):
+        for _ in range(2):  # the first call of every kernel is slow
+            started = time.perf_counter()
+            gradient(lambda z: cross_entropy(model(z), y), x)
+            seconds = (time.perf_counter() - started) / len(x)
+    return seconds * sum(map(gradients, work.attacks)) * sum(job.stop - job.start for job in jobs)
+
+
+def gradients(attack: str) -> float:
+    """What an attack costs per image, at most, counted in gradients; an answer alone is a third of one."""
+    if attack in VERSIONS:
+        return FULL
+    kind, _, rest = attack.rpartition("-")
+    if kind == "square":
+        return int(rest) / 3
+    steps, _, restarts = rest.partition("x")
+    return int(steps) * int(restarts or 1) + 1 if kind.endswith("pgd") else PGD_STEPS
 
 
 class Meter:

@@ -18,7 +18,7 @@ from sparring.agents.checkpoint import sha256, to_json, write
 from sparring.agents.robustness import Judging, correct, fitting_threads, wilson
 from sparring.cluster.errors import DataError
 from sparring.cluster.evaluation import analysis, attacking
-from sparring.cluster.evaluation.attacking import Attacking, Job, Meter, read_all
+from sparring.cluster.evaluation.attacking import Attacking, Images, Job, Meter, read_all
 from sparring.cluster.evaluation.begun import Asked, Begun, begin
 from sparring.cluster.evaluation.masking import flagged
 from sparring.cluster.evaluation.named_attacks import left_out
@@ -26,8 +26,12 @@ from sparring.cluster.evaluation.results import share, summarise, summary
 from sparring.cluster.evaluation.subjects import device_of, pixels
 from sparring.cluster.models.target import Target, of_run
 from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.terminal import duration
+from sparring.trainers.attacks import NoGradient
 from sparring.trainers.data import Split
 from sparring.trainers.datasets import corruptions
+
+SLOW = 30.0  # seconds from which on an evaluation says how long it may take
 
 __all__ = ["Asked", "evaluate_run", "evaluate_target"]
 
@@ -83,14 +87,26 @@ def _attack(begun: Begun, progress: Callable[[str], None]) -> None:
         return pixels(begun.split, job.start, job.stop)
 
     work = Attacking(begun.models, begun.sources, begun.attacks, begun.target.seed)
-    done = Meter(len(left), progress).done
     workers = min(begun.asked.workers, len(left))
+    if left and begun.attacks:
+        seconds = _about(work, left, images) / max(1, workers)
+        if seconds > SLOW:
+            progress(f"{sum(job.stop - job.start for job in left)} images to attack: up to {duration(seconds)}")
+    done = Meter(len(left), progress).done
     if workers == 0:
         attacking.run(work, left, images, done)
         return
     from sparring.cluster.evaluation import workers as actors  # late: this process alone needs no ray
 
     actors.run(work, left, images, done, workers=workers)
+
+
+def _about(work: Attacking, jobs: Sequence[Job], images: Images) -> float:
+    """Seconds, where the network has a gradient; without one only Square goes on."""
+    try:
+        return attacking.about(work, jobs, images)
+    except NoGradient:
+        return 0.0
 
 
 def _report(begun: Begun) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sparring.agents.spec import Facts
 from sparring.cluster.config import environment, run_config
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.team import assemble
-from sparring.cluster.training.progress import duration
+from sparring.cluster.terminal import duration
 from sparring.trainers.types import Metrics
 
 CHEAP = 5.0  # seconds

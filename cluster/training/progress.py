@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from sparring.cluster.config import measuring
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.errors import sentence
-from sparring.cluster.terminal import is_terminal
+from sparring.cluster.terminal import duration, is_terminal
 from sparring.cluster.training.job import Job
 from sparring.cluster.training.monitors import Alarm
 from sparring.cluster.training.startup import Startup
@@ -183,15 +183,6 @@ def _values(values: Mapping[str, float]) -> str:
     return "  ".join(
         f"{k} {v:.1%}" if k.endswith("accuracy") else f"{k} {v:.4g}" for k, v in values.items() if k != "lr"
     )
-
-
-def duration(seconds: float) -> str:
-    """62 -> 1m02s, 5000 -> 1h23m, four million -> 46 days."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours / 24:.0f} days"
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{s:02}s" if minutes else f"{s}s"
 
 
 def facts_table(facts: Mapping[str, Any]) -> list[str]:
