@@ -234,8 +234,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 f"{path} is not a file that torch.save wrote; it begins with {start[:20]!r}"
             ) from error
         raise CheckpointError(
-            f"{path} holds more than tensors (whole objects, pickled with their classes) and is not read, since reading would run code. "
-            "Where it was made: torch.save(model.state_dict(), 'weights.pt')"
+            f"{path} holds more than tensors and is not read: objects pickled with their classes run code when they are read. Where it was "
+            "made: torch.save(model.state_dict(), 'weights.pt')"
         ) from error
     except Exception as error:  # damaged bytes come out of torch.load as KeyError, AttributeError, AssertionError, ...
         raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error

@@ -16,7 +16,7 @@ FOREIGN = "raise ImportError('this is somebody else\\'s package')\n"
 WALK = """
 import json, os, signal, sys, urllib.request
 import sparring
-from sparring.cluster.commands import serving
+from sparring.cluster.commands import served, serving
 from sparring.cluster.commands.main import main
 from sparring.cluster.machines import session
 
@@ -47,7 +47,7 @@ def ready(answer):
 
 done("tune", "mat", *[s for s in SMALL if s != "--no-report"], "--team=local", "--trials=1", "--name=search")
 replicas = {"predictors": 1, "max_predictors": None, "ingresses": 1, "gpus": 0.0, "threads": 1, "batch": 16}
-settings = serving.settings((), None, demo=True, token_file=None, **replicas)
+settings = served.settings((), None, demo=True, token_file=None, **replicas)
 serving.serve(settings, serving.Where(port=int(sys.argv[1])), ready=ready, say=print)
 """
 

@@ -13,6 +13,7 @@ from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.commands.serve import serve
 from sparring.cluster.commands.training import pretrain, resume, train, tune
 from sparring.cluster.machines import doctor as doctors
+from sparring.cluster.runs import listing
 
 
 def demo(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
@@ -65,22 +66,16 @@ def publish(
 
 def runs(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
     """List all runs."""
-    from sparring.cluster.runs import listing
-
     answer(output, {"runs": listing.runs(runs_dir)}, listing.show_runs)
 
 
 def methods(*, output: Out = Output()) -> None:
     """List all methods."""
-    from sparring.cluster.runs import listing
-
     answer(output, {"methods": listing.methods()}, listing.show_methods)
 
 
 def recipes(name: Positional[str | None] = None, *, output: Out = Output()) -> None:
     """List all recipes, or print one as YAML for 'sparring train -c'."""
-    from sparring.cluster.runs import listing
-
     if name is None:
         table = listing.recipes()
         answer(output, {"recipes": [r["name"] for r in table], "table": table}, listing.show_recipes)
@@ -95,8 +90,6 @@ def recipes(name: Positional[str | None] = None, *, output: Out = Output()) -> N
 
 def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
     """Check every file of every checkpoint of a run against its sha256."""
-    from sparring.cluster.runs import listing
-
     report = listing.fsck(run)
     answer(output, report, listing.show_fsck)
     if report["problems"]:

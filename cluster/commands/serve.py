@@ -52,12 +52,12 @@ def serve(argv: list[str]) -> None:
     import tyro
 
     asked = tyro.cli(Serving, args=list(argv), prog="sparring serve")
-    from sparring.cluster.commands import serving
+    from sparring.cluster.commands import served, serving
     from sparring.cluster.models import card
 
     chosen = {k: v for k, v in asdict(asked).items() if k in serving.PASSED}
     elsewhere = asked.address is not None or asked.yaml is not None
-    settings = serving.settings(
+    settings = served.settings(
         asked.models, asked.models_dir, demo=asked.demo, token_file=asked.token_file, elsewhere=elsewhere, **chosen
     )
     for line in card.changed_code(settings.get("models", {}).values(), settings.get("models_dir")):

@@ -15,6 +15,7 @@ from sparring.cluster.commands.asking import Verb, asked, say_differences
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.config.settings import Settings
 from sparring.cluster.machines.stop import at_most
+from sparring.cluster.runs import listing
 from sparring.cluster.training.startup import Startup
 from sparring.trainers import search as spaces
 
@@ -241,7 +242,6 @@ def _with_teachers(config: RunConfig, command: Train | Tune) -> RunConfig:
 
 def _finished(output: Output, run: Run, *, report: bool) -> None:
     from sparring.cluster.reports.report import report as make_report
-    from sparring.cluster.runs import listing
     from sparring.cluster.runs.folder import RunFolder
 
     looking = RunFolder(run.path).config.checkpoint.looking  # 0 in runs from before there was a budget

@@ -45,9 +45,9 @@ class RunFolder:
             UsageError: the name cannot be a folder's.
         """
         if name is not None and not NAME.fullmatch(name):
+            long = f"{name[:SHOWN]!r}... ({len(name)} characters; 128 at most)" if len(name) > 128 else repr(name)
             raise UsageError(
-                f"--name {name[:SHOWN]!r}{'...' if len(name) > SHOWN else ''} ({len(name)} characters) is not allowed; use letters, digits, "
-                "'.', '_' and '-', starting with one of the first two, 128 at most"
+                f"--name {long} is not allowed; use letters, digits, '.', '_' and '-', starting with one of the first two"
             )
         refuse_lost(runs_dir)
         try:

@@ -7,7 +7,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -59,7 +58,11 @@ def test_radii_as_people_write_them(sparring: Command) -> None:
 
 REFUSED: list[tuple[list[str], int, str]] = [
     (["--runs-dir=/proc/x"], 2, "--runs-dir /proc/x cannot be written (No such file or directory); choose another"),
-    ([f"--name={'a' * 200}"], 2, f"--name '{'a' * 40}'... (200 characters) is not allowed; use letters, digits"),
+    (
+        [f"--name={'a' * 200}"],
+        2,
+        f"--name '{'a' * 40}'... (200 characters; 128 at most) is not allowed; use letters, digits",
+    ),
     (["--network=small_cnn:width=1e3"], 2, "width = 1000.0 is not allowed; expected a whole number of 1 or more"),
     (["--data.cache=/proc/cache"], 4, "decoded images cannot be kept in /proc/cache"),
 ]
@@ -221,16 +224,15 @@ def test_the_live_view_fits(width: int) -> None:
     assert ("peer sample" in text) == (width > 60)
 
 
-def test_a_dry_run_names_its_device_and_starts_no_ray(sparring: Command) -> None:
-    started = time.monotonic()
-    done = sparring("train", "mat", "--peers=5", "--dry-run", "--json")
+def test_a_dry_run_names_its_device_and_starts_no_ray(tmp_path: Path) -> None:
+    command = [sys.executable, str(CLONE / "sparring.py"), "train", "mat", "--peers=5", "--dry-run", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     low, high = plan["seconds_one_process"]
     assert 0 < low < high
     assert plan["activation_bytes_per_agent"] > 0
     assert plan["device"].endswith("1 thread")
-    assert time.monotonic() - started < 120
     cores = len(os.sched_getaffinity(0))
     if cores < 5:
         assert f"5 agents share this machine's {cores} core" in plan["text"]

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sparring.agents import model_folder
+from sparring.cluster.commands import served
 from tests.conftest import Command
 from tests.helpers import CLONE, small_flags
 
@@ -40,11 +42,20 @@ def test_what_is_refused(flags: list[str], words: str, models: Path, sparring: C
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_is_no_model(tmp_path: Path, sparring: Command) -> None:
+def test_a_network_that_is_not_published(tmp_path: Path, sparring: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it is copied into the cache, once for what it is; a cluster would not see that."""
     assert sparring("train", "at", *small_flags(max_steps=2), "--team=local", "--name=r", "--no-report").returncode == 0
-    done = sparring("serve", "x=runs/r")
+    done = sparring("serve", "x=r", "--yaml=serve.yaml")
     assert done.returncode == 2
-    assert "runs/r is a run; publish its network first: sparring publish runs/r --as NAME" in done.stderr
+    assert "r is not published; a cluster serves what every node sees: sparring publish r --as x" in done.stderr
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    asked = {"demo": True, "token_file": None}
+    made = served.settings(["x=r@model"], None, **asked)  # type: ignore[arg-type]
+    version = Path(made["models"]["x"])
+    assert version.is_relative_to(tmp_path / "home")
+    assert model_folder.problems(version) == []
+    assert served.settings(["x=r"], None, **asked)["models"]["x"] == str(version)  # type: ignore[arg-type]
+    assert made["models"]["digits-plain"].endswith("serve/demo/digits-plain")  # the page compares with it
 
 
 def test_a_taken_port(models: Path, sparring: Command) -> None:

@@ -181,6 +181,40 @@ def test_an_evaluation_uses_the_cluster(cluster: Hosts, folder: Path, teacher: N
     assert alone.returncode == 2
 
 
+@pytest.mark.soak
+def test_a_users_network_on_other_hosts(cluster: Hosts, folder: Path) -> None:
+    """Trained by one host's driver and evaluated on two others by its name alone: the same bytes of every block."""
+    nets = folder / "nets.py"
+    nets.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, config):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(config.channels * config.height * config.width, config.classes)\n"
+        "    def forward(self, x):\n"
+        "        return {'logits': self.layer(x.flatten(1))}\n"
+    )
+    chosen = small_flags(**{**flags(folder, "at"), "max_steps": 6, "network": f"{nets}:Net"})
+    train = [*SPARRING, "train", "at", *chosen, "--device=cpu", f"--address={cluster.address}", "--no-report"]
+    trained = cluster.run(*train, f"--runs-dir={folder}", "--name=own", *WAIT[:1])
+    assert trained.wait(timeout=PATIENCE) == 0, trained.communicate()[1]
+    base = [*SPARRING, "evaluate", f"{folder}/own@model", "--attacks=clean,fgsm", "--examples=64", "--masking=0"]
+    where = {"here": [], "there": ["--workers=2", f"--address={cluster.address}"]}
+    for name, flags_of in where.items():
+        process = cluster.run(*base, *flags_of, f"--name={name}", "--block=16")
+        _, said = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, said
+    here, there = (
+        {
+            p.relative_to(folder / "own" / "evaluation" / name): p.read_bytes()
+            for p in (folder / "own").rglob("*.parquet")
+            if name in p.parts
+        }
+        for name in where
+    )
+    assert here == there != {}
+
+
 IMPOSSIBLE = {
     "too-many": (["--peers=9"], "9 agents need 1 CPU, 1 GPU each", "Set --placement.gpus-per-agent 0.33"),
     "strict": (

@@ -235,7 +235,7 @@ def test_objects_in_use_are_seen(ray_session: str) -> None:
 
 def test_an_agent_that_cannot_be_made_is_the_users_error(ray_session: str, tmp_path: Path) -> None:
     """The sentence from inside the actor's constructor, no lost placement group."""
-    with pytest.raises(ValueError, match=r"small_cnn: width = 0 must be >= 1"):
+    with pytest.raises(ValueError, match=r"small_cnn: width = 0 is not allowed; expected a whole number of 1 or more"):
         launch.train(small("mat", network="small_cnn:width=0"), runs_dir=tmp_path, how=Circumstances(quiet=True))
     assert {g["state"] for g in ray.util.placement_group_table().values()} == {"REMOVED"}
 
