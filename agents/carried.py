@@ -5,13 +5,14 @@ network --pack--> Carried (specification, tensors) --unpack--> the same network,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from sparring.agents import networks
 from sparring.agents.ensemble import Ensemble
 from sparring.agents.networks import Network, NetworkConfig
+from sparring.agents.robustness import Lenient
 from sparring.trainers import code, user
 
 
@@ -22,10 +23,13 @@ class Carried:
     codes: tuple[code.Code, ...]  # files of a user's, known there before anything else is unpickled
     members: tuple[tuple[NetworkConfig, dict[str, Tensor]], ...]  # several: of an ensemble
     plain: nn.Module | None = None  # a module of the caller's own, which has no name: as it is
+    lenient: bool = False  # whether its answers that are no numbers count as wrong
 
 
 def pack(model: nn.Module) -> Carried:
     """The network as plain values; a module that no name stands for is pickled with its class."""
+    if isinstance(model, Lenient):
+        return replace(pack(model.network), lenient=True)
     members = list(model.members) if isinstance(model, Ensemble) else [model]
     named = [m for m in members if isinstance(m, Network)]
     if len(named) < len(members):
@@ -36,6 +40,8 @@ def pack(model: nn.Module) -> Carried:
 
 def unpack(carried: Carried) -> nn.Module:
     """The network in eval mode, in memory of its own."""
+    if carried.lenient:
+        return Lenient(unpack(replace(carried, lenient=False))).eval()
     if carried.plain is not None:
         return carried.plain.eval()
     members = [_made(config, tensors) for config, tensors in carried.members]

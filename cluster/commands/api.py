@@ -170,6 +170,7 @@ def evaluate(
     examples: int | str | None = None,
     workers: int = 0,
     seed: int = 0,
+    nan_is_wrong: bool = False,
 ) -> Result:
     """Accuracy of ``model`` on test images, worst case per example over attacks and threats.
 
@@ -180,8 +181,10 @@ def evaluate(
         threats: NORM:EPS such as "linf:8/255".
         examples: so many images, every class in its proportion; ``first:N``: the first ones.
         workers: Ray actors that attack at the same time; the numbers do not depend on it.
+        nan_is_wrong: count answers that are NaN or infinite as wrong instead of raising ValueError.
     """
     from sparring.agents.attacked import answering
+    from sparring.agents.robustness import Lenient
     from sparring.cluster.evaluation.direct import evaluate_model
     from sparring.cluster.evaluation.subjects import check
     from sparring.cluster.models.given import taken
@@ -189,6 +192,7 @@ def evaluate(
 
     named = data if isinstance(data, str) else "digits"
     network = answering(load(model, data=named) if isinstance(model, (str, Path)) else model)
+    network = Lenient(network) if nan_is_wrong else network
     images, parsed = taken(data, examples), [Threat.parse(t) for t in _listed(threats)]
     if not parsed:
         raise ValueError('threats is empty; write for example threats=["linf:8/255"]')

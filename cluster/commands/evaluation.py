@@ -69,6 +69,8 @@ class Evaluate:
     """Seconds after which the evaluation stops (exit 130); the same command goes on with the blocks that are missing."""
     masking: int = 256
     """Examples on which signs of masked gradients are looked for; 0: none."""
+    nan_is_wrong: bool = False
+    """Count answers that are NaN or infinite as wrong; else they end the evaluation."""
     output: Out = field(default_factory=Output)
 
 
@@ -93,6 +95,7 @@ def evaluate(argv: Sequence[str]) -> None:
         workers=command.workers,
         block=command.block,
         masking=command.masking,
+        nan_is_wrong=command.nan_is_wrong,
     )
     about = About(**vars(command.elsewhere))
     networks = resolve(command.net, about, agents=command.agent, checkpoint=command.checkpoint)

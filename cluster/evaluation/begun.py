@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sparring.agents.checkpoint import to_json, write
+from sparring.agents.robustness import Lenient
 from sparring.cluster.errors import Exists, UsageError
 from sparring.cluster.evaluation.attacking import Job, jobs_of
 from sparring.cluster.evaluation.direct import BLOCK, canonical, once, parse_attacks
@@ -42,6 +43,7 @@ class Asked:
     workers: int = 0  # Ray actors that attack blocks at the same time; 0: this process
     block: int = BLOCK  # examples per block
     masking: int = 256  # examples on which signs of masked gradients are looked for; 0: none
+    nan_is_wrong: bool = False  # answers that are no numbers count as wrong, instead of ending the evaluation
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attacks", tuple(map(canonical, self.attacks)))
@@ -86,6 +88,8 @@ def begin(target: Target, asked: Asked) -> Begun:
     taken = take(target.data, asked.examples, started=target.images, others=asked.allow_other_images)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = {agent: subject.model.to(device) for agent, subject in target.subjects.items()}
+    if asked.nan_is_wrong:
+        models = {agent: Lenient(model) for agent, model in models.items()}
     sources = {net: single(net, Elsewhere(run=target.data))[1].model.to(device) for net in _transferred(attacks)}
     for name, model in [*models.items(), *((f"transfer:{spec}", model) for spec, model in sources.items())]:
         check(model, taken.split, classes=len(taken.classes), name=name)
@@ -114,6 +118,7 @@ def _settings(target: Target, asked: Asked, threats: Sequence[Threat], taken: Ta
         "trained_on": None if target.images is None else dict(target.images),
         "seed": target.seed,
         "block": asked.block,
+        **({"nan": "wrong"} if asked.nan_is_wrong else {}),
     }
 
 

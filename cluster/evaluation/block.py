@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.agents.robustness import check_finite, judged
+from sparring.agents.robustness import check_finite, judged, predicted
 from sparring.cluster.errors import DataError
 from sparring.cluster.evaluation.named_attacks import Block, parse
 from sparring.trainers.attacks import BALLS
@@ -57,12 +57,12 @@ def evaluate_block(
     with judged(model):
         with torch.no_grad():
             clean = model(block.x)
+            classes = predicted(model, block.x)
         check_finite(clean, of=f" of block {block.index}")
-        predicted = clean.argmax(1)
-        right, examples = predicted == block.y, dict[str, Tensor]()
+        right, examples = classes == block.y, dict[str, Tensor]()
         outcome = Outcome(
             block.y.cpu(),
-            predicted.cpu(),
+            classes.cpu(),
             {},
             [None] * len(block.y),
             [None] * len(block.y),
@@ -74,9 +74,8 @@ def evaluate_block(
             started = time.perf_counter()
             adv = parse(name, threat, sources)(model, block)
             with torch.no_grad():
-                answers = model(adv)
-            check_finite(answers, of=f" of block {block.index} after {name}")
-            wrong = right & (answers.argmax(1) != block.y)
+                check_finite(model(adv), of=f" of block {block.index} after {name}")
+                wrong = right & (predicted(model, adv) != block.y)
             wrong &= inside(adv, block.x, threat)  # an example outside ball or box proves nothing
             outcome.broken[name], examples[name] = wrong.cpu(), adv
             outcome.seconds[name] = time.perf_counter() - started
@@ -111,10 +110,10 @@ def _settle(model: nn.Module, block: Block, examples: Mapping[str, Tensor], thre
         first = torch.stack([block.x[i] if a is None else examples[a][i] for i, a in enumerate(by)])
         rounded = to_8_bits(first, block.x, threat)
         with torch.no_grad():
-            survives = (model(_shown(has, rounded, block.x)).argmax(1) != block.y) & inside(rounded, block.x, threat)
+            survives = (predicted(model, _shown(has, rounded, block.x)) != block.y) & inside(rounded, block.x, threat)
             kept = _shown(has, _shown(survives, rounded, first), block.x)
             logits = model(kept)
-        holds = has & (logits.argmax(1) != block.y)
+            holds = has & (predicted(model, kept) != block.y)
         fallen = (has & ~holds).nonzero().flatten().tolist()
         for i in fallen:
             outcome.broken[str(by[i])][i] = False

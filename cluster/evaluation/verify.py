@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.agents.checkpoint import sha256
-from sparring.agents.robustness import judged
+from sparring.agents.robustness import judged, predicted
 from sparring.cluster.errors import DataError, UsageError
 from sparring.cluster.evaluation.attacking import Job, jobs_of, read_all
 from sparring.cluster.evaluation.block import BROKEN, inside, read
@@ -174,7 +174,7 @@ def _rows(job: Job, model: nn.Module, split: Split, attacks: list[str], verdict:
     if missing:
         return [*found, f"{name}: no column of attack {', '.join(missing)}"]
     with judged(model), torch.no_grad():
-        clean = model(x).argmax(1)
+        clean = predicted(model, x)
     for i in _where(clean != table["clean_prediction"]):
         found.append(
             f"{name}: row {job.start + i} has clean prediction {table['clean_prediction'][i]}, the network says {clean[i]}"
@@ -212,8 +212,8 @@ def _witnesses(
             found.append(f"{job.path.name}: row {job.start + i} has a witness of {by}, which is not said to break it")
     verdict.witnesses += int(has.sum())
     with judged(model), torch.no_grad():
-        wrong = model(adv).argmax(1) != y
-        verdict.alone += sum(int(model(adv[i : i + 1]).argmax(1)) == int(y[i]) for i in _where(has & wrong))
+        wrong = predicted(model, adv) != y
+        verdict.alone += sum(int(predicted(model, adv[i : i + 1])) == int(y[i]) for i in _where(has & wrong))
     near = inside(adv, x, job.threat)
     of_row = f"{job.path.name}: the witness of row"
     found += [f"{of_row} {job.start + i} is not within {job.threat} and the box [0, 1]" for i in _where(has & ~near)]

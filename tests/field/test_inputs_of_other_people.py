@@ -160,6 +160,18 @@ def test_answers_that_are_refused(
         sparring.attack(Told(net, form), *data, eps=EPS)
 
 
+def test_answers_that_are_no_numbers(net: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    """The largest of a row with NaN is the NaN: such an answer may look right. It ends an evaluation, or counts as wrong, as asked."""
+    some = Told(net, lambda z: torch.where(torch.arange(len(z))[:, None] % 4 == 1, torch.nan, z))
+    asked: dict[str, Any] = {"attacks": "clean, pgd3", "threats": "linf:0.05"}
+    with pytest.raises(ValueError, match="answers NaN or infinity to 4 of 16 images, first to image 1"):
+        sparring.evaluate(some, data, **asked)
+    whole, lenient = (sparring.evaluate(m, data, nan_is_wrong=True, **asked) for m in (net, some))
+    assert whole == sparring.evaluate(net, data, **asked)
+    lost = (torch.arange(24) % 4 == 1) & (net(data[0]).argmax(1) == data[1])
+    assert lenient.clean_accuracy == pytest.approx(whole.clean_accuracy - float(lost.double().mean()))
+
+
 def test_a_plain_function(net: nn.Module, data: tuple[Tensor, Tensor], right: Tensor) -> None:
     """fra31/auto-attack#83 again: its answer is a wrapper that is no module."""
     assert torch.equal(sparring.attack(lambda x: net(x), *data, eps=EPS, steps=3), right)

@@ -235,8 +235,10 @@ def test_objects_in_use_are_seen(ray_session: str) -> None:
 
 def test_an_agent_that_cannot_be_made_is_the_users_error(ray_session: str, tmp_path: Path) -> None:
     """The sentence from inside the actor's constructor, no lost placement group."""
-    with pytest.raises(ValueError, match=r"small_cnn: width = 0 is not allowed; expected a whole number of 1 or more"):
-        launch.train(small("mat", network="small_cnn:width=0"), runs_dir=tmp_path, how=Circumstances(quiet=True))
+    path = tmp_path / "own.py"
+    path.write_text("def net(config):\n    raise KeyError('in an actor')\n")
+    with pytest.raises(ValueError, match=r"own.py, line 2: KeyError: 'in an actor'"):
+        launch.train(small("mat", network=f"{path}:net"), runs_dir=tmp_path, how=Circumstances(quiet=True))
     assert {g["state"] for g in ray.util.placement_group_table().values()} == {"REMOVED"}
 
 
