@@ -11,7 +11,7 @@ import json
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sparring.agents import networks
 from sparring.agents.checkpoint import CheckpointError
+from sparring.agents.layouts import DEEPMIND, PLAIN, Layout
 from sparring.agents.networks import Network, NetworkConfig
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")  # also model.pth.tar
@@ -27,50 +28,14 @@ READ = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL", "F
 TAKEN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 NORMALISATION = {"mean": "mean", "mu": "mean", "new_mean": "mean", "std": "std", "sigma": "std", "new_std": "std"}
 COPY = "attacker."  # a second copy of the network, in files of MadryLab's robustness library
-NESTED = ("state_dict", "model", "model_state_dict", "net")  # names under which training scripts keep the weights
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a file names its tensors, and what its network expects.
-
-    Args:
-        keys: pairs of a regular expression and its replacement, each applied to every name in turn.
-        drop: names that match are left out.
-        mean, std: per channel, of pixels in [0, 1], which the network subtracts and divides by; None: what the file says,
-            else 0 and 1.
-        option: appended to the network's name, where its arithmetic differs from ours.
-    """
-
-    keys: tuple[tuple[str, str], ...] = ()
-    drop: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    option: str | None = None
-
-
-PLAIN = Layout(
-    drop=r"sub_block1\.|num_batches_tracked$"
-)  # also TRADES': sub_block1 exists in its file and is never used
-DEEPMIND = Layout(
-    keys=(
-        (r"^init_conv\.", "conv1."),
-        (r"^layer\.0\.block\.", "block1.layer."),
-        (r"^layer\.1\.block\.", "block2.layer."),
-        (r"^layer\.2\.block\.", "block3.layer."),
-        (r"\.batchnorm_0\.", ".bn1."),
-        (r"\.batchnorm_1\.", ".bn2."),
-        (r"\.conv_0\.", ".conv1."),
-        (r"\.conv_1\.", ".conv2."),
-        (r"\.shortcut\.", ".convShortcut."),
-        (r"^batchnorm\.", "bn1."),
-        (r"^logits\.", "fc."),
-    ),
-    drop=r"num_batches_tracked$|^mean$|^std$",
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2471, 0.2435, 0.2616),
-    option="same=True",
-)
+NESTED = (
+    "ema",
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "net",
+)  # names under which scripts keep weights; the average first
+FIRST = 5  # tensors named in an error
 
 
 def load(path: Path, config: NetworkConfig, *, layout: Layout | None = None) -> Network:
@@ -107,8 +72,8 @@ def load(path: Path, config: NetworkConfig, *, layout: Layout | None = None) -> 
     surplus = [k for k in renamed if k not in own]
     if missing or surplus:
         raise CheckpointError(
-            f"{path} does not fit {config.spec}: {len(missing)} tensors are missing ({', '.join(missing[:3])} ...), "
-            f"{len(surplus)} have no place ({', '.join(surplus[:3])} ...). Another --network, or a file that maps the names?"
+            f"{path} does not fit {config.spec}: {len(missing)} tensors are missing ({_some(missing)}), "
+            f"{len(surplus)} have no place ({_some(surplus)}). Another --network, or a file that maps the names?"
         )
     for name, tensor in renamed.items():
         if own[name].is_floating_point() and tensor.dtype not in TAKEN:
@@ -173,10 +138,29 @@ def _agreed(found: Normalisations, path: Path) -> tuple[tuple[float, ...] | None
 def _unwrapped(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without a second copy of the network, and without the name under which a wrapper holds it (``model.``, ``1.``)."""
     rest = {k: v for k, v in tensors.items() if not k.startswith(COPY)} or tensors
-    tops = {k.partition(".")[0] for k in rest}
-    if len(tops) != 1 or any(k.partition(".")[0] in tops for k in own):
-        return rest
-    return {k.partition(".")[2]: v for k, v in rest.items()}
+    while True:
+        tops = {k.partition(".")[0] for k in rest}
+        wrapped = len(tops) == 1 and all("." in k for k in rest) and not any(k.partition(".")[0] in tops for k in own)
+        if not wrapped:
+            return rest
+        rest = {k.partition(".")[2]: v for k, v in rest.items()}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:FIRST]) + (" ..." if len(names) > FIRST else "") if names else "none"
+
+
+def stripped(path: Path, model: Network) -> str | None:
+    """What of a file's names and tensors a network does not have, in one sentence; None where it is named as the network is."""
+    names, own = list(read_tensors(path)), set(model.state_dict())
+    if all(name in own or name.endswith("num_batches_tracked") for name in names):
+        return None
+    plain = [name for name in names if any(name.endswith(f".{k}") for k in own)]
+    wrapper = plain[0].removesuffix(max((k for k in own if plain[0].endswith(f".{k}")), key=len)) if plain else ""
+    mean, std = (tuple(round(v, 4) for v in getattr(model, k).flatten().tolist()) for k in ("mean", "std"))
+    said = [f"names without {wrapper!r}"] if wrapper else []
+    said += [f"normalised by mean {mean} and std {std}"] if (set(mean), set(std)) != ({0.0}, {1.0}) else []
+    return f"{path}: {', '.join(said)}" if said else None
 
 
 def _renamed(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:

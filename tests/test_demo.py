@@ -47,6 +47,11 @@ def test_demo(tmp_path: Path) -> None:
     )  # two actors, this process, Ray
     assert sum(training_seconds(run) for run in (mutual, plain)) < 60 or not alone
     assert Path(result["report"]).is_file()
+    report = json.loads((mutual / "report.json").read_text())
+    for name in ("peer0", "peer1"):  # one number, wherever it is read
+        own = report["agents"][name]
+        assert networks[f"{name} (mutual)"] == (own["clean_accuracy"], own["robust_accuracy"])
+    assert json.loads((mutual / "env.json").read_text())["cpu"]
     evaluations = [path.parent for path in mutual.glob("evaluation/*/report.json")]
     assert len(evaluations) == 1
     assert verify.evaluation(evaluations[0]).problems == []

@@ -13,6 +13,7 @@ from torch import nn
 
 from sparring.agents import foreign_weights, networks
 from sparring.agents.checkpoint import to_json
+from sparring.agents.networks import Network
 from sparring.agents.networks.foreign import Foreign
 from sparring.cluster.errors import BrokenCheckpoint, DataError, UsageError
 from sparring.cluster.models import weights
@@ -58,7 +59,8 @@ def of_elsewhere(net: str, about: Elsewhere, *, seed: int = 0) -> Target:
     stem = _stem(net)
     path = EVALUATED.resolve() / f"{stem}-{named[:8]}"
     subjects = {stem: Subject(model, {"weights": content, "step": 0})}
-    return Target(path, DataConfig(**facts["data"]), seed, (), subjects, facts=facts)
+    said = foreign_weights.stripped(Path(net), model) if file and isinstance(model, Network) and not mapping else None
+    return Target(path, DataConfig(**facts["data"]), seed, (), subjects, notes=(said,) if said else (), facts=facts)
 
 
 def _made(facts: Mapping[str, Any]) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,9 +92,11 @@ def _imported(role: str, own: Own, data: DataConfig) -> tuple[Path, str]:
     if of_file and own.network is None:
         raise UsageError(f"{net} holds weights only; say of what network: {flag}.network wrn-34-10")
     mapping = Path(own.mapping) if own.mapping else None
-    _, subject = of_elsewhere(net, Elsewhere(network=own.network if of_file else None, mapping=mapping, run=data)).one(
-        ""
-    )
+    about = Elsewhere(network=own.network if of_file else None, mapping=mapping, run=data)
+    target = of_elsewhere(net, about)
+    for note in target.notes:
+        print(note, file=sys.stderr, flush=True)
+    _, subject = target.one("")
     model = subject.model
     assert isinstance(model, Network)
     if not of_file and own.network not in (None, user.kept(net), model.config.spec):

@@ -10,7 +10,7 @@ import yaml
 
 from sparring.agents import foreign_weights, networks
 from sparring.agents.checkpoint import CheckpointError
-from sparring.agents.foreign_weights import Layout
+from sparring.agents.layouts import Layout
 from sparring.cluster.errors import BrokenCheckpoint, DataError, UsageError
 from sparring.trainers import datasets
 from sparring.trainers.config import DataConfig

@@ -42,19 +42,27 @@ def line_chart(
     x_label: str,
     percent: bool = False,
     styles: Sequence[tuple[int, bool]] | None = None,
+    near: bool = False,
+    log: bool = False,
 ) -> str:
     """Lines over a common x axis, with a legend; ``percent`` fixes the y axis to 0..1 shown as 0..100 %.
 
     Args:
+        near: the y axis spans the values alone, so that values that lie close are told apart.
+        log: the x axis is logarithmic.
         styles: colour number and whether dashed, per line; by default one colour each.
     """
     styles = styles or [(i, False) for i in range(len(lines))]
+    if log:
+        lines = [(name, [(log10(x), y) for x, y in line]) for name, line in lines]
     points = [p for _, line in lines for p in line]
     if not points:
         return f'<p class="quiet">{escape(title)}: nothing recorded.</p>'
     x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
     y_low, y_high = (0.0, 1.0) if percent else (min(0.0, *(p[1] for p in points)), max(p[1] for p in points))
-    values = ticks(x_low, x_high)
+    if near:
+        y_low, y_high = _around(min(p[1] for p in points), max(p[1] for p in points))
+    values = [log10(v) for v in _decades(x_low, x_high)] if log else ticks(x_low, x_high)
     if x_low == x_high:  # a single value of x stands in the middle
         x_low, x_high = x_low - 0.5, x_high + 0.5
     x_span, y_span = (x_high - x_low) or 1.0, (y_high - y_low) or 1.0
@@ -64,17 +72,12 @@ def line_chart(
         y = HEIGHT - BOTTOM - (p[1] - y_low) / y_span * (HEIGHT - TOP - BOTTOM)
         return f"{x:.1f},{y:.1f}"
 
-    parts = []
-    for value in ticks(y_low, y_high):
-        y = at((x_low, value)).split(",")[1]
-        text = f"{100 * value:.0f}%" if percent else f"{value:.4g}"
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
-            f'<text x="{LEFT - 6}" y="{y}" class="tick y">{text}</text>'
-        )
+    parts = [
+        _level(at((x_low, v)).split(",")[1], f"{100 * v:.3g}%" if percent else f"{v:.4g}") for v in ticks(y_low, y_high)
+    ]
     for value in values:
-        x = at((value, y_low)).split(",")[0]
-        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 16}" class="tick x">{value:.4g}</text>')
+        x, text = at((value, y_low)).split(",")[0], f"{10**value if log else value:.4g}"
+        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 16}" class="tick x">{text}</text>')
     classes = [f"c{colour % 6}" + (" dashed" if dashed else "") for colour, dashed in styles]
     for (_, line), kind in zip(lines, classes, strict=True):
         if len(line) == 1:
@@ -92,6 +95,26 @@ def line_chart(
         f"{''.join(parts)}<text x='{(LEFT + WIDTH - RIGHT) / 2}' y='{HEIGHT - 4}' class='tick x'>{escape(x_label)}</text></svg>"
         f'<div class="legend">{legend}</div></figure>'
     )
+
+
+def _level(y: str, text: str) -> str:
+    """A line across the chart, and what it stands for."""
+    return (
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+        f'<text x="{LEFT - 6}" y="{y}" class="tick y">{text}</text>'
+    )
+
+
+def _around(low: float, high: float) -> tuple[float, float]:
+    """A range with some room on both sides."""
+    room = 0.1 * (high - low) or 0.05 * abs(low) or 1.0
+    return low - room, high + room
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between two powers of ten; where none lies there, the ends."""
+    found = [m * 10.0**k for k in range(floor(low) - 1, ceil(high) + 1) for m in (1, 2, 5)]
+    return [v for v in found if low - 1e-9 <= log10(v) <= high + 1e-9] or [10**low, 10**high]
 
 
 def _value(value: float, percent: bool) -> str:

@@ -65,12 +65,15 @@ def page(name: str, search: Search, results: Results, best: Mapping[str, Any] | 
     """Objective over steps, one chart per setting, a table of all trials, and the Pareto front of two objectives."""
     paths = sorted(search.spaces)
     lines = [(r["trial"], [(x["step"], x["objective"]) for x in r["reports"]]) for r in ranking(results)]
-    drawn = [charts.line_chart(f"{search.objective} while trials train", lines, x_label="step")]
+    share = not any("/" in part for part in search.objective.split(","))  # accuracies, not AGENT/TERM
+    axes: Any = {"percent": share, "near": True}
+    drawn = [charts.line_chart(f"{search.objective} while trials train", lines, x_label="step", **axes)]
     for path in paths:
         points = [(r["params"][path], r["reports"][-1]["objective"]) for r in results if r["reports"]]
         if all(isinstance(x, int | float) for x, _ in points):
             each = [(r["trial"], [(float(r["params"][path]), r["reports"][-1]["objective"])]) for r in ranking(results)]
-            drawn.append(charts.line_chart(f"{search.objective} by {path}", each, x_label=path))
+            log = bool(getattr(search.spaces[path], "log", False))
+            drawn.append(charts.line_chart(f"{search.objective} by {path}", each, x_label=path, log=log, **axes))
     header = ["trial", "status", "steps", search.objective, *paths]
     body = [[*cells(r), *(show(r["params"][p]) for p in paths)] for r in ranking(results)]
     parts = [

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sparring.agents import foreign_weights, networks
 from sparring.agents.checkpoint import CheckpointError
-from sparring.agents.foreign_weights import DEEPMIND, Layout
+from sparring.agents.layouts import DEEPMIND, Layout
 from sparring.agents.networks import NetworkConfig
 
 SMALL = "wide_resnet:depth=10,widen=2"

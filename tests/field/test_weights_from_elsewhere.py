@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparring.agents import foreign_weights, networks
 from sparring.agents.checkpoint import CheckpointError
+from sparring.agents.layouts import Layout
 from sparring.agents.networks import NetworkConfig
 from tests.conftest import Command
 from tests.helpers import damaged
@@ -135,7 +136,7 @@ def test_damaged_files_end_in_tensors_or_in_our_error(suffix: str, tmp_path: Pat
 def test_a_mapping_says_what_the_file_does_not(tmp_path: Path) -> None:
     """A normalisation of bytes, or two of them: the mapping's mean and std count, and the file's are left out."""
     torch.save({**weights(), "a.mean": MU * 255, "a.std": SIGMA * 255, "b.mean": MU}, tmp_path / "x.pt")
-    layout = foreign_weights.Layout(mean=(0.3,), std=(0.35,))
+    layout = Layout(mean=(0.3,), std=(0.35,))
     assert foreign_weights.load(tmp_path / "x.pt", PLAIN, layout=layout).config.mean == (0.3,)
 
 
@@ -163,3 +164,31 @@ def test_a_networks_own_buffers_are_its_own(tmp_path: Path) -> None:
     save_file(model.state_dict(), tmp_path / "x.safetensors")
     found = foreign_weights.load(tmp_path / "x.safetensors", config)
     assert float(found.get_buffer("model.norm.mean")) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("wrapper", ["model.", "module.", "_orig_mod.", "_orig_mod.module.", "module.student."])
+def test_a_wrapper_in_the_names_is_taken_off_and_said(wrapper: str, tmp_path: Path, sparring: Command) -> None:
+    """megvii-research/mdistiller#20 (module.student.), goldblum/AdversariallyRobustDistillation#7 (DataParallel), and torch.compile's."""
+    path = tmp_path / "weights.pt"
+    torch.save({"epoch": 3, "state_dict": {f"{wrapper}{k}": v for k, v in weights().items()}}, path)
+    model = foreign_weights.load(path, PLAIN)
+    expected = networks.build(PLAIN, 3)
+    assert all(torch.equal(v, expected.state_dict()[k]) for k, v in model.state_dict().items())
+    done = sparring("evaluate", path, f"--network={SPEC}", "--threat=linf:0.1", "--attacks=fgsm", "--examples=8")
+    assert done.returncode == 0, done.stderr
+    assert f"names without '{wrapper}'" in done.stderr
+
+
+def test_the_average_beside_the_weights_is_taken(tmp_path: Path) -> None:
+    """A script that keeps both evaluates the average."""
+    raw = {k: torch.zeros_like(v) for k, v in weights().items()}
+    torch.save({"state_dict": raw, "ema": {f"module.{k}": v for k, v in weights().items()}}, tmp_path / "w.ckpt")
+    loaded = foreign_weights.load(tmp_path / "w.ckpt", PLAIN).state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in weights().items())
+
+
+def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    """open-mmlab/mmrazor#650: another architecture's names; five of each, and how many."""
+    torch.save({f"backbone.stem.{i}.weight": torch.zeros(2) for i in range(7)}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"tensors are missing \(.*, .*, .*, .*, .* \.\.\.\), 7 have no place"):
+        foreign_weights.load(tmp_path / "w.pt", PLAIN)
