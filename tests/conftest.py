@@ -124,14 +124,25 @@ def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("real") / "cache"
 
 
+LONG = (  # files of the first tier that take longest
+    *("test_search.py", "test_teams.py", "test_cli.py", "test_faults.py", "test_service.py", "test_pretrain.py"),
+    *("test_networks_of_other_people.py", "test_said_and_kept.py", "test_older_versions.py", "test_lanes.py"),
+    *("test_report.py", "test_sparring.py", "test_fifth_method.py", "test_autoattack.py"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of the second tier from the shortest to the longest, so that a limited time holds as many as it can."""
+    """Files of the second tier from the shortest to the longest, so that a limited time holds as many as it can; of the first tier the
+    longest first, so that no worker is left alone with one."""
     if all(item.get_closest_marker("soak") for item in items):
         whole = Counter[str]()
         for item in items:
             whole[str(item.path)] += expected(item)
             item.add_marker(pytest.mark.timeout(1500))
         items.sort(key=lambda item: (whole[str(item.path)], str(item.path)))
+        return
+    first = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: first.get(item.path.name, len(first)))  # stable: the others keep their order
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

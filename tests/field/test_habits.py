@@ -239,6 +239,7 @@ def test_a_dry_run_names_its_device_and_starts_no_ray(tmp_path: Path) -> None:
         assert plan["agents"]["peer4"]["bundle"] == {"CPU": int(100 * cores / 5) / 100}
 
 
+@pytest.mark.soak
 def test_a_time_budget_stops_what_can_go_on(sparring: Command) -> None:
     flags = [*small_flags(max_steps=4000), "--checkpoint.every=100", *LOCAL, "--name=r"]
     done = sparring("train", "at", *flags, "--time-budget=12")

@@ -214,7 +214,7 @@ def test_data_as_people_have_it(net: nn.Module, data: tuple[Tensor, Tensor]) -> 
             sparring.evaluate(net, wrong, threats="linf:0.1")
 
 
-@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("classes", [3, pytest.param(2, marks=pytest.mark.soak)])
 def test_two_and_three_classes(classes: int, data: tuple[Tensor, Tensor], net: nn.Module) -> None:
     """fra31/auto-attack#70, Trusted-AI/adversarial-robustness-toolbox#2399: DLR compares three logits, its targeted form four; the parts
     that need more are left out and named."""

@@ -167,7 +167,7 @@ def test_an_error_in_a_users_network_has_its_place(command: str, nets: Path, spa
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("engine", ["local", "ray", "train"])
+@pytest.mark.parametrize("engine", ["local", "ray", pytest.param("train", marks=pytest.mark.soak)])
 def test_a_users_error_ends_every_engine_at_once(engine: str, nets: Path, sparring: Command, ray_session: str) -> None:
     """A restart would meet it again."""
     flags = [*small_flags(network=f"{nets}:Tenth"), "--name=r"]
@@ -245,6 +245,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         api.load("hf:somebody/else")
 
 
+@pytest.mark.soak
 def test_evaluate_with_workers_from_python(ray_session: str) -> None:
     """A module of the caller's own has no name; it travels as it is, and the numbers are the same."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))

@@ -138,6 +138,7 @@ def test_a_strange_folder_hides_no_run(sparring: Command) -> None:
     assert done.stdout.count("its config.yaml is no run's") == 4
 
 
+@pytest.mark.soak
 def test_a_finished_search_goes_on_with_more_trials(sparring: Command, ray_session: str) -> None:
     """ray-project/ray#20886, #42221, #14779."""
     flags = [f for f in FLAGS if f != "--no-report"]

@@ -92,6 +92,7 @@ def test_an_altered_copy_is_refused(own: Path, sparring: Command) -> None:
     assert "is altered" in done.stderr
 
 
+@pytest.mark.soak
 def test_two_files_train_and_are_evaluated_by_workers(own: Path, sparring: Command, ray_session: str) -> None:
     """ray-project/ray#4479, #1161, #40046: the network's file imports the file beside it."""
     trained = sparring("train", "mat", *[f for f in FLAGS if "team" not in f], f"--network={own}:net", "--name=r")
