@@ -42,9 +42,8 @@ def test_python_api_end_to_end(tmp_path: Path) -> None:
     assert sparring.resume(run.path, quiet=True).best == run.best
 
 
-@pytest.mark.parametrize(
-    "whole", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["train", "tune-and-serve-too"]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("whole", [False, True], ids=["train", "tune-and-serve-too"])
 def test_other_packages_of_our_names_do_no_harm(whole: bool, tmp_path: Path) -> None:
     """Others' ``agents``, ``trainers``, ``cluster``, ``serve`` in the user's folder and in site-packages: all take ours."""
     python, user = environment(tmp_path / "env"), tmp_path / "user"

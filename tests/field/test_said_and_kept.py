@@ -155,6 +155,7 @@ def test_a_finished_search_goes_on_with_more_trials(sparring: Command, ray_sessi
     assert "trials: 2 -> 1" in fewer.stderr
 
 
+@pytest.mark.soak
 def test_swapped_teachers_are_named(sparring: Command) -> None:
     """goldblum/AdversariallyRobustDistillation#6, #8, zhaoshiji123/MTARD#8."""
     train = ["--team=local", "--no-report", "--quiet", "--network=small_cnn:width=8", "--checkpoint.every=1000"]

@@ -228,7 +228,7 @@ def test_not_an_evaluation(copy: Path) -> None:
 
 
 def test_ten_thousand_witnesses_take_less_than_ten_seconds(source: Path, tmp_path: Path) -> None:
-    """Copies of a real evaluation's blocks; whole blocks are checked at once."""
+    """Copies of a real evaluation's blocks; whole blocks are checked at once. Of a core's time, which other tests do not change."""
     model, _ = load_agent(RunFolder(source), "peer0")
     split = load_test(DataConfig(), 360)
     threat = Threat("linf", 0.3)
@@ -237,11 +237,11 @@ def test_ten_thousand_witnesses_take_less_than_ten_seconds(source: Path, tmp_pat
     rounds = -(-10_000 // each)
     path = tmp_path / "block.parquet"
     path.write_bytes(to_parquet(outcome, 0))
-    verdict, started = verify.Verdict(), time.perf_counter()
+    verdict, started = verify.Verdict(), time.process_time()
     for _ in range(rounds):
         assert verify._rows(Job(path, 0, 360, 0, "peer0", threat), model, split, ["fgsm"], verdict) == []
     assert verdict.witnesses >= 10_000
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 # Intervals of training ---------------------------------------------------------------------------------------------------

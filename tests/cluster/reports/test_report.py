@@ -87,6 +87,7 @@ def test_the_page_holds_the_numbers_and_nothing_from_outside(folder: RunFolder) 
     assert "batch_size: 32" in text
 
 
+@pytest.mark.soak
 def test_command_puts_runs_side_by_side(folder: RunFolder, sparring: Command, tmp_path: Path) -> None:
     done = sparring("report", folder.path, folder.path, "--examples=40", "--quiet")
     assert done.returncode == 0, done.stderr

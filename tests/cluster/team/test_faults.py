@@ -64,7 +64,11 @@ def actor_pid(run: Path, agent: str) -> int:
 @pytest.mark.parametrize(
     "losses",
     [
-        pytest.param({10: (signal.SIGKILL, ["peer1"]), 20: (signal.SIGSTOP, ["peer0"])}, id="killed-then-hung"),
+        pytest.param(
+            {10: (signal.SIGKILL, ["peer1"]), 20: (signal.SIGSTOP, ["peer0"])},
+            id="killed-then-hung",
+            marks=pytest.mark.soak,
+        ),
         pytest.param({10: (signal.SIGKILL, ["peer0", "peer1"])}, id="both-killed", marks=pytest.mark.soak),
     ],
 )

@@ -90,6 +90,7 @@ def test_actors_are_other_processes(team_of: Any) -> None:
     assert len({f.data_sha256 for f in facts.values()}) == 1
 
 
+@pytest.mark.soak
 def test_the_driver_sees_only_scalars_and_references(
     ray_session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
