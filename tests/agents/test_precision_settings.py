@@ -73,10 +73,11 @@ def test_settings_in_every_order(order: tuple[str, ...]) -> None:
 
 
 def test_who_reads_the_older_names_inside_still_can() -> None:
+    before = BACKENDS.cudnn.allow_tf32, BACKENDS.cuda.matmul.allow_tf32
     for wanted in ("fp32", "tf32"):
         with arithmetic(wanted):
             assert BACKENDS.cudnn.allow_tf32 == BACKENDS.cuda.matmul.allow_tf32 == (wanted == "tf32")
-        assert (BACKENDS.cudnn.allow_tf32, BACKENDS.cuda.matmul.allow_tf32) == (True, False)
+        assert (BACKENDS.cudnn.allow_tf32, BACKENDS.cuda.matmul.allow_tf32) == before
 
 
 @pytest.mark.parametrize("name", SETTINGS)
