@@ -34,10 +34,10 @@ def prepare(config: DataConfig, *, quiet: bool = False, notice: Callable[[str], 
     try:
         return datasets.prepare(config, progress=silent if quiet else bar, notice=told)
     except OSError as error:
-        if str(error.filename or "").startswith(str(Path(config.cache).expanduser())) or "cache" in str(error.filename):
+        cache, file = Path(config.cache).expanduser(), Path(str(error.filename))
+        if error.filename and (file.is_relative_to(cache) or cache.is_relative_to(file)):
             raise DataError(
-                f"decoded images cannot be kept in {Path(config.cache).expanduser()} ({error.strerror}); choose another folder: "
-                "--data.cache DIR"
+                f"decoded images cannot be kept in {cache} ({error.strerror}); choose another folder: --data.cache DIR"
             ) from error
         raise DataError(str(error)) from error
     except ValueError as error:
