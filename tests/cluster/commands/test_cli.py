@@ -296,7 +296,7 @@ def test_agents_of_one_run_may_differ(sparring: Command, tmp_path: Path) -> None
     assert sparring("resume", "runs/a").returncode == 0
     wrong = sparring("train", "mat", *LOCAL, "--agents.peer0.init=runs/a")
     assert wrong.returncode == 2
-    assert "has 2 products; name one: peer0, peer1" in wrong.stderr
+    assert "has 2 products; name one (runs/a@AGENT): peer0, peer1, or ensemble" in wrong.stderr
     other = sparring(
         "train", "at", *LOCAL, "--agents.model.init=runs/a@peer1", "--agents.model.network=small_cnn:width=4"
     )
