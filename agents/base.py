@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sparring.agents.exchange import nbytes
-from sparring.agents.fast import arithmetic
 from sparring.agents.lanes import Lanes
 from sparring.agents.learner import Learner
 from sparring.agents.memo import Memo
 from sparring.agents.meter import Meter
+from sparring.agents.precision import arithmetic
 from sparring.agents.state import TooLarge, WrongStep
 from sparring.agents.views import Views
 from sparring.trainers import optim

@@ -11,10 +11,7 @@ images before it trusts it.
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -22,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparring.agents.networks import Network
+from sparring.agents.precision import arithmetic
 from sparring.trainers.attacks import frozen
 from sparring.trainers.config import SpeedConfig
 from sparring.trainers.repeated import hooked
@@ -108,53 +106,6 @@ class Fast(nn.Module):
         else:
             maps, logits = self._run(x)
         return maps, logits
-
-
-@contextmanager
-def arithmetic(precision: str) -> Iterator[None]:
-    """Inside the block float32 is multiplied as such, or with ``tf32`` by an NVIDIA GPU in TensorFloat-32 (10 bits of mantissa).
-
-    torch has two names for these settings: ``allow_tf32``, which raises when a user has set the newer ``fp32_precision`` otherwise,
-    and the newer one, after which the older raises where somebody reads it. So the older is set where it can be read, and what it
-    does not reach operator by operator. An operator without a setting of its own has its backend's, and gets it back as that.
-    """
-    backends: Any = torch.backends
-    gpu = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
-    cpu = (backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn)
-    before = [(operator, operator.fp32_precision) for operator in (*gpu, *cpu)]
-    older = _older_settings()
-    try:
-        for place in older:
-            place.allow_tf32 = precision == "tf32"
-        for operator in (*gpu, *cpu):
-            wanted = "tf32" if precision == "tf32" and operator in gpu else "ieee"
-            if operator.fp32_precision != wanted:
-                operator.fp32_precision = wanted
-        yield
-    finally:
-        for place, allowed in older.items():
-            place.allow_tf32 = allowed
-        for operator, value in before:
-            if operator.fp32_precision != value:
-                operator.fp32_precision = "none"
-            if operator.fp32_precision != value:
-                operator.fp32_precision = value
-
-
-def _older_settings() -> dict[Any, bool]:
-    """``allow_tf32`` by backend; empty when a user's newer settings have put it out of use."""
-    places: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    try:
-        return {place: place.allow_tf32 for place in places}
-    except RuntimeError:
-        return {}
-
-
-def slow_bfloat16() -> bool:
-    """Whether networks would run here on an x86 CPU that has to imitate bfloat16."""
-    if torch.cuda.is_available() or platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    return not torch.cpu._is_avx512_bf16_supported()
 
 
 def _traced(network: nn.Module, name: str) -> fx.GraphModule | None:

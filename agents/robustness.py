@@ -10,9 +10,9 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from sparring.agents.fast import arithmetic
 from sparring.agents.inputs import check_images
 from sparring.agents.parts import cut
+from sparring.agents.precision import arithmetic
 from sparring.trainers.attacks import frozen, run
 from sparring.trainers.config import Attack, Measure
 from sparring.trainers.data import Split, evaluation_order, to_pixels

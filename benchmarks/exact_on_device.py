@@ -22,7 +22,7 @@ from common import circumstances
 from step_time import configured
 
 from sparring.agents.exchange import unpack
-from sparring.agents.fast import arithmetic
+from sparring.agents.precision import arithmetic
 from sparring.cluster.runs import images
 from sparring.cluster.team.team import LocalTeam
 from sparring.trainers import attacks

@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from sparring.agents import checkpoint, networks
-from sparring.agents.fast import arithmetic
+from sparring.agents.precision import arithmetic
 from sparring.cluster.config.recipes import images as recipe_for_images
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.runs import images

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.agents.fast import arithmetic
+from sparring.agents.precision import arithmetic
 from sparring.agents.robustness import judged
 from sparring.trainers.attacks import run
 from sparring.trainers.config import Attack, Threat

@@ -86,7 +86,7 @@ def _cuda() -> Check:
 
 
 def _bfloat16() -> Check:
-    from sparring.agents.fast import slow_bfloat16
+    from sparring.agents.precision import slow_bfloat16
 
     if slow_bfloat16():
         return Check(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparring.agents import networks
-from sparring.agents.fast import slow_bfloat16
+from sparring.agents.precision import slow_bfloat16
 from sparring.agents.spec import Facts
 from sparring.cluster.config.recipes import needs
 from sparring.cluster.config.run_config import RunConfig

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
 import sparring
-from sparring.agents.fast import arithmetic
+from sparring.agents.precision import arithmetic
 from sparring.cluster.evaluation.named_attacks import undisturbed
 from sparring.trainers import attacks, half
 from sparring.trainers.config import Attack, NormName
@@ -78,6 +79,33 @@ def test_who_reads_the_older_names_inside_still_can() -> None:
         with arithmetic(wanted):
             assert BACKENDS.cudnn.allow_tf32 == BACKENDS.cuda.matmul.allow_tf32 == (wanted == "tf32")
         assert (BACKENDS.cudnn.allow_tf32, BACKENDS.cuda.matmul.allow_tf32) == before
+
+
+def test_blocks_of_two_threads_that_overlap_leave_the_settings_as_they_were() -> None:
+    """The second begins inside the first and ends after it; what it found was the first one's, and is nobody's to give back."""
+    before = seen(), BACKENDS.cudnn.allow_tf32, BACKENDS.cuda.matmul.allow_tf32
+    begun, ended = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with arithmetic("tf32"):
+            begun.set()
+            ended.wait(60)
+
+    thread = threading.Thread(target=second)
+    with arithmetic("fp32"):
+        thread.start()
+        assert begun.wait(60)
+    assert {o.fp32_precision for o in OPERATORS[:3]} == {"tf32"}  # the one still open decides
+    ended.set()
+    thread.join(60)
+    assert (seen(), BACKENDS.cudnn.allow_tf32, BACKENDS.cuda.matmul.allow_tf32) == before
+
+
+def test_a_block_inside_another_gives_back_the_outer_ones() -> None:
+    with arithmetic("tf32"):
+        with arithmetic("fp32"):
+            assert {o.fp32_precision for o in OPERATORS} == {"ieee"}
+        assert {o.fp32_precision for o in OPERATORS[:3]} == {"tf32"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
