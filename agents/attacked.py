@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparring.agents.fast import faster
 from sparring.agents.inputs import check_images, labels
 from sparring.agents.networks.foreign import Answering
 from sparring.agents.robustness import ExampleLoss, check_classifier, judged
@@ -52,7 +53,8 @@ def attacked(
             )
         y = labels(y, images=len(x), classes=check_classifier(network, x)).to(x.device)
         with judged(network):
-            return run(attack, lambda z: loss(network(z), y), x, rng=generator(seed, "attack", device=x.device))
+            by = faster(network, x) if isinstance(model, nn.Module) else network  # a function may keep what it is given
+            return run(attack, lambda z: loss(by(z), y), x, rng=generator(seed, "attack", device=x.device))
 
 
 def answering(model: Callable[[Tensor], Any]) -> nn.Module:

@@ -6,7 +6,7 @@ import json
 import random
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.search import report as search_report
 from sparring.cluster.search.results import results_of
 from sparring.cluster.search.settings import Search
-from sparring.trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig
+from sparring.trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig, Threat
 from sparring.trainers.data import Batches, Split
 from sparring.trainers.methods.base import Method
 from sparring.trainers.types import Metrics
@@ -194,17 +194,29 @@ def gradients(handle: Handle) -> list[Tensor]:
 
 
 def shorten_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All parts of the authors' code, with few steps and queries: what a test asks is not how strong it is."""
+    """All parts of AutoAttack, ours and its authors', with few steps and queries: what a test asks is not how strong it is."""
     from pyautoattack import AutoAttack
 
-    real = AutoAttack.__init__
+    from sparring.trainers import autoattack
+
+    real, stages = AutoAttack.__init__, autoattack.stages
 
     def short(self: Any, *args: Any, **options: Any) -> None:
         real(self, *args, **options)
         self.apgd.n_iter = self.apgd_targeted.n_iter = self.fab.n_iter = 10
+        self.apgd.n_iter_orig = self.apgd_targeted.n_iter_orig = 10
+        for attack in (self.apgd, self.apgd_targeted):
+            attack.n_iter_2, attack.n_iter_min, attack.size_decr = 2, 1, 1
         self.square.n_queries = 100
 
+    def few(version: str, threat: Threat, classes: int) -> dict[str, Any]:
+        return {
+            name: replace(stage, **({"queries": 100} if name == "square" else {"steps": 10}))  # type: ignore[type-var]
+            for name, stage in stages(version, threat, classes).items()
+        }
+
     monkeypatch.setattr(AutoAttack, "__init__", short)
+    monkeypatch.setattr(autoattack, "stages", few)
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:

@@ -28,7 +28,7 @@ ROOMS = (  # each above what it uses
     *("evaluation", "reports", "search", "pretraining", "commands"),
 )
 IN_CLUSTER = {"__init__", "__main__", "errors", "terminal"}  # files of cluster/ itself
-ANYWHERE_LAZILY = {"safetensors", "pyarrow", "PIL", "sklearn", "torchvision", "timm"}
+ANYWHERE_LAZILY = {"safetensors", "pyarrow", "PIL", "sklearn", "torchvision", "timm", "pyautoattack"}
 TORCH_ONLY = {"torch", "numpy", *ANYWHERE_LAZILY}
 HEAVY = {"torch", "ray", "matplotlib", "tyro", "fastapi"}  # what an import inside a function is for
 API = "cluster/commands/api.py"  # what sparring.py offers

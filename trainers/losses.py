@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from sparring.trainers import half
 
 SCALE = 10.0  # distance of the largest and the third largest logit under scaled_cross_entropy
+TINY = 1e-12  # beside a distance of logits that may be 0
 NO_DISTANCE = 1e-9  # logits so close are equal
 
 
@@ -82,6 +83,27 @@ def scaled_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     apart = top[:, :1] - top[:, -1:]
     apart = torch.where(apart > NO_DISTANCE, apart, SCALE)
     return cross_entropy(SCALE * (logits - top[:, :1]) / apart, y)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio, ``[B, K], [B] -> [B]``: how far the largest wrong logit is above the right one, as a share of the
+    distance from the largest to the third largest. Needs three classes.
+
+    Source: Croce and Hein, arXiv 2003.01690, eq. 6.
+    """
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + TINY)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """``[B, K], [B], [B] -> [B]``: how far the target's logit is above the right one, as a share of the distance from the largest to
+    the mean of the third and fourth. Needs four classes.
+
+    Source: Croce and Hein, arXiv 2003.01690, eq. 7.
+    """
+    top = logits.topk(4, dim=1).values
+    right, wanted = (logits.gather(1, c[:, None]).squeeze(1) for c in (y, target))
+    return (wanted - right) / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + TINY)
 
 
 # what PGD raises, by the attack's name

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparring.agents.fast import faster
 from sparring.agents.robustness import check_finite, judged, predicted
 from sparring.cluster.errors import DataError
 from sparring.cluster.evaluation.named_attacks import Block, parse
@@ -59,6 +60,7 @@ def evaluate_block(
             clean = model(block.x)
             classes = predicted(model, block.x)
         check_finite(clean, of=f" of block {block.index}")
+        by = faster(model, block.x) if attacks else model
         right, examples = classes == block.y, dict[str, Tensor]()
         outcome = Outcome(
             block.y.cpu(),
@@ -72,7 +74,7 @@ def evaluate_block(
         )
         for name in attacks:
             started = time.perf_counter()
-            adv = parse(name, threat, sources)(model, block)
+            adv = parse(name, threat, sources)(model, block, by)
             with torch.no_grad():
                 check_finite(model(adv), of=f" of block {block.index} after {name}")
                 wrong = right & (predicted(model, adv) != block.y)

@@ -100,7 +100,7 @@ class Examined:
         """[n] bool: right on the image and after the attack, from its own random starts or those of another."""
         key = attack, under or self.threat, draws
         if key not in self._right:
-            adv = parse(attack, under or self.threat, draws=draws)(self.model, self.block)
+            adv = parse(attack, under or self.threat, draws=draws)(self.model, self.block, self.model)
             with torch.no_grad():
                 after = self.model(adv).argmax(1)
             self._right[key] = (self.logits.argmax(1) == self.block.y) & (after == self.block.y)

@@ -98,6 +98,28 @@ class Draws(TinyNet):
         return super().forward(x + torch.rand(1).item())
 
 
+class Remembers(TinyNet):
+    """Counts its passes and keeps what it saw last, in attributes and in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes, self.last, self.seen = 0, None, list[torch.Tensor]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        self.last = super().forward(x)
+        self.seen.append(self.last)
+        return self.last
+
+
+def test_tracing_leaves_nothing_in_the_network() -> None:
+    network, x = Remembers().eval(), torch.rand(2, 1, 8, 8)
+    assert Fast.of(network, x) is not None
+    assert network.passes == 1  # the images on which both forms must agree
+    assert isinstance(network.last, torch.Tensor)
+    assert [type(logits) for logits in network.seen] == [torch.Tensor]
+
+
 def test_networks_that_cannot_be_traced_run_as_they_are() -> None:
     x = torch.rand(2, 1, 8, 8)
     assert Fast.of(TinyNet(), x) is not None

@@ -1,4 +1,4 @@
-"""The authors' AutoAttack per block: same flags as their code called directly, however many workers, however often killed."""
+"""AutoAttack per block: the flags of its authors' code called directly, however many workers, however often killed."""
 
 from __future__ import annotations
 
@@ -50,14 +50,16 @@ def test_flags_are_those_of_the_authors_code_called_on_the_block(
     split = load_test(DataConfig(), 8)
     x, y = split.pixels(), split.all_labels()
     block = Block(x, y, 3, seed=7)
-    outcome = evaluate_block(model, block, attacks=["autoattack"], threat=THREAT)
+    both = ["autoattack", "autoattack-reference"]
+    outcome = evaluate_block(model, block, attacks=both, threat=THREAT)
     direct = AutoAttack(
         model.eval(), norm="Linf", eps=THREAT.eps, seed=block.seed_for("autoattack"), version="standard"
     )
     adv, _ = direct.run_standard_evaluation(x, y, batch_size=len(x))
     with torch.no_grad():
         expected = (model(x).argmax(1) == y) & (model(adv).argmax(1) != y)
-    assert torch.equal(outcome.broken["autoattack"], expected)
+    for name in both:
+        assert torch.equal(outcome.broken[name], expected), name
     assert 0 < int(expected.sum()) < len(y)
 
 
@@ -75,7 +77,7 @@ def test_the_caller_is_not_disturbed(folder: RunFolder) -> None:
 
     sys.settrace(trace)
     try:
-        evaluate_model(model, split, attacks=["square-20", "autoattack"], threats=[THREAT])
+        evaluate_model(model, split, attacks=["square-20", "autoattack", "autoattack-reference"], threats=[THREAT])
         assert sys.gettrace() is trace
     finally:
         sys.settrace(before[2])
