@@ -26,7 +26,7 @@ class Learner:
 
     def __init__(self, model: Model, config: OptimConfig, *, epochs: float) -> None:
         self.model, self.config = model, config
-        self.optimizer = optim.build(model.network, config, helpers=model.helpers)
+        self.optimiser = optim.build(model.network, config, helpers=model.helpers)
         self.averages: dict[str, Average] = {}
         if config.ema:
             self.averages["ema"] = Average(model.network)
@@ -64,14 +64,13 @@ class Learner:
 
     def begin(self, when: When) -> None:
         """Forget the last gradients; the learning rate of this moment."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * when.lr_scale
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimiser.lr = self.config.lr * when.lr_scale
+        self.optimiser.zero_grad()
 
     def end(self, average: Callable[[Sequence[Tensor]], None]) -> None:
         """Change the weights by the gradients that are there."""
-        average([p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None])
-        self.optimizer.step()
+        average(self.optimiser.gradients)
+        self.optimiser.step()
         if "ema" in self.averages:
             self.averages["ema"].decay(self.model.network, self.config.ema)
 
@@ -87,12 +86,12 @@ class Learner:
         extra = {name: copied(a) for name, a in self.averages.items() if a.n > 0}
         if self.model.helpers is not None:
             extra["helpers"] = copied(self.model.helpers)
-        return optim.state(self.model.network, self.optimizer, helpers=self.model.helpers), extra
+        return optim.state(self.model.network, self.optimiser, helpers=self.model.helpers), extra
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, dict[str, Tensor]]) -> None:
         """Replace everything by a :meth:`state`. An average that it lacks starts anew from the network's weights."""
-        optim.load_state(self.model.network, self.optimizer, tensors, helpers=self.model.helpers)
-        self.optimizer.zero_grad(set_to_none=True)
+        optim.load_state(self.model.network, self.optimiser, tensors, helpers=self.model.helpers)
+        self.optimiser.zero_grad()
         if self.model.helpers is not None:
             self.model.helpers.load_state_dict(extra["helpers"])
         for name in self.averages:

@@ -20,7 +20,7 @@ from tests.helpers import CLONE, PATIENCE
 def test_team_vs_local(tmp_path: Path) -> None:
     flags = ["--network=small_cnn:width=4", "--batch-size=16", "--attack-steps=2", "--rounds=2", "--steps=1"]
     command = [sys.executable, str(CLONE / "benchmarks" / "team_vs_local.py"), *flags]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.partition("\nratios")[0])
     assert result["n"] == 2
@@ -28,7 +28,7 @@ def test_team_vs_local(tmp_path: Path) -> None:
     assert result["versions"]["torch"]
 
 
-def run(name: str, *flags: str, timeout: float = 120) -> dict[str, Any]:
+def run(name: str, *flags: str, timeout: float = PATIENCE) -> dict[str, Any]:
     command = [sys.executable, str(CLONE / "benchmarks" / name), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
     assert done.returncode == 0, done.stderr
@@ -70,7 +70,7 @@ def test_scaling(tmp_path: Path) -> None:
 def test_the_model_predicts_what_it_has_not_seen() -> None:
     """6, 7, 8 agents and 4 lanes within 25 %, and it is no fit to them."""
     model = [sys.executable, str(CLONE / "benchmarks" / "scale_model.py")]
-    done = subprocess.run(model, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    done = subprocess.run(model, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     held_out = json.loads(done.stdout)["held_out"]
     assert [(h["agents"], h["lanes"]) for h in held_out] == [(6, 1), (7, 1), (8, 1), (2, 4)]
@@ -126,7 +126,7 @@ def test_the_committed_scaling_holds() -> None:
 
 @pytest.mark.soak
 def test_masking() -> None:
-    result = run("masking.py", "--seeds=1", "--epochs=1", "--examples=64", timeout=PATIENCE)
+    result = run("masking.py", "--seeds=1", "--epochs=1", "--examples=64")
     assert result["n"] == 3  # at and mat's two peers
     assert result["flags"]["random output"]["detected"] == {"Random": 3}
     assert result["flags"]["pixels without gradient"]["detected"] == {"Clamped": 3}
@@ -146,7 +146,7 @@ def test_union() -> None:
 def test_methods_on_digits(tmp_path: Path) -> None:
     """Kept runs are not trained again, and say which cheap attack is nearest to AutoAttack."""
     flags = ["--epochs=1", "--seeds=2", "--autoattack=8", f"--runs={tmp_path}", "--only", "at", "mixup only"]
-    result = run("methods_on_digits.py", *flags, timeout=PATIENCE)
+    result = run("methods_on_digits.py", *flags)
     assert set(result["rows"]) == {"at", "mixup only"}
     agent = result["rows"]["at"]["agents"]["model"]
     assert len(agent["samples"]["scaled-pgd-20"]) == len(agent["samples"]["pgd20"]) == 2
@@ -164,7 +164,7 @@ def test_methods_on_digits(tmp_path: Path) -> None:
 def test_measures(tmp_path: Path) -> None:
     """Every trial is compared by both measures; each one's winner is attacked."""
     flags = ["--seeds=1", "--epochs=1", "--temperatures", "1", "3", "--examples=8", f"--runs={tmp_path}"]
-    (found,) = run("measures.py", *flags, timeout=PATIENCE)["seeds"]
+    (found,) = run("measures.py", *flags)["seeds"]
     assert [t["temperature"] for t in found["trials"]] == [1.0, 3.0]
     for measure in ("pgd", "scaled-pgd"):
         values = [t[measure]["w_robust"] for t in found["trials"]]
@@ -223,7 +223,7 @@ def test_on_a_gpu_in_miniature(tmp_path: Path) -> None:
     """The script for a machine with a GPU, its commands tried here: step times and the comparison of devices."""
     environment = {**os.environ, "MINIATURE": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     script = str(CLONE / "benchmarks" / "gpu.sh")
-    subprocess.run(["bash", script, str(tmp_path)], env=environment, check=True, capture_output=True, timeout=PATIENCE)
+    subprocess.run(["bash", script, str(tmp_path)], env=environment, check=True, capture_output=True)
     steps, exact = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("step_time_16", "exact_on_device"))
     at = steps["methods"]["at"]
     assert at["exact_ratio"] > 0

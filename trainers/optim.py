@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.trainers.config import OptimConfig
+from sparring.trainers.optimisers import Optimiser
 from sparring.trainers.types import When
 
 TRIANGLE = (
@@ -19,19 +20,9 @@ TRIANGLE = (
 )  # (share of the run, factor): Maini et al., arXiv 1909.04068
 
 
-def build(model: nn.Module, config: OptimConfig, *, helpers: nn.Module | None = None) -> torch.optim.Optimizer:
+def build(model: nn.Module, config: OptimConfig, *, helpers: nn.Module | None = None) -> Optimiser:
     """The optimiser over all parameters of ``model`` and of ``helpers``."""
-    parameters = list(_parameters(model, helpers).values())
-    if config.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    return torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-        fused=True,
-    )
+    return Optimiser(_parameters(model, helpers).values(), config)
 
 
 def _parameters(model: nn.Module, helpers: nn.Module | None) -> dict[str, nn.Parameter]:
@@ -99,29 +90,28 @@ def interpolate(x: float, points: tuple[tuple[float, float], ...]) -> float:
     return points[-1][1]
 
 
-def state(model: nn.Module, optimizer: torch.optim.Optimizer, *, helpers: nn.Module | None = None) -> dict[str, Tensor]:
+def state(model: nn.Module, optimiser: Optimiser, *, helpers: nn.Module | None = None) -> dict[str, Tensor]:
     """The optimiser's tensors as ``{"layer.weight/momentum_buffer": tensor}``, copied to the CPU."""
     return {
         f"{name}/{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, p in _parameters(model, helpers).items()
-        for key, value in optimizer.state.get(p, {}).items()
+        for key, value in optimiser.state.get(p, {}).items()
         if isinstance(value, Tensor)
     }
 
 
 def load_state(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimiser: Optimiser,
     saved: dict[str, Tensor],
     *,
     helpers: nn.Module | None = None,
 ) -> None:
     """Replace the optimiser's state by one of :func:`state`; moments take their parameter's device, type and memory format."""
-    optimizer.state.clear()
+    optimiser.state.clear()
     parameters = _parameters(model, helpers)
     for name, value in saved.items():
         parameter, key = name.rsplit("/", 1)
         p = parameters[parameter]
-        optimizer.state[p][key] = (
-            value.to(p.device, copy=True) if value.dim() == 0 else torch.empty_like(p).copy_(value)
-        )
+        held = value.to(p.device, copy=True) if value.dim() == 0 else torch.empty_like(p).copy_(value)
+        optimiser.state.setdefault(p, {})[key] = held

@@ -40,7 +40,7 @@ class Evaluate:
     """RUN or RUN@AGENT; ensemble:RUN takes all its products as one network; NAME[/VERSION] in models/; FILE.py:function, timm:NAME, or a
     file of weights with --network: a network from elsewhere (then --threat and --data.name are needed); hf:USER/NAME."""
     attacks: str = "clean,pgd-20"
-    """Comma-separated: clean, fgsm, pgd-K, pgd-KxR, margin-pgd-K, scaled-pgd-K, square-Q, autoattack, transfer:RUN."""
+    """Comma-separated: clean, fgsm, pgd-K, pgd-KxR, margin-pgd-K, scaled-pgd-K, square-Q, autoattack, autoattack-reference, transfer:RUN."""
     threat: UseAppendAction[tuple[str, ...]] = ()
     """NORM:EPS such as linf:8/255 or l2:0.5; repeat for a curve or several norms. Default: the run's own."""
     agent: UseAppendAction[tuple[str, ...]] = ()

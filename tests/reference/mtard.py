@@ -210,7 +210,7 @@ def whole_steps(path: Path) -> None:
                 close(p.grad, z[f"step{t}__grad__{name}"], f"gradient of {name} in step {t}")
             same_state(models["student"], z, f"step{t}__student__")
     assert student.agent.learner is not None
-    momenta = optim.state(models["student"], student.agent.learner.optimizer)
+    momenta = optim.state(models["student"], student.agent.learner.optimiser)
     for name, _ in models["student"].named_parameters():
         close(momenta[f"{name}/momentum_buffer"], z[f"final_momentum__{name}"], f"momentum of {name}")
     for role, prefix in (("clean_teacher", "teacher_nat__"), ("robust_teacher", "teacher_adv__")):

@@ -107,7 +107,7 @@ def _same_learner(handle: Watched, z: Arrays, role: str, t: int, s: str, *, tole
     student = v["student_ce"] + v["student_kl"] + v["student_self"]
     close(student, z[f"{s}/loss_student"], "loss_student", tolerance=tolerance)
     close(v["total"], z[f"{s}/loss_total"], "loss_total", tolerance=tolerance)
-    momenta = optim.state(model, handle.agent.learner.optimizer)
+    momenta = optim.state(model, handle.agent.learner.optimiser)
     for name, p in model.named_parameters():
         close(p.grad, z[f"{s}/grad_{role}/{name}"], f"{s} {role} gradient of {name}", tolerance=tolerance)
         key = next(k for k in (f"{s}/mom_{role}/{name}", f"after{t + 1}/mom_{role}/{name}") if k in z)

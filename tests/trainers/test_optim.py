@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from sparring.trainers import optim
 from sparring.trainers.config import OptimConfig
+from sparring.trainers.optimisers import Optimiser
+from tests.helpers import CLONE, TinyNet
 
 
 def scales(config: OptimConfig, steps: list[int]) -> list[float]:
@@ -26,21 +33,21 @@ def test_schedules() -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_saved_state_continues_to_the_same_weights(name: str) -> None:
-    def make() -> tuple[nn.Module, torch.optim.Optimizer]:
+    def make() -> tuple[nn.Module, Optimiser]:
         torch.manual_seed(0)
         model = nn.Linear(3, 2)
         return model, optim.build(model, OptimConfig(name=name))  # type: ignore[arg-type]
 
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad()
+    def step(model: nn.Module, optimiser: Optimiser) -> None:
+        optimiser.zero_grad()
         model(torch.ones(4, 3)).square().sum().backward()
-        optimizer.step()
+        optimiser.step()
 
-    model, optimizer = make()
+    model, optimiser = make()
     for _ in range(3):
-        step(model, optimizer)
-    saved, weights = optim.state(model, optimizer), {k: v.clone() for k, v in model.state_dict().items()}
-    step(model, optimizer)
+        step(model, optimiser)
+    saved, weights = optim.state(model, optimiser), {k: v.clone() for k, v in model.state_dict().items()}
+    step(model, optimiser)
     other, fresh = make()
     other.load_state_dict(weights)
     optim.load_state(other, fresh, saved)
@@ -48,6 +55,51 @@ def test_saved_state_continues_to_the_same_weights(name: str) -> None:
     assert saved
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+ALIKE: dict[str, tuple[dict[str, Any], Callable[..., torch.optim.Optimizer]]] = {
+    "sgd": ({"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}, torch.optim.SGD),
+    "plain": ({"momentum": 0.0, "weight_decay": 0.1}, torch.optim.SGD),
+    "adamw": ({"weight_decay": 0.1}, torch.optim.AdamW),
+}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_the_same_bits_as_torchs_own(kind: str) -> None:
+    """Over steps of a changing learning rate, one parameter without a gradient."""
+    options, theirs = ALIKE[kind]
+    config = OptimConfig(name="adamw" if kind == "adamw" else "sgd", lr=0.05, **options)
+
+    def trained(own: bool) -> tuple[nn.Module, Any]:
+        model = TinyNet()
+        model.register_parameter("unused", nn.Parameter(torch.ones(2)))
+        made: Any = optim.build(model, config) if own else theirs(model.parameters(), lr=0.05, fused=True, **options)
+        for step in range(5):
+            lr = 0.05 / (step + 1)
+            if own:
+                made.lr = lr
+            else:
+                made.param_groups[0]["lr"] = lr
+            made.zero_grad()
+            x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(step))
+            model(x).square().mean().backward()
+            made.step()
+        return model, made
+
+    (ours, made), (expected, torchs) = trained(True), trained(False)
+    for p, q in zip(ours.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(p, q)
+        assert set(made.state.get(p, {})) == set(torchs.state.get(q, {}))
+        assert all(torch.equal(value, torchs.state[q][name]) for name, value in made.state.get(p, {}).items())
+
+
+def test_a_step_does_not_import_the_compiler() -> None:
+    code = (
+        "import sys, torch; from sparring.trainers import optim; from sparring.trainers.config import OptimConfig; "
+        "m = torch.nn.Linear(2, 2); o = optim.build(m, OptimConfig()); m(torch.ones(1, 2)).sum().backward(); o.step(); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=CLONE)
 
 
 @pytest.mark.parametrize(
