@@ -30,18 +30,9 @@ from sparring.cluster.models.trained import chosen_agents, load_agent
 from sparring.cluster.runs.folder import RunFolder
 from sparring.trainers.config import Attack, Threat
 from sparring.trainers.data import Split
-from sparring.trainers.losses import cross_entropy, margin, scaled_cross_entropy
+from sparring.trainers.losses import cross_entropy, dlr, margin, scaled_cross_entropy
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Difference of logits ratio, ``[B, K], [B] -> [B]``, of three classes or more.
-
-    Source: Croce and Hein, arXiv 2003.01690, eq. 6.
-    """
-    top = logits.topk(3, dim=1).values
-    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
 def apart(logits: Tensor, y: Tensor) -> Tensor:

@@ -177,8 +177,8 @@ def pooled(seeds: list[dict[str, Any]], test: int) -> dict[str, Any]:
         n = test * len(seeds)
         agents[agent] = {
             **means,
-            "w_robust": (means["clean"] + means["pgd20"]) / 2,
-            "ci95": wilson(round(means["pgd20"] * n), n),
+            "w_robust": (means["clean"] + means[MEASURE]) / 2,
+            "ci95": {k: wilson(round(means[k] * n), n) for k in ("pgd20", MEASURE, "autoattack") if k in means},
             "samples": values,
         }
     return {"seconds": fmean(s["seconds"] for s in seeds), "passes": seeds[0]["passes"], "agents": agents}

@@ -187,13 +187,15 @@ def test_the_committed_methods_are_robust() -> None:
     """Robust methods 40 points above clean training, AutoAttack near PGD-20, MAT beside AT, MixACM above mixup alone."""
     results = CLONE / "benchmarks" / "results"
     rows = json.loads((results / "methods_on_digits.json").read_text())["rows"]
-    more = json.loads((results / "mtard_autoattack.json").read_text())["rows"]
     clean = rows["clean"]["agents"]["model"]["pgd20"]
     for row in ("at", "trades", "mat", "mtard (ECCV)", "mtard (B-MTARD)", "rslad", "ard", "adaad"):
-        for agent, a in rows[row]["agents"].items():
+        for a in rows[row]["agents"].values():
             assert a["pgd20"] - clean >= 0.4
-            largest = more[row]["agents"][agent] if row in more else a  # measured on the most images
-            assert largest["pgd-20"] - largest["autoattack"] <= 0.08
+            assert a["pgd20"] - a["autoattack"] <= 0.08
+    strong = [a for r in rows.values() for a in r["agents"].values() if "autoattack" in a]
+    assert sum(a["scaled-pgd-20"] for a in strong) < sum(
+        a["pgd20"] for a in strong
+    )  # the measure is nearer to AutoAttack
     peers = [a["pgd20"] for a in rows["mat"]["agents"].values()]
     assert sum(peers) / len(peers) >= rows["at"]["agents"]["model"]["pgd20"] - 0.01
     student = "student"

@@ -241,9 +241,10 @@ def augment(images: Tensor, config: DataConfig, *, rng: torch.Generator) -> Tens
     b, h, w, _ = images.shape
     p, device = config.padding, images.device
     padded = torch.nn.functional.pad(images, (0, 0, p, p, p, p))
-    top, left = torch.randint(0, 2 * p + 1, (2, b, 1), generator=rng, device=device)
-    rows, columns = top + torch.arange(h, device=device), left + torch.arange(w, device=device)  # [B, H], [B, W]
+    top, left = torch.randint(0, 2 * p + 1, (2, b), generator=rng, device=device)
+    windows = padded.unfold(1, h, 1).unfold(2, w, 1)  # [B, 2p + 1, 2p + 1, C, H, W], a view
+    crops = windows[torch.arange(b, device=device), top, left]
     if config.augment == "crop-flip":
-        flip = torch.rand(b, 1, generator=rng, device=device) < 0.5
-        columns = torch.where(flip, columns.flip(1), columns)
-    return padded[torch.arange(b, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        flip = torch.rand(b, generator=rng, device=device) < 0.5
+        crops = torch.where(flip[:, None, None, None], crops.flip(3), crops)
+    return crops.permute(0, 2, 3, 1)
