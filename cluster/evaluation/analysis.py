@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparring.agents.fast import faster
 from sparring.agents.robustness import fitting_threads, judged, wilson
 from sparring.cluster.config import measuring
 from sparring.cluster.evaluation.direct import evaluate_model
@@ -161,8 +162,8 @@ def craft(model: nn.Module, split: Split, threat: Threat, *, seed: int, steps: i
             part = split[torch.arange(start, min(start + 256, len(split)))]
             x, y = part.pixels().to(device), part.all_labels().to(device)
             # as evaluate_model in blocks of 256, to the same examples
-            rng = generator(seed, f"scaled-pgd-{steps}", start // 256, 0, device=device)
-            out.append(run(attack, lambda z, y=y: scaled_cross_entropy(model(z), y), x, rng=rng).cpu())  # type: ignore[misc]
+            rng, by = generator(seed, f"scaled-pgd-{steps}", start // 256, 0, device=device), faster(model, x)
+            out.append(run(attack, lambda z, y=y, by=by: scaled_cross_entropy(by(z), y), x, rng=rng).cpu())  # type: ignore[misc]
     return torch.cat(out)
 
 
