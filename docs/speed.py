@@ -44,6 +44,42 @@ def step_time(result: dict[str, Any]) -> str:
     return rows(header, body) + source(result) + note
 
 
+def autoattack(result: dict[str, Any]) -> str:
+    """Ours beside pyautoattack called directly."""
+    body = []
+    for name, c in result["cases"].items():
+        if "ratio" not in c:
+            continue
+        ratios = [r["ours"] / r["theirs"] for r in c["rounds"]]
+        parts = [
+            f"{part} {median(r['stages'][part]['seconds'] for r in c['rounds']):.1f}"
+            for part in c["rounds"][0]["stages"]
+        ]
+        spread = f"{c['ratio']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        resist = f"{c['resist']} of {c['images']}"
+        seconds = [f"{c[k]:.1f}" for k in ("theirs", "ours")]
+        body.append([name, c["threat"], resist, *seconds, spread, ", ".join(parts), str(c["differ"])])
+    header = [
+        "network",
+        "threat",
+        "resist",
+        "pyautoattack [CPU s]",
+        "ours",
+        "ratio",
+        "of which",
+        "verdicts that differ",
+    ]
+    note = "One thread each; medians of interleaved rounds. "
+    if "pairs" in result["cases"]:
+        pairs = result["cases"]["pairs"]
+        note += f"{pairs['pairs']} verdicts on five networks of different methods, one of timm's, under three norms: {len(pairs['differ'])} differ. "
+    if "workers" in result["cases"]:
+        seconds = result["cases"]["workers"]["seconds"]
+        each = ", ".join(f"{n} workers {s:.0f} s" for n, s in seconds.items())
+        note += f"`sparring evaluate`, start of Ray included: {each}; the same files."
+    return rows(header, body) + source(result) + note.strip() + "\n"
+
+
 def agents(result: dict[str, Any]) -> str:
     """Where a step's time goes over Ray."""
     body = [

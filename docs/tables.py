@@ -264,6 +264,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "serve_load": serving,
     "planted": planted,
     "peeraid_matrix": matrix,
+    "autoattack": speed.autoattack,
     "step_time": speed.step_time,
     "agents": speed.agents,
     "overheads": speed.overheads,

@@ -63,8 +63,8 @@ class Evaluate:
     """Ray actors that attack at the same time; 0: this process. The numbers do not depend on it."""
     address: str | None = None
     """Ray cluster on which the workers run (host:port); default one of its own on this machine."""
-    block: int = 64
-    """Examples per block; part of what a number depends on."""
+    block: int | None = None
+    """Examples per block; part of what a number depends on. Default: 64, of images of at most 1024 values 128."""
     time_budget: float | None = None
     """Seconds after which the evaluation stops (exit 130); the same command goes on with the blocks that are missing."""
     masking: int = 256

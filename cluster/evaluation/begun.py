@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sparring.agents.checkpoint import to_json, write
 from sparring.agents.robustness import Lenient
 from sparring.cluster.errors import Exists, UsageError
 from sparring.cluster.evaluation.attacking import Job, jobs_of
-from sparring.cluster.evaluation.direct import BLOCK, canonical, once, parse_attacks
+from sparring.cluster.evaluation.direct import block_for, canonical, once, parse_attacks
 from sparring.cluster.evaluation.subjects import check
 from sparring.cluster.models.examples import Examples, Taken, take
 from sparring.cluster.models.resolve import single
@@ -41,7 +41,7 @@ class Asked:
     )
     allow_other_images: bool = False  # also when the test images are not those of the run's start
     workers: int = 0  # Ray actors that attack blocks at the same time; 0: this process
-    block: int = BLOCK  # examples per block
+    block: int | None = None  # examples per block; by the size of the images when None
     masking: int = 256  # examples on which signs of masked gradients are looked for; 0: none
     nan_is_wrong: bool = False  # answers that are no numbers count as wrong, instead of ending the evaluation
 
@@ -93,9 +93,11 @@ def begin(target: Target, asked: Asked) -> Begun:
     sources = {net: single(net, Elsewhere(run=target.data))[1].model.to(device) for net in _transferred(attacks)}
     for name, model in [*models.items(), *((f"transfer:{spec}", model) for spec, model in sources.items())]:
         check(model, taken.split, classes=len(taken.classes), name=name)
+    size = asked.block or block_for(taken.split)
+    asked = replace(asked, block=size)
     target.keep()
     place = _claim(target.path, asked.name, _settings(target, asked, threats, taken))
-    jobs = tuple(jobs_of(place, list(models), threats, len(taken.split), asked.block))
+    jobs = tuple(jobs_of(place, list(models), threats, len(taken.split), size))
     return Begun(target, asked, threats, attacks, taken, models, sources, place, jobs)
 
 

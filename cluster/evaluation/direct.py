@@ -21,7 +21,11 @@ from sparring.trainers.config import Threat
 from sparring.trainers.data import Split
 
 T = TypeVar("T")
-BLOCK = 64  # examples; part of an evaluation's settings, since the authors' code draws for a whole block
+BLOCK = 64  # examples; part of an evaluation's settings, since AutoAttack draws for a whole block
+SMALL, OF_SMALL = (
+    1024,
+    128,
+)  # values of an image up to which a network's time is mostly overhead, and examples in a block of such
 
 
 def parse_attacks(names: Sequence[str], threat: Threat) -> list[str]:
@@ -57,6 +61,11 @@ def once(values: Sequence[T]) -> tuple[T, ...]:
     return tuple(dict.fromkeys(values))
 
 
+def block_for(split: Split) -> int:
+    """Examples per block where nobody says how many."""
+    return OF_SMALL if split.images[0].numel() <= SMALL else BLOCK
+
+
 def evaluate_model(
     model: nn.Module,
     split: Split,
@@ -64,13 +73,14 @@ def evaluate_model(
     attacks: Sequence[str],
     threats: Sequence[Threat],
     seed: int = 0,
-    block: int = BLOCK,
+    block: int | None = None,
     masking: int = 0,
     workers: int = 0,
 ) -> Result:
     """Evaluate ``model`` (images in [0, 1] -> logits) on ``split``; its mode and gradients stay as they were.
 
     Args:
+        block: examples per block; default :func:`block_for`.
         workers: Ray actors that attack at the same time; 0: this process. The numbers do not depend on it.
 
     Raises:
@@ -82,7 +92,7 @@ def evaluate_model(
     columns = {}
     for threat in once(threats):
         how = Attacking({"model": model}, {}, tuple(chosen), seed)
-        columns[str(threat)] = _columns(how, split, threat, block, workers)
+        columns[str(threat)] = _columns(how, split, threat, block or block_for(split), workers)
     notes = named_attacks.left_out(chosen, once(threats), tuple(split.images.shape[1:3]))
     result = summarise(
         columns,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sparring.trainers import autoattack as ours
 from sparring.trainers.attacks import BALLS
-from sparring.trainers.autoattack import Passes, Square, reference
+from sparring.trainers.autoattack import Passes, Square, fab, reference
 from sparring.trainers.autoattack.projections import onto_hyperplane, onto_l1_ball
 from sparring.trainers.config import NormName, Threat
 from sparring.trainers.losses import cross_entropy
@@ -109,6 +109,26 @@ def test_a_broken_image_leaves_at_once(digits: tuple[nn.Module, Tensor, Tensor])
         assert passes.forward < 30 * N, name  # to the end there are 101, 900, 1,800 and 5,000 for each
 
 
+@pytest.mark.parametrize("version", ["standard", "plus"])
+def test_large_images_go_in_groups(
+    version: str, digits: tuple[nn.Module, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAB on few images at once, so that memory is bounded, breaks what it breaks on all."""
+    shorten_autoattack(monkeypatch)
+    model, x, y = digits
+    right = model(x).argmax(1) == y
+    stage = ours.stages(version, Threat("linf", 0.08), 10)["fab-t" if version == "standard" else "fab"]
+
+    def broken() -> Tensor:
+        adv = stage(Passes(model), x[right], y[right], torch.Generator().manual_seed(SEED))
+        return model(adv).argmax(1) != y[right]
+
+    whole = broken()
+    monkeypatch.setattr(fab, "HELD", 64 * 9 * 7)
+    assert torch.equal(broken(), whole)
+    assert 0 < int(whole.sum()) < len(whole)
+
+
 def test_refused_proposals_are_not_asked_again(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
     """A square of one pixel has 128 forms on an image of 8 x 8, and there are 4,000 of them."""
     model, x, y = digits
@@ -138,8 +158,8 @@ def test_square_on_any_image(size: tuple[int, int], norm: NormName) -> None:
 def test_few_classes(classes: int, expected: list[str]) -> None:
     assert list(ours.stages("standard", Threat("linf", 0.1), classes)) == expected
     assert list(ours.stages("standard", Threat("linf", 0.1), 4)) == ["apgd-ce", "apgd-t", "fab-t", "square"]
-    fab: Any = ours.stages("standard", Threat("linf", 0.1), classes)["fab-t"]
-    assert fab.targets == classes - 1
+    targeted: Any = ours.stages("standard", Threat("linf", 0.1), classes)["fab-t"]
+    assert targeted.targets == classes - 1
 
 
 def test_an_unknown_version_is_refused() -> None:

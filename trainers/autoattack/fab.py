@@ -27,6 +27,7 @@ from sparring.trainers.config import Threat
 
 OVERSHOOT = 1.05
 BACK = 0.9
+HELD = 2**24  # values of a tensor over all pairs of images and targets, at most: 64 MB
 TOWARDS = 0.1  # largest share of the way from the image itself
 SHORTEST = 1e-8
 TINY = 1e-12
@@ -58,17 +59,21 @@ class Fab:
             rng: on the CPU, as the authors' code draws.
         """
         adv, left = x.clone(), torch.arange(len(x), device=x.device)
+        logits = passes.logits(x)
+        ranked = logits.argsort(dim=1, descending=True)[:, 1 : self.targets + 1]
+        at_once = max(1, HELD // (x[0].numel() * (self.targets or logits.shape[1])))
         if self.targets:
-            ranked = passes.logits(x).argsort(dim=1, descending=True)[:, 1 : self.targets + 1]
-            targets = ranked.T.flatten()  # all images with their first targets, then with their second
-            image = left.repeat(ranked.shape[1])
-            self._walk(passes, adv, _Walk(image, x[image], y[image], x[image], targets))
+            for image in torch.split(left, at_once):
+                pairs = image.repeat(ranked.shape[1])  # all images with their first targets, then with their second
+                self._walk(passes, adv, _Walk(pairs, x[pairs], y[pairs], x[pairs], ranked[image].T.flatten()))
             return adv
         for restart in range(self.restarts):
             if not len(left):
                 break
             start = self._drawn(x[left], rng) if restart else x[left]
-            broken = self._walk(passes, adv, _Walk(left, x[left], y[left], start, y[left]))
+            broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            for image, begun in zip(torch.split(left, at_once), torch.split(start, at_once), strict=True):
+                broken |= self._walk(passes, adv, _Walk(image, x[image], y[image], begun, y[image]))
             left = left[~broken[left]]
         return adv
 
