@@ -1,10 +1,10 @@
 """Which cheap attack compares networks most as AutoAttack does: every choice of equal cost beside it.
 
-python benchmarks/heldout_attack.py RUN [RUN ...] [--passes 10] [--examples N] [--save]
+python benchmarks/heldout_attack.py RUN|FOLDER [RUN|FOLDER ...] [--passes 10] [--examples N] [--save]
 
 The best checkpoints of the products of finished runs, on test images, each under its own run's threat. What AutoAttack found is kept in
-the run (``evaluation/autoattack-all``, as benchmarks/methods_on_digits.py leaves it), so a second call costs the choices only. Runs of one folder
-name are one group, whose value is the mean over its seeds.
+the run (``evaluation/autoattack-all``, as benchmarks/methods_on_digits.py leaves it), so a second call costs the choices only. Of a FOLDER all
+runs in seed-*/ that have such an evaluation are taken. Runs of one folder name are one group, whose value is the mean over its seeds.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ CHOICES: dict[str, tuple[Loss, ...]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN|FOLDER")
     parser.add_argument("--passes", type=int, default=10, help="steps in all, shared by a choice's starts")
     parser.add_argument("--examples", type=int, help="test images; default all")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/heldout_attack.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     networks = []
-    for path in args.runs:
+    for path in [run for given in args.runs for run in runs_of(given)]:
         networks += measured(RunFolder(path), args.passes, args.examples)
         print(json.dumps(networks[-1]), file=sys.stderr, flush=True)
     record = {
@@ -76,6 +76,13 @@ def main() -> None:
         "networks": networks,
     }
     print(save("heldout_attack", record) if args.save else json.dumps(record))
+
+
+def runs_of(path: Path) -> list[Path]:
+    """A run, or those below a folder that AutoAttack has been through."""
+    if (path / "config.yaml").exists():
+        return [path]
+    return [report.parents[2] for report in sorted(path.glob("seed-*/*/evaluation/autoattack-all/report.json"))]
 
 
 def measured(folder: RunFolder, passes: int, examples: int | None) -> list[dict[str, Any]]:

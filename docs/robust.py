@@ -31,6 +31,7 @@ def heldout_attack(result: dict[str, Any]) -> str:
             name,
             *(f"{100 * c[k]:+.1f}" for k in ("mean_gap", "largest_gap", "group_largest_gap")),
             f"{c['kendall_tau']:.3f}",
+            f"{c['kendall_tau_networks']:.3f}",
         ]
         for name, c in sorted(result["choices"].items(), key=lambda item: item[1]["mean_gap"])
     ]
@@ -40,6 +41,7 @@ def heldout_attack(result: dict[str, Any]) -> str:
         "at most",
         "at most, mean of seeds",
         "Kendall's tau of methods",
+        "of networks",
     ]
     note = (
         f"Points of accuracy, {result['n']} networks, {result['images']} test images; {result['passes']} steps in all, shared by the starts "
