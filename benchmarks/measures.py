@@ -35,7 +35,7 @@ from sparring.cluster.training.job import Circumstances
 from sparring.trainers.search import Choice
 
 MEASURES = ("pgd", "scaled-pgd")
-TEMPERATURES = (1, 2, 3, 5, 8, 12)
+TEMPERATURES = (1, 2, 3, 5, 7, 10)  # MTARD keeps it within 1 to 10
 
 
 def main() -> None:
