@@ -39,7 +39,7 @@ from sparring.trainers.autoattack import Passes, stages
 from sparring.trainers.autoattack.reference import NORMS, reference
 from sparring.trainers.config import Attack, DataConfig, NormName, Threat
 
-SEED = 5
+SEED, ROUNDS = 5, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Case:
     run: str
     images: int
     norm: NormName = "linf"
-    rounds: int = 5
+    rounds: int = ROUNDS
 
 
 CASES = {
@@ -96,7 +96,7 @@ def main() -> None:
         if part in args.only:
             found[part] = measured(args)
             print(part, json.dumps(found[part]), file=sys.stderr, flush=True)
-    record = circumstances(seed=SEED) | {"threads": 1, "cases": found}
+    record = circumstances(seed=SEED) | {"n": args.rounds or ROUNDS, "threads": 1, "cases": found}
     print(save("autoattack", record) if args.save else json.dumps(record))
 
 

@@ -135,6 +135,23 @@ def test_masking() -> None:
 
 
 @pytest.mark.soak
+def test_autoattack(tmp_path: Path) -> None:
+    flags = [f"--runs={tmp_path}", "--only", "digits", "--images=8", "--rounds=1"]
+    case = run("autoattack.py", *flags)["cases"]["digits"]
+    assert case["images"] == 8
+    assert case["differ"] == 0
+    assert set(case["rounds"][0]["stages"]) == {"apgd-ce", "apgd-t", "fab-t", "square"}
+
+
+def test_the_committed_autoattack_is_faster_with_the_same_verdicts() -> None:
+    cases = json.loads((CLONE / "benchmarks" / "results" / "autoattack.json").read_text())["cases"]
+    assert cases["digits"]["ratio"] <= 0.5
+    assert cases["digits l2"]["ratio"] <= 0.7
+    assert all(case["differ"] == 0 for case in cases.values() if "ratio" in case)
+    assert cases["workers"]["identical"]
+
+
+@pytest.mark.soak
 def test_union() -> None:
     result = run("union.py", "--epochs=1", "--examples=48")
     assert set(result["networks"]) == {"generalist", "linf", "l2", "l1"}
