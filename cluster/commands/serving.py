@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -69,13 +70,16 @@ def serve(
     needed = args["predictors"] * args["threads"] + OVERHEAD
     asked = threading.Event()
     before = {s: signal.signal(s, lambda *_: asked.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    say("starting processes for the models; this takes about 20 s")
     try:
-        if session.brings_its_own(where.address):
+        own = session.brings_its_own(where.address)
+        if own:
             session.start(num_cpus=max(usable(), ceil(needed)))
         with session.connected(where.address) as runtime_env:
             _check_resources(args)
             from ray import serve as ray_serve
 
+            logging.getLogger("ray.serve").setLevel(logging.WARNING)
             options = {"host": where.host, "port": where.port, "keep_alive_timeout_s": 60}
             try:
                 ray_serve.start(proxy_location="EveryNode" if where.address else "HeadOnly", http_options=options)
@@ -88,10 +92,11 @@ def serve(
                 ready({"url": url, "models": _names(args), "demo": args["demo"]})
                 while not asked.wait(1):
                     pass
-                say("stopping: requests that came are answered")
+                say(f"stopping: requests that came are answered, within {DRAIN:g} s")
                 _drain()
             finally:
-                ray_serve.shutdown()
+                if not own:  # a Ray of our own ends as a whole; its controller killed first is reported as a failure
+                    ray_serve.shutdown()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

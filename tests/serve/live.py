@@ -23,6 +23,7 @@ import httpx
 from tests.helpers import CLONE
 
 MARK = "SPARRING_TEST_SERVICE"
+IN_A_ROW = 20  # of two ingresses one is missed by all of them once in a million
 
 
 def free_port() -> int:
@@ -52,6 +53,16 @@ class Service:
     def replicas(self, deployment: str) -> list[int]:
         """Process ids of a deployment's replicas."""
         return [pid for pid, name in self._processes() if re.match(rf"ray::ServeReplica:sparring:{deployment}\b", name)]
+
+    def wait(self, path: str, told: Callable[[httpx.Response], bool], timeout: float = 60) -> None:
+        """Until every ingress answers so: each looks for new versions by itself, and who answers is chosen at random."""
+        deadline, in_a_row = time.monotonic() + timeout, 0
+        while in_a_row < IN_A_ROW:
+            answer = httpx.get(f"{self.url}{path}", timeout=60)
+            in_a_row = in_a_row + 1 if told(answer) else 0
+            assert time.monotonic() < deadline, f"after {timeout:g} s {path} still answers {answer.text[:500]}"
+            if not in_a_row:
+                time.sleep(0.2)
 
     def memory(self) -> int:
         """Bytes that all replicas hold."""

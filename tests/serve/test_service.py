@@ -98,9 +98,7 @@ def test_a_run_published_while_the_service_runs(service: Service, folder: Path) 
     config = sparring.recipe("at-digits", **SMALL, team="local").replace({"max_steps": 5})
     run = sparring.train(config, runs_dir=folder / "runs", name="own", quiet=True)
     card.publish(*single(str(run.path)), name="own", models_dir=folder / "models")
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and httpx.get(f"{service.url}/v2/models/own/ready").status_code != 200:
-        time.sleep(0.2)
+    service.wait("/v2/models/own/ready", lambda answer: answer.status_code == 200)
     x = pixels(20)
     with torch.inference_mode():
         right = sparring.load(run.path)(torch.from_numpy(x)).numpy()
@@ -183,12 +181,7 @@ def test_a_new_version_under_load_loses_nothing(service: Service, folder: Path) 
         damaged.rename(made / "3")
         shutil.copytree(second, made / "2.tmp")
         (made / "2.tmp").rename(made / "2")
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and httpx.get(f"{service.url}/v2/models/changing").json()["versions"] != [
-            "1",
-            "2",
-        ]:
-            time.sleep(0.2)
+        service.wait("/v2/models/changing", lambda answer: answer.json()["versions"] == ["1", "2"])
         load.wait(load.right + 16)
     assert not load.failed
     assert not load.wrong
@@ -315,6 +308,24 @@ class Sent:
     def trace(self, event: str, info: object) -> None:
         if event == "http11.send_request_body.complete":
             self.at = time.monotonic()
+
+
+@pytest.mark.soak
+def test_ctrl_c_says_what_it_does_and_nothing_else_is_said(folder: Path) -> None:
+    """Ray Serve 2.60 shut down from its driver has the raylet print to stdout that tasks of its controller failed."""
+    with running(folder, "digits=models/digits-robust") as service:
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.stdout is not None
+        shown = service.process.stdout.read()  # "serving ..." has been read
+        assert service.process.wait(60) == 0
+    assert [line.split(":")[0].strip() for line in shown.splitlines()] == [
+        "the page",
+        "all paths",
+        "try",
+        "Ctrl-C stops it.",
+    ]
+    said = [line for line in service.errors.read_text().splitlines() if not line.startswith("{")]
+    assert [line.split()[0] for line in said if line] == ["sparring", "starting", "stopping:"], said
 
 
 @pytest.mark.soak
