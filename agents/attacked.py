@@ -13,6 +13,7 @@ from sparring.agents.inputs import check_images, labels
 from sparring.agents.networks.foreign import Answering
 from sparring.agents.robustness import ExampleLoss, check_classifier, judged
 from sparring.trainers.attacks import run
+from sparring.trainers.autoattack.passes import pieces
 from sparring.trainers.config import Attack
 from sparring.trainers.losses import cross_entropy
 from sparring.trainers.rng import generator
@@ -53,8 +54,15 @@ def attacked(
             )
         y = labels(y, images=len(x), classes=check_classifier(network, x)).to(x.device)
         with judged(network):
-            by = faster(network, x) if isinstance(model, nn.Module) else network  # a function may keep what it is given
-            return run(attack, lambda z: loss(by(z), y), x, rng=generator(seed, "attack", device=x.device))
+            if not isinstance(model, nn.Module):  # a function may keep what it is given, and see all of it
+                return run(attack, lambda z: loss(network(z), y), x, rng=generator(seed, "attack", device=x.device))
+            by = faster(network, x)
+
+            def examples(part: slice) -> Tensor:
+                rng = generator(seed, "attack", device=x.device)
+                return run(attack, lambda z: loss(by(z), y[part]), x, rng=rng, rows=part)
+
+            return torch.cat([examples(part) for part in pieces(x)])
 
 
 def answering(model: Callable[[Tensor], Any]) -> nn.Module:

@@ -6,6 +6,7 @@ Three networks are trained into DIR (kept, so a second call finds them): small_c
 (``--cifar``: the folder that holds it; without it these are left out). Of each, images that it classifies rightly are taken and a radius
 at which about half of them resist PGD. Then a round is: theirs, ours, one thread each. ``pairs`` compares verdicts on more networks,
 among them one of timm's, at several radii; ``workers`` the files and the wall time of ``sparring evaluate`` with 0, 1 and 2 workers.
+With ``--save`` what was measured takes its place in the file beside the other cases, each with its own command and machine.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import circumstances, save
+from common import RESULTS, circumstances, save
 from torch import Tensor, nn
 
 from sparring.agents.checkpoint import sha256
@@ -96,7 +97,11 @@ def main() -> None:
         if part in args.only:
             found[part] = measured(args)
             print(part, json.dumps(found[part]), file=sys.stderr, flush=True)
-    record = circumstances(seed=SEED) | {"n": args.rounds or ROUNDS, "threads": 1, "cases": found}
+    now = circumstances(seed=SEED)
+    for case in found.values():
+        case["source"] = now | {"n": case.get("pairs") or len(case.get("rounds", [])) or 1}
+    kept = json.loads((RESULTS / "autoattack.json").read_text())["cases"] if args.save else {}
+    record = now | {"n": ROUNDS, "threads": 1, "cases": kept | found}
     print(save("autoattack", record) if args.save else json.dumps(record))
 
 

@@ -77,7 +77,15 @@ def autoattack(result: dict[str, Any]) -> str:
         seconds = result["cases"]["workers"]["seconds"]
         each = ", ".join(f"{n} workers {s:.0f} s" for n, s in seconds.items())
         note += f"`sparring evaluate`, start of Ray included: {each}; the same files."
-    return rows(header, body) + source(result) + note.strip() + "\n"
+    return rows(header, body) + _sources(result["cases"]) + note.strip() + "\n"
+
+
+def _sources(cases: dict[str, Any]) -> str:
+    """One line for all cases that were measured together."""
+    names: dict[str, list[str]] = {}
+    for name, case in cases.items():
+        names.setdefault(source(case["source"]).strip(), []).append(name)
+    return "".join(f"\n{', '.join(of)}: {line}\n" for line, of in names.items())
 
 
 def agents(result: dict[str, Any]) -> str:

@@ -50,12 +50,14 @@ def fits(bundles: Sequence[Bundle], nodes: Sequence[Node], strategy: str) -> boo
         return any(_one_holds(kinds, node) for node in nodes)
     if not nodes:
         return False
-    import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
     most = [[min(count, _room(node, kind)) for node in nodes] for kind, count in kinds]
     if strategy == "STRICT_SPREAD":
         most = [[min(1, m) for m in row] for row in most]
+    if len(kinds) == 1:  # nearly always; scipy takes half a second to import
+        return sum(most[0]) >= kinds[0][1]
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     k, n = len(kinds), len(nodes)
     rules = [LinearConstraint(np.kron(np.eye(k), np.ones((1, n))), [c for _, c in kinds], [c for _, c in kinds])]
     for resource in ("CPU", "GPU"):

@@ -9,8 +9,9 @@ from torch import Tensor
 
 PIXELS = (
     2**18
-)  # of all images that go through the network at once, and at least SMALLEST images: more gain nothing on a CPU
-SMALLEST = 64
+)  # of all images that go through a network at once on a CPU: more of them ask for fresh memory at every pass
+PIXELS_ELSEWHERE = 2**22
+SMALLEST = 64  # images that go together all the same
 
 
 class Passes:
@@ -18,7 +19,7 @@ class Passes:
 
     Args:
         network: differentiable; its modes and weights are left alone.
-        rows: images at once; by default as many as :data:`PIXELS` allows.
+        rows: images at once; default: see :func:`pieces`.
     """
 
     def __init__(self, network: Callable[[Tensor], Tensor], *, rows: int | None = None) -> None:
@@ -64,5 +65,11 @@ class Passes:
         return gradients, logits
 
     def _parts(self, x: Tensor) -> list[slice]:
-        rows = self._rows or max(SMALLEST, PIXELS // x[0].numel())
-        return [slice(start, start + rows) for start in range(0, len(x), rows)]
+        return pieces(x, self._rows)
+
+
+def pieces(x: Tensor, rows: int | None = None) -> list[slice]:
+    """Consecutive images of ``x`` [n, C, H, W] that go through a network at once; ``rows`` by default as its device takes gladly."""
+    pixels = PIXELS if x.device.type == "cpu" else PIXELS_ELSEWHERE
+    rows = rows or max(SMALLEST, pixels // x[0].numel())
+    return [slice(start, start + rows) for start in range(0, len(x), rows)]
