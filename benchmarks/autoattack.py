@@ -194,7 +194,7 @@ def pairs(args: argparse.Namespace) -> dict[str, Any]:
     rows, total, differing = [], 0, []
     for name in PAIRS:
         folder = trained(name, args)
-        model, _ = load_agent(folder, None if len(folder.config.method.deploy) == 1 else folder.config.method.deploy[0])
+        model, _ = load_agent(folder, folder.config.method.deploy()[0])
         model.eval()
         for norm, radii in RADII.items():
             for eps in radii:

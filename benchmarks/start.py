@@ -4,7 +4,8 @@
 
 ``sparring train mat --max-steps 2`` (digits, two agents over Ray, with its report) in a fresh process: seconds to the first step and
 by part, as it says itself; seconds in all; of the driver and of every agent CPU seconds and the peak of its memory, read from
-/proc while it runs (Linux). With ``--against`` both clones take turns, and the ratios are this one's over the other's.
+/proc while it runs (Linux). Beside it the floor: a process that imports torch, starts the same Ray and says so. With ``--against`` both
+clones take turns, and the ratios are this one's over the other's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ from common import CLONE, circumstances, save
 
 MARK = "SPARRING_BENCHMARK"
 LOOK = 0.1  # seconds between looks at the processes
-TICK, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+TICK = os.sysconf("SC_CLK_TCK")
+BARE = """
+import torch, ray
+ray.init(address="local", include_dashboard=False, log_to_driver=False)
+print("there", flush=True)
+"""
 
 
 def main() -> None:
@@ -39,18 +45,29 @@ def main() -> None:
     args = parser.parse_args()
     clones = {"this": CLONE} | ({"other": args.against.resolve()} if args.against else {})
     samples: dict[str, list[dict[str, Any]]] = {name: [] for name in clones}
+    floor: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for i in range(args.rounds):
             for name in sorted(clones, reverse=i % 2 == 1):
                 samples[name].append(started(clones[name], Path(folder) / f"{name}-{i}"))
                 print(name, json.dumps(samples[name][-1]), file=sys.stderr, flush=True)
-    result = circumstances(seed=0) | {"n": args.rounds, "samples": samples}
+            floor.append(bare())
+    result = circumstances(seed=0) | {"n": args.rounds, "samples": samples, "floor": floor}
     if args.against:
         result["other"] = _commit(args.against)
         result["ratios"] = ratios(samples)
     if args.save:
         save("start", result)
     print(json.dumps(result, indent=None if args.json else 1))
+
+
+def bare() -> float:
+    """Seconds until a process has torch and a Ray of its own."""
+    began = time.perf_counter()
+    with subprocess.Popen([sys.executable, "-c", BARE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        return time.perf_counter() - began
 
 
 def started(clone: Path, folder: Path) -> dict[str, Any]:
@@ -101,11 +118,11 @@ class Processes:
             pid = int(path.name)
             try:
                 title = (path / "cmdline").read_bytes()
-                if pid != driver and not (title.startswith(b"ray::Agent") and self._is_ours(path)):
+                if pid != driver and not (title.startswith(b"ray::_Actor") and self._is_ours(path)):
                     continue
                 where = self.driver if pid == driver else self.agents
                 where[pid] = _cost(path)
-            except (OSError, ProcessLookupError, IndexError):  # it has ended
+            except (OSError, LookupError):  # it has ended
                 continue
 
     def named(self) -> Iterator[tuple[str, Cost]]:
@@ -125,7 +142,15 @@ def _cost(path: Path) -> Cost:
 def ratios(samples: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     """Medians over rounds of this clone's figure over the other's."""
     pairs = list(zip(samples["this"], samples["other"], strict=True))
-    return {key: median(a[key] / b[key] for a, b in pairs) for key in ("wall", "first step")}
+    found = {key: median(a[key] / b[key] for a, b in pairs) for key in ("wall", "first step")}
+    lighter = {
+        f"{what} less, {process}": median(
+            b["processes"][process][what] - a["processes"][process][what] for a, b in pairs
+        )
+        for process in ("driver", "agent 0", "agent 1")
+        for what in ("cpu", "peak")
+    }
+    return found | lighter
 
 
 def _commit(clone: Path) -> str:

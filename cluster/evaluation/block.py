@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from sparring.agents.robustness import check_finite, judged, predicted
 from sparring.cluster.errors import DataError
 from sparring.cluster.evaluation.named_attacks import Block, parse
 from sparring.trainers.attacks import BALLS
+from sparring.trainers.columns import numbers, tensor, texts
 from sparring.trainers.config import Threat
 from sparring.trainers.losses import margin
 
@@ -141,18 +143,18 @@ def to_parquet(outcome: Outcome, start: int) -> bytes:
     import pyarrow.parquet as pq
 
     columns: dict[str, Any] = {
-        "index": pa.array(range(start, start + len(outcome.label)), pa.int64()),
-        "label": outcome.label.numpy(),
-        "clean_prediction": outcome.clean_prediction.numpy(),
-        **{f"{BROKEN}{name}": flags.numpy() for name, flags in outcome.broken.items()},
-        "distance": outcome.distance.numpy(),
-        "margin": outcome.margin.numpy(),
-        "witness_attack": pa.array(outcome.witness_attack, pa.string()),
-        "witness_type": pa.array(outcome.witness_type, pa.string()),
-        "witness": pa.array(outcome.witness, pa.binary()),
+        "index": numbers(np.arange(start, start + len(outcome.label))),
+        "label": numbers(outcome.label.numpy()),
+        "clean_prediction": numbers(outcome.clean_prediction.numpy()),
+        **{f"{BROKEN}{name}": numbers(flags.numpy()) for name, flags in outcome.broken.items()},
+        "distance": numbers(outcome.distance.numpy()),
+        "margin": numbers(outcome.margin.numpy()),
+        "witness_attack": texts(outcome.witness_attack, pa.string()),
+        "witness_type": texts(outcome.witness_type, pa.string()),
+        "witness": texts(outcome.witness, pa.binary()),
     }
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
+    pq.write_table(pa.Table.from_arrays(list(columns.values()), list(columns)), buffer)
     return buffer.getvalue()
 
 
@@ -180,9 +182,7 @@ def read(path: Path, *, rows: int | None = None) -> dict[str, Any]:
         for name in wanted:
             if table[name].null_count:
                 raise DataError(f"block {path}: column {name} has {table[name].null_count} rows without a value")
-        return {name: torch.from_numpy(table[name].to_numpy().copy()) for name in wanted} | {
-            name: table[name].to_pylist() for name in LISTS
-        }
+        return {name: tensor(table[name]) for name in wanted} | {name: table[name].to_pylist() for name in LISTS}
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"block {path} cannot be read: {error}. Remove it and repeat the same evaluate command"

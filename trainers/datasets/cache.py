@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from sparring.trainers import decoder
+from sparring.trainers.columns import numbers, tensor
 from sparring.trainers.data import Dataset, Split
 
 FORMAT = 1
@@ -152,7 +153,7 @@ def _write(path: Path, images: np.ndarray, labels: np.ndarray) -> str:
 
     n, width = len(images), math.prod(images.shape[1:])
     column = pa.Array.from_buffers(pa.binary(width), n, [None, pa.py_buffer(np.ascontiguousarray(images))])
-    batch = pa.record_batch([column, pa.array(labels, pa.int64())], names=["image", "label"])
+    batch = pa.record_batch([column, numbers(labels.astype(np.int64))], names=["image", "label"])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     with path.open("rb") as f:
@@ -167,8 +168,7 @@ def _read(path: Path, shape: tuple[int, ...], sha: str) -> Split:
         start = source.read_buffer(1).address
         batch = pa.ipc.open_file(source).get_batch(0)
         offset = batch.column("image").buffers()[1].address - start
-        # ``to_numpy`` would import pandas: a third of a second
-        labels = torch.utils.dlpack.from_dlpack(batch.column("label")).clone()
+        labels = tensor(batch.column("label"))
     # copy-on-write: torch wants writable memory, and nobody can alter the file through it
     size = (len(labels), *shape)
     pixels = np.memmap(path, np.uint8, mode="c", offset=offset, shape=size) if len(labels) else np.empty(size, np.uint8)
