@@ -4,7 +4,7 @@
     before a verb w' = w gamma / sqrt(var + e),  b' = b + beta - mean gamma / sqrt(var + e)    (refresh)
     in an attack  one convolution where there were a convolution and a batch norm, forwards and backwards
 
-Trained weights stay where they are: the traced network holds convolutions of its own and shares everything else. A network
+Trained weights stay where they are: the traced network holds convolutions of its own, channels last, and shares everything else. A network
 that cannot be traced (its forward depends on values, or on who is looking) is run as it is; ``of`` tries the traced one on
 images before it trusts it.
 """
@@ -29,7 +29,7 @@ from sparring.trainers.config import SpeedConfig
 from sparring.trainers.repeated import hooked
 
 PLACES = (((2, 3),), ([2, 3],), ((-2, -1),), ([-2, -1],))  # arguments of a mean over height and width
-LOOKED_AT = 4  # images on which a faster form must agree
+LOOKED_AT = 2  # images on which a faster form must agree
 
 
 class Fast(nn.Module):
@@ -158,10 +158,11 @@ def _fold(graph: fx.GraphModule, *, alone: bool) -> list[tuple[str, str | None]]
     """Take the batch norms out of ``graph`` that follow a convolution whose result nothing else sees.
 
     Args:
-        alone: also name the convolutions and linear layers without one.
+        alone: also name the linear layers.
 
     Returns:
-        Names of layers that need weights of their own, each with its batch norm.
+        Names of layers that need weights of their own, each with its batch norm: all convolutions, since one whose weights lie
+        otherwise than its neighbours' has them copied at every pass.
     """
     calls = [n for n in graph.graph.nodes if n.op == "call_module"]
     times = Counter(str(n.target) for n in calls)
@@ -170,7 +171,7 @@ def _fold(graph: fx.GraphModule, *, alone: bool) -> list[tuple[str, str | None]]
         name, module = str(node.target), graph.get_submodule(str(node.target))
         if times[name] > 1:
             continue
-        if alone and type(module) in (nn.Conv2d, nn.Linear):
+        if type(module) is nn.Conv2d or (alone and type(module) is nn.Linear):
             layers.setdefault(name, None)
         before = node.all_input_nodes[0]
         if type(module) is nn.BatchNorm2d and module.track_running_stats and before in calls:

@@ -1,8 +1,8 @@
 """Whether Sparring got slower: today's speed-ups over the papers' style against the committed ones (make bench).
 
-    python benchmarks/bench.py [--methods at mat] [--update]
+    python benchmarks/bench.py [--methods at mat] [--waits attack] [--update]
 
-Five interleaved pairs per method and variant on a ResNet-18; a ratio's 90 % interval is that of the mean of its logarithms
+Five interleaved pairs per method and variant on a ResNet-18, and of what users wait for besides steps (``waits.py``); a ratio's 90 % interval is that of the mean of its logarithms
 (Student's t). Fails when an interval lies wholly below 0.8 of the committed ratio. Ratios, not times: they hardly depend on the machine, but a CPU
 without bfloat16 units has another bf16 ratio; --update writes the ratios of this one.
 """
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from common import RESULTS, circumstances, save
 from step_time import compare, peak
+from waits import WAITS
 
 PAIRS = 5
 STUDENT_T = 2.132  # two-sided 90 %, four degrees of freedom
@@ -31,7 +32,8 @@ VARIANTS = ["exact", "bf16"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--waits", nargs="*", choices=list(WAITS), default=list(WAITS))
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
@@ -49,7 +51,7 @@ def main() -> None:
         low, high = interval(samples)
         verdict = "SLOWER" if name in slower else "ok"
         print(
-            f"{verdict:6} {name:14} {low:.2f} to {high:.2f} times the plain style; committed {fmean(baseline[name]):.2f}"
+            f"{verdict:6} {name:14} {low:.2f} to {high:.2f} times the plain way; committed {fmean(baseline[name]):.2f}"
         )
     sys.exit(bool(slower))
 
@@ -63,6 +65,11 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     for method in args.methods:
         samples = compare(method, options, device, peaks)["samples"]
         result["ratios"] |= {f"{method} {v}": [s["plain"] / s[v] for s in samples] for v in VARIANTS}
+    torch.set_num_threads(1)
+    for name in args.waits:
+        WAITS[name](0)  # memory and kernels are found once
+        pairs = [WAITS[name](args.seed) for _ in range(PAIRS)]
+        result["ratios"][name] = [plain / ours for plain, ours in pairs]
     return result
 
 

@@ -1,8 +1,8 @@
-"""What a run costs besides its steps: the way to the first one, and writing checkpoints.
+"""What writing checkpoints costs a run.
 
     python benchmarks/overheads.py [--rounds 3] [--save]
 
-Start: ``sparring train mat --max-steps 1`` in a fresh process, as it says itself. Saving: stretches of --every steps of adversarial
+Stretches of --every steps of adversarial
 training (ResNet-18 with its momenta, 90 MB) in one actor, with a checkpoint at the end of the stretch and without, in turn.
 Files are written while the next stretch begins; the cost is the difference of the medians. Held-out accuracies are no part of it.
 """
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
@@ -20,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import CLONE, circumstances, random_images, save
+from common import circumstances, random_images, save
 
 from sparring.cluster.config.recipes import recipe
 from sparring.cluster.machines import session
@@ -42,21 +40,10 @@ def main() -> None:
     args = parser.parse_args()
     result = circumstances(seed=args.seed) | {"n": args.rounds, "network": args.network, "every": args.every}
     with tempfile.TemporaryDirectory() as folder:
-        result["start"] = [started(Path(folder), i) for i in range(args.rounds)]
         result["saving"] = saving(args, Path(folder))
     if args.save:
         save("overheads", result)
     print(json.dumps(result, indent=None if args.json else 1))
-
-
-def started(folder: Path, i: int) -> dict[str, float]:
-    """Seconds of one start, in all and by part."""
-    flags = ["--max-steps", "1", "--no-report", "--runs-dir", str(folder), "--name", f"start-{i}"]
-    command = [sys.executable, str(CLONE / "sparring.py"), "train", "mat", *flags]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stderr
-    line = next(line for line in said.splitlines() if line.startswith("first step "))
-    parts = [p.rpartition(" ") for p in line.partition("(")[2].rstrip(")").split(", ")]
-    return {"total": float(line.split()[2])} | {name: float(value) for name, _, value in parts}
 
 
 def saving(args: argparse.Namespace, folder: Path) -> dict[str, Any]:

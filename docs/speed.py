@@ -112,17 +112,57 @@ def agents(result: dict[str, Any]) -> str:
     return rows(header, body) + source(result) + note
 
 
-def overheads(result: dict[str, Any]) -> str:
-    """The way to the first step, by part; the cost of saving."""
-    names = list(result["start"][0])
-    body = [[name, f"{median(s[name] for s in result['start']):.1f} s"] for name in names]
-    saving = result["saving"]
-    stretches = {k: median(v) for k, v in saving["samples"].items()}
+def attack(result: dict[str, Any]) -> str:
+    """``sparring.attack`` beside other ways to the same examples."""
+    body = []
+    for network, m in result["networks"].items():
+        each = {way: median(s["seconds"] for s in found) for way, found in m["samples"].items()}
+        cells = [f"{each[way]:.2f} ({m['ratios'][way]:.2f})" for way in ("torchattacks", "other") if way in each]
+        body.append([network, str(m["images"]), f"{each['ours']:.2f}", *cells])
+    header = [
+        "network",
+        "images",
+        "`sparring.attack` [CPU s]",
+        "torchattacks 3.5.1 (ours over it)",
+        "unfolded, in one piece (ours over it)",
+    ]
+    note = f"PGD-{result['steps']}, 3x32x32, linf 8/255, one thread; medians of interleaved rounds.\n"
+    return rows(header, body) + source(result) + note
+
+
+def start(result: dict[str, Any]) -> str:
+    """The way to the first step, by part, and what each process costs."""
+    now, before = result["samples"]["this"], result["samples"]["other"]
+    body = [["first step after", *(f"{median(s['first step'] for s in way):.1f} s" for way in (now, before))]]
+    for part in now[0]["parts"]:
+        body.append([f"of which {part}", *(f"{median(s['parts'][part] for s in way):.1f} s" for way in (now, before))])
+    body.append(["whole command", *(f"{median(s['wall'] for s in way):.1f} s" for way in (now, before))])
+    for process in now[0]["processes"]:
+        cells = []
+        for way in (now, before):
+            cpu, peak = (median(s["processes"][process][k] for s in way) for k in ("cpu", "peak"))
+            cells.append(f"{cpu:.1f} CPU s, {peak:.0f} MiB")
+        body.append([process, *cells])
     note = (
-        f"Saving {saving['megabytes']:.0f} MB once in {result['every']} steps: {stretches['with']:.2f} s against "
-        f"{stretches['without']:.2f} s without, {100 * saving['share']:+.1f} %.\n"
+        f"A process that imports torch and starts such a Ray, and nothing of ours: {median(result['floor']):.1f} s.\n"
     )
-    return rows(["sparring train mat, two actors", "median"], body) + source(result) + note
+    return rows(["sparring train mat --max-steps 2", "now", "before"], body) + source(result) + note
+
+
+def memory(result: dict[str, Any]) -> str:
+    """Who holds what."""
+    columns = ["resident", "own", "images", "share of images"]
+    body = [[name, *(f"{held[c]:.0f}" for c in columns)] for name, held in result["processes"].items()]
+    header = ["MAT on CIFAR-10, small_cnn [MiB]", "resident", "its own alone", "images resident", "its share of them"]
+    return rows(header, body) + source(result)
+
+
+def overheads(result: dict[str, Any]) -> str:
+    """The cost of saving."""
+    saving = result["saving"]
+    stretches = [f"{median(saving['samples'][way]):.2f} s" for way in ("with", "without")]
+    header = [f"saving {saving['megabytes']:.0f} MB once in {result['every']} steps", "without", "more"]
+    return rows(header, [[*stretches, f"{100 * saving['share']:+.1f} %"]]) + source(result)
 
 
 def precision(result: dict[str, Any]) -> str:
