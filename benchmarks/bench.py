@@ -38,14 +38,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--update", action="store_true", help="write the baseline: benchmarks/results/bench.json")
+    parser.add_argument(
+        "--update", action="store_true", help="write what was measured into the baseline: benchmarks/results/bench.json"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     now = measured(args)
-    if args.update:
-        print(save("bench", now))
-        return
     baseline = json.loads((RESULTS / "bench.json").read_text())["ratios"]
+    if args.update:
+        print(save("bench", now | {"ratios": baseline | now["ratios"]}))
+        return
     slower = [name for name, samples in now["ratios"].items() if worse(samples, fmean(baseline[name]))]
     for name, samples in now["ratios"].items():
         low, high = interval(samples)
@@ -59,7 +61,7 @@ def main() -> None:
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     """Ratios plain / variant of every method, one per pair."""
     device = torch.device("cpu")
-    peaks = {p: peak(p, args.batch, device) for p in ("fp32", "bf16")}
+    peaks = {p: peak(p, args.batch, device) for p in ("fp32", "bf16")} if args.methods else {}
     options = Namespace(**vars(args), variants=VARIANTS, rounds=PAIRS, device="cpu")
     result = circumstances(seed=args.seed) | {"n": PAIRS, "network": args.network, "batch": args.batch, "ratios": {}}
     for method in args.methods:
