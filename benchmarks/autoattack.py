@@ -39,6 +39,7 @@ from sparring.cluster.training.job import Circumstances
 from sparring.trainers.autoattack import Passes, stages
 from sparring.trainers.autoattack.reference import NORMS, reference
 from sparring.trainers.config import Attack, DataConfig, NormName, Threat
+from sparring.trainers.data import Split
 
 SEED, ROUNDS = 5, 5
 
@@ -188,28 +189,33 @@ def speed(case: Case, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def pairs(args: argparse.Namespace) -> dict[str, Any]:
-    """Verdicts on images of digits at several radii, by both."""
+    """Verdicts on images of digits at several radii, by both; what a call has found is kept beside the run."""
     split = load_test(DataConfig(), args.images or 50)
-    x, y = split.pixels().contiguous(), split.all_labels()
-    rows, total, differing = [], 0, []
+    rows, differing = [], []
     for name in PAIRS:
         folder = trained(name, args)
-        model, _ = load_agent(folder, folder.config.method.deploy()[0])
-        model.eval()
-        for norm, radii in RADII.items():
-            for eps in radii:
-                threat = Threat(norm, eps)
-                flags, _ = ours(model, x, y, threat)
-                with judged(model), torch.no_grad():
-                    expected = model(reference(model, x, y, threat=threat, seed=SEED)[0]).argmax(1) != y
-                wrong = (flags != expected).nonzero().flatten().tolist()
-                differing += [
-                    {"network": name, "threat": str(threat), "image": i, "ours": bool(flags[i])} for i in wrong
-                ]
-                rows.append({"network": name, "threat": str(threat), "broken": int(flags.sum()), "differ": len(wrong)})
-                total += len(x)
-                print(rows[-1], file=sys.stderr, flush=True)
-    return {"pairs": total, "differ": differing, "rows": rows}
+        for threat in (Threat(norm, eps) for norm, radii in RADII.items() for eps in radii):
+            file = folder.path / f"verdicts-{threat.norm}-{threat.eps:g}-{len(split)}.json"
+            if not file.exists():
+                file.write_text(json.dumps(verdicts(folder, split, threat)))
+            broken = json.loads(file.read_text())
+            wrong = [i for i, (ours, theirs) in enumerate(zip(*broken.values(), strict=True)) if ours != theirs]
+            differing += [
+                {"network": name, "threat": str(threat), "image": i, "ours": broken["ours"][i]} for i in wrong
+            ]
+            rows.append({"network": name, "threat": str(threat), "broken": sum(broken["ours"]), "differ": len(wrong)})
+            print(rows[-1], file=sys.stderr, flush=True)
+    return {"pairs": len(rows) * len(split), "differ": differing, "rows": rows}
+
+
+def verdicts(folder: RunFolder, split: Split, threat: Threat) -> dict[str, list[bool]]:
+    """Which images both break, on the first network of a run."""
+    model, _ = load_agent(folder, folder.config.method.deploy()[0])
+    x, y = split.pixels().contiguous(), split.all_labels()
+    flags, _ = ours(model.eval(), x, y, threat)
+    with judged(model), torch.no_grad():
+        expected = model(reference(model, x, y, threat=threat, seed=SEED)[0]).argmax(1) != y
+    return {"ours": flags.tolist(), "theirs": expected.tolist()}
 
 
 def workers(args: argparse.Namespace) -> dict[str, Any]:
