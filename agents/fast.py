@@ -48,7 +48,7 @@ class Fast(nn.Module):
         super().__init__()
         self._pairs: list[tuple[Any, Any, Any]] = [  # own layer, the network's, its batch norm
             (_own(graph, conv, dtype), network.get_submodule(conv), network.get_submodule(bn) if bn else None)
-            for conv, bn in _fold(graph, alone=dtype is not None)
+            for conv, bn in _fold(graph, linear=dtype is not None)
         ]
         _pool(graph)
         self._staged = isinstance(next(iter(reversed(graph.graph.nodes))).args[0], tuple)
@@ -154,11 +154,11 @@ def _attributes_kept(network: nn.Module) -> Iterator[None]:
             container.extend(content) if isinstance(container, list) else container.update(content)
 
 
-def _fold(graph: fx.GraphModule, *, alone: bool) -> list[tuple[str, str | None]]:
+def _fold(graph: fx.GraphModule, *, linear: bool) -> list[tuple[str, str | None]]:
     """Take the batch norms out of ``graph`` that follow a convolution whose result nothing else sees.
 
     Args:
-        alone: also name the linear layers.
+        linear: also name the linear layers.
 
     Returns:
         Names of layers that need weights of their own, each with its batch norm: all convolutions, since one whose weights lie
@@ -171,7 +171,7 @@ def _fold(graph: fx.GraphModule, *, alone: bool) -> list[tuple[str, str | None]]
         name, module = str(node.target), graph.get_submodule(str(node.target))
         if times[name] > 1:
             continue
-        if type(module) is nn.Conv2d or (alone and type(module) is nn.Linear):
+        if type(module) is nn.Conv2d or (linear and type(module) is nn.Linear):
             layers.setdefault(name, None)
         before = node.all_input_nodes[0]
         if type(module) is nn.BatchNorm2d and module.track_running_stats and before in calls:
@@ -189,12 +189,12 @@ def _pool(graph: fx.GraphModule) -> None:
     for node in graph.graph.nodes:
         if node.op == "call_method" and node.target == "mean" and node.args[1:] in PLACES and not node.kwargs:
             with graph.graph.inserting_before(node):
-                node.replace_all_uses_with(graph.graph.call_function(_pooled, (node.args[0],)))
+                node.replace_all_uses_with(graph.graph.call_function(_pooled, node.args))
             graph.graph.erase_node(node)
 
 
-def _pooled(maps: Tensor) -> Tensor:
-    return functional.avg_pool2d(maps, maps.shape[2:]).flatten(1) if maps.dim() == 4 else maps.mean((2, 3))
+def _pooled(maps: Tensor, places: tuple[int, int]) -> Tensor:
+    return functional.avg_pool2d(maps, maps.shape[2:]).flatten(1) if maps.dim() == 4 else maps.mean(places)
 
 
 def _own(graph: fx.GraphModule, name: str, dtype: torch.dtype | None) -> nn.Module:

@@ -44,10 +44,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     now = measured(args)
-    baseline = json.loads((RESULTS / "bench.json").read_text())["ratios"]
+    committed = json.loads((RESULTS / "bench.json").read_text())
     if args.update:
-        print(save("bench", now | {"ratios": baseline | now["ratios"]}))
+        merged = {part: committed[part] | now[part] for part in ("ratios", "sources")}
+        print(save("bench", now | merged))
         return
+    baseline = committed["ratios"]
     slower = [name for name, samples in now["ratios"].items() if worse(samples, fmean(baseline[name]))]
     for name, samples in now["ratios"].items():
         low, high = interval(samples)
@@ -72,6 +74,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         WAITS[name](0)  # memory and kernels are found once
         pairs = [WAITS[name](args.seed) for _ in range(PAIRS)]
         result["ratios"][name] = [plain / ours for plain, ours in pairs]
+    result["sources"] = dict.fromkeys(result["ratios"], circumstances(seed=args.seed))
     return result
 
 

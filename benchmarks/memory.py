@@ -18,11 +18,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from common import CLONE, circumstances, save
+from start import MARK, is_agent
 
-MARK = "SPARRING_BENCHMARK"
 LOOKS = 5
 MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)")
 
@@ -70,11 +71,9 @@ def _lines(folder: Path) -> int:
 
 
 def _is_agent(path: Path, mark: str) -> bool:
-    try:
-        title, environment = (path / "cmdline").read_bytes(), (path / "environ").read_bytes()
-    except (OSError, ProcessLookupError):
-        return False
-    return title.startswith(b"ray::_Actor") and f"{MARK}={mark}".encode() in environment.split(b"\0")
+    with suppress(OSError):
+        return is_agent(path, mark)
+    return False  # it has ended
 
 
 def held(path: Path) -> dict[str, float]:

@@ -66,7 +66,7 @@ def bare() -> float:
     began = time.perf_counter()
     with subprocess.Popen([sys.executable, "-c", BARE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
-        process.stdout.readline()
+        assert process.stdout.readline() == b"there\n"
         return time.perf_counter() - began
 
 
@@ -117,8 +117,7 @@ class Processes:
         for path in Path("/proc").glob("[0-9]*"):
             pid = int(path.name)
             try:
-                title = (path / "cmdline").read_bytes()
-                if pid != driver and not (title.startswith(b"ray::_Actor") and self._is_ours(path)):
+                if pid != driver and not is_agent(path, self.mark):
                     continue
                 where = self.driver if pid == driver else self.agents
                 where[pid] = _cost(path)
@@ -129,8 +128,16 @@ class Processes:
         yield from (("driver", c) for c in self.driver.values())
         yield from ((f"agent {i}", c) for i, c in enumerate(self.agents.values()))
 
-    def _is_ours(self, path: Path) -> bool:
-        return f"{MARK}={self.mark}".encode() in (path / "environ").read_bytes().split(b"\0")
+
+def is_agent(path: Path, mark: str) -> bool:
+    """Whether the process of this folder of /proc is an agent of the run that was started with ``mark``.
+
+    Raises:
+        OSError: it has ended.
+    """
+    if not (path / "cmdline").read_bytes().startswith(b"ray::_Actor"):
+        return False
+    return f"{MARK}={mark}".encode() in (path / "environ").read_bytes().split(b"\0")
 
 
 def _cost(path: Path) -> Cost:

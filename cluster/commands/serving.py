@@ -70,13 +70,14 @@ def serve(
     needed = args["predictors"] * args["threads"] + OVERHEAD
     asked = threading.Event()
     before = {s: signal.signal(s, lambda *_: asked.set()) for s in (signal.SIGINT, signal.SIGTERM)}
-    say("starting processes for the models; this takes about 20 s")
+    say("starting processes for the models")
+    own = session.brings_its_own(where.address)
     try:
-        own = session.brings_its_own(where.address)
         if own:
             session.start(num_cpus=max(usable(), ceil(needed)))
         with session.connected(where.address) as runtime_env:
             _check_resources(args)
+            import ray
             from ray import serve as ray_serve
 
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -95,7 +96,9 @@ def serve(
                 say(f"stopping: requests that came are answered, within {DRAIN:g} s")
                 _drain()
             finally:
-                if not own:  # a Ray of our own ends as a whole; its controller killed first is reported as a failure
+                if own:  # as a whole: its controller killed first is reported as a failure
+                    ray.shutdown()
+                else:
                     ray_serve.shutdown()
     finally:
         for number, handler in before.items():

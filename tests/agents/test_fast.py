@@ -70,6 +70,38 @@ def test_the_same_function_and_gradient(spec: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * float(theirs.abs().max().detach()))
 
 
+@pytest.mark.parametrize("spec", ["preact_resnet18", "wrn-16-4", "resnet18"])
+def test_every_convolution_lies_channels_last(spec: str) -> None:
+    """Also one without batch norm behind it: its weights would be copied at every pass."""
+    fast = Fast.of(used(spec), torch.rand(2, 3, 16, 16, dtype=torch.float64))
+    assert fast is not None
+    weights = [m.weight for m in fast.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+    assert len(weights) >= 13
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+
+
+class Means(nn.Module):
+    """Means over the places of maps and of tokens, as people write them."""
+
+    def __init__(self, places: Any) -> None:
+        super().__init__()
+        self.conv, self.places = nn.Conv2d(3, 4, 3), places
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.conv(x)
+        return (
+            maps.mean(self.places) + maps.flatten(2).unsqueeze(1).mean((2, 3)) + maps.flatten(2).mean((-2, -1))[:, None]
+        )
+
+
+@pytest.mark.parametrize("places", [(2, 3), [2, 3], (-2, -1), [-2, -1]])
+def test_means_over_places(places: Any) -> None:
+    network, x = Means(places).double().eval(), torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    fast = Fast.of(network, x)
+    assert fast is not None
+    torch.testing.assert_close(fast(x), network(x))
+
+
 def test_it_follows_the_network_when_refreshed() -> None:
     network = used("small_cnn:width=4")
     x = torch.rand(2, 3, 16, 16, dtype=torch.float64)

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import sparring
 from sparring.agents.checkpoint import load_model
 from sparring.cluster.models.examples import load_test
-from sparring.trainers.config import DataConfig
+from sparring.trainers.autoattack import passes
+from sparring.trainers.config import DataConfig, NormName
 from tests.helpers import CLONE
 
 EPS = 0.1
@@ -46,6 +47,24 @@ class Told(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.form(self.net(x))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_large_batch_in_pieces_gets_the_examples_of_the_whole(
+    net: nn.Module, data: tuple[Tensor, Tensor], norm: NormName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same random starts and steps, with restarts too; pieces are what an attack takes at once, nothing else."""
+    x, y = data[0][:7], data[1][:7]
+    how: dict[str, Any] = {"norm": norm, "eps": {"linf": 0.1, "l2": 0.5, "l1": 2.0}[norm], "steps": 3, "restarts": 2}
+    whole = sparring.attack(net, x, y, **how)
+    monkeypatch.setattr(passes, "PIXELS", 0)
+    monkeypatch.setattr(passes, "SMALLEST", 3)
+    seen: list[int] = []
+    hook = net.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    pieces = sparring.attack(net, x, y, **how)
+    hook.remove()
+    assert {3, 1} <= set(seen)
+    torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.int16, torch.int8, torch.uint8])

@@ -57,6 +57,12 @@ def test_several_chunks() -> None:
     assert tensor(column).tolist() == [0, 1, 2, 0, 1, 2, 3]
 
 
+def test_values_are_copied() -> None:
+    """A column may lie in a file whose mapping ends."""
+    column = numbers(np.arange(3))
+    assert tensor(column).data_ptr() != column.buffers()[1].address
+
+
 def test_a_block_is_written_and_read_without_pandas() -> None:
     program = (
         "import io, sys, sparring, numpy as np, pyarrow as pa, pyarrow.parquet as pq\n"

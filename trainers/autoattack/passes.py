@@ -9,7 +9,7 @@ from torch import Tensor
 
 PIXELS = (
     2**18
-)  # of all images that go through a network at once on a CPU: more of them ask for fresh memory at every pass
+)  # values of all images that go through a network at once on a CPU; more ask for fresh memory at every pass
 PIXELS_ELSEWHERE = 2**22
 SMALLEST = 64  # images that go together all the same
 
