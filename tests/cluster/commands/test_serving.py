@@ -33,6 +33,9 @@ def models(tmp_path: Path) -> Path:
         (["--token-file=none"], "none must be a file with a token"),
         (["--predictors=1000"], "1000 predictors need 1000.5 CPU"),
         (["--predictor=2"], "--predictors"),
+        (["--timeout=-1"], "--timeout -1.0: input should be greater than 0"),
+        (["--batch=0"], "--batch 0: input should be greater than or equal to 1"),
+        (["--predictors=2", "--max-predictors=1"], "max_predictors = 1 is below predictors = 2"),
     ],
 )
 def test_what_is_refused(flags: list[str], words: str, models: Path, sparring: Command, ray_session: str) -> None:
