@@ -11,8 +11,7 @@ is drawn from (seed, step, agent, purpose): there is no random state, and a save
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from math import isfinite
 from typing import Any, TypeAlias
@@ -20,9 +19,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from sparring.agents import deeper
 from sparring.agents.base import Base
 from sparring.agents.exchange import detach
-from sparring.agents.learner import copied, weighed
+from sparring.agents.learner import Terms, copied, weighed
 from sparring.agents.parts import cut, joined, mean, rows
 from sparring.agents.robustness import BLOCK, Judging, accuracies
 from sparring.agents.state import AgentState, NotFinite
@@ -90,21 +90,36 @@ class Agent(Base):
         """
         assert self.learner is not None, f"{self.me} is frozen and cannot learn"
         with self._verb("learn", t):
-            when, n = self._when(t), len(self._batches(t)[0])
+            when, n, looked = self._when(t), len(self._batches(t)[0]), self._deeper(t)
             learned = self._in_parts if self._divided(t) else self._whole
             values, weights, state, terms = learned(t, when, n, seen)
+            parts = {k: weights.get(k, 1.0) * values[k] for k in terms}
+            shares = self.learner.shares(parts, lambda gradients: self.lanes.mean_(gradients, n))
             if (t + 1) % self.batches.steps_per_epoch == 0:
                 steps = range(t + 1 - self.batches.steps_per_epoch, t + 1)
                 with self._seeded(t, "swa"):
-                    whole = (self.batches.batch(s).x for s in steps)
+                    whole = (self._images(s).x for s in steps)
                     inputs = (x[part] for x in whole for part in cut(len(x), self.speed.micro_batch))
                     self.learner.end_epoch(when.epoch, inputs)
             self.views.changed()
             self.method_state, self.t = state, t + 1
-            total = sum(weights.get(k, 1.0) * values[k] for k in terms)
             values |= {k: v for k, v in state.items() if isinstance(v, float)}  # weights, temperatures of the next step
-            values |= {"total": total, "lr": self.config.lr * when.lr_scale}
-        return self._metrics(values)
+            values |= looked | {"total": sum(parts.values()), "lr": self.config.lr * when.lr_scale}
+        return self._metrics(values, shares)
+
+    def _deeper(self, t: int) -> dict[str, float]:
+        """See ``deeper``, in the steps that look; the same at every lane."""
+        n, own = len(self._batches(t)[0]), self.attacks["train"]
+        if n < deeper.FEWEST or not deeper.due(t, self.batches.steps_per_epoch, own):
+            return {}
+        found: dict[str, list[float]] = {}
+        with self.views.held() as view:
+            for part in self._parts(t):
+                rng = self._rng(t, f"deeper {part.start}")
+                for name, value in deeper.look(view, self._batch(t).rows(part), own, rng).items():
+                    found.setdefault(name, []).append(float(value) * (part.stop - part.start))
+        means = {name: sum(values) / len(self._batch(t).x) for name, values in found.items()}
+        return self.lanes.mean(means, n, device=self.batches.device)
 
     def _whole(self, t: int, when: When, n: int, seen: dict[str, Any]) -> _Learned:
         """Step on the whole batch at once."""
@@ -114,9 +129,10 @@ class Agent(Base):
         values = self._values(loss, t, n)
         weights, state = self.method.balance(self.me, values, self.method_state, when)
 
-        def again() -> Tensor:
+        def again() -> Terms:
             return weighed(self._loss(t, self._forward(t, given), seen), weights)
 
+        self.learner.begin(when, measured=self._measured(t, loss))
         self.learner.step(weighed(loss, weights), when, again, lambda gradients: self.lanes.mean_(gradients, n))
         return values, weights, state, list(loss.terms)
 
@@ -134,11 +150,12 @@ class Agent(Base):
             with self._looking():
                 values = self._values(mean(shares, [loss_of(part) for part in parts]), t, n)
             weights, _ = self.method.balance(self.me, values, self.method_state, when)
-        self.learner.begin(when)
-        losses = []
+        losses: list[Loss] = []
         for share, part in zip(shares, parts, strict=True):
             losses.append(loss_of(part))
-            (weighed(losses[-1], weights) * share).backward()
+            if len(losses) == 1:
+                self.learner.begin(when, measured=self._measured(t, losses[0]))
+            self.learner.backward(weighed(losses[-1], weights), share)
         whole = mean(shares, losses)
         values = self._values(whole, t, n)
         weights, state = self.method.balance(self.me, values, self.method_state, when)
@@ -206,14 +223,6 @@ class Agent(Base):
                 with torch.no_grad():
                     view(batch.x)
 
-    def _divided(self, t: int) -> bool:
-        """Whether some lane's share is too large to go at once: then all lanes go in parts, and average equally often."""
-        largest = -(-len(self._batches(t)[0]) // self.lanes.count)
-        return len(cut(largest, self.speed.micro_batch)) > 1
-
-    def _parts(self, t: int) -> list[slice]:
-        return cut(len(self._batch(t).x), self.speed.micro_batch)
-
     def _forward(self, t: int, seen: dict[str, Any], part: slice | None = None) -> Message:
         if self.learner is not None and self._kept is None and self.learner.perturbs(self._when(t)):
             self.learner.remember_buffers()
@@ -229,15 +238,6 @@ class Agent(Base):
         if part is not None:
             batch, seen = batch.rows(part), rows(seen, part, len(batch.x))
         return self.method.loss(self.me, own, batch, state=self.method_state, when=self._when(t), **seen)
-
-    @contextmanager
-    def _looking(self) -> Iterator[None]:
-        """Passes without a graph that leave batch norm as it was."""
-        buffers = [(b, b.clone()) for b in self.view.buffers()]
-        with torch.no_grad():
-            yield
-            for b, before in buffers:
-                b.copy_(before)
 
     def _values(self, loss: Loss, t: int, n: int) -> dict[str, float]:
         """Means of all terms over a batch of ``n``; every lane sees the same, so all raise or none."""

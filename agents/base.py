@@ -15,6 +15,7 @@ from sparring.agents.lanes import Lanes
 from sparring.agents.learner import Learner
 from sparring.agents.memo import Memo
 from sparring.agents.meter import Meter
+from sparring.agents.parts import cut
 from sparring.agents.precision import arithmetic
 from sparring.agents.state import TooLarge, WrongStep
 from sparring.agents.views import Views
@@ -23,7 +24,7 @@ from sparring.trainers.config import Attack, OptimConfig, SpeedConfig
 from sparring.trainers.data import Batches, Split
 from sparring.trainers.methods.base import Method
 from sparring.trainers.rng import generator, seeded
-from sparring.trainers.types import Batch, Message, Metrics, When
+from sparring.trainers.types import Batch, Loss, Message, Metrics, Share, When
 
 M = TypeVar("M")
 
@@ -60,7 +61,8 @@ class Base:
         self.seed, self.total_steps, self.classes = made.seed, made.total_steps, made.classes
         self.lanes, self.memo = made.lanes, made.memo
         example = self.batches.batch(0).x[:2]
-        self.views = Views(self.model, example, self.speed, helpers=made.helpers, beside=made.beside)
+        helpers = made.helpers or self.method.carried_tensors(self.me, self.attacks)
+        self.views = Views(self.model, example, self.speed, helpers=helpers, beside=made.beside)
         self.view = self.views.training
         self.learns = self.method.roles()[self.me].learns
         epochs = self.total_steps / self.batches.steps_per_epoch
@@ -76,8 +78,8 @@ class Base:
         self._cached, self._kept = None, None
         self.meter.forget()
 
-    def _metrics(self, values: dict[str, float]) -> Metrics:
-        metrics = self.meter.metrics(values, self.batches.device)
+    def _metrics(self, values: dict[str, float], shares: dict[str, Share] | None = None) -> Metrics:
+        metrics = self.meter.metrics(values, self.batches.device, shares or {})
         self._forget()
         return metrics
 
@@ -113,9 +115,14 @@ class Base:
         """Images of the whole batch, and this lane's share of the batch."""
         if self._cached is None or self._cached[0] != t:
             rng = generator(self.seed, t, "inputs", device=self.batches.device)  # the same at every agent
-            whole = self.method.inputs(self.batches.batch(t), rng)
+            whole = self.method.inputs(self._images(t), rng)
             self._cached = (t, whole.x, whole.rows(self.lanes.rows(len(whole.x))))
         return self._cached[1:]
+
+    def _images(self, t: int) -> Batch:
+        """The batch that step ``t`` sees, of the step's own epoch."""
+        seen = self.batches.batch(t // self.method.steps_on_a_batch())
+        return replace(seen, epoch=t // self.batches.steps_per_epoch)
 
     def _batch(self, t: int) -> Batch:
         return self._batches(t)[1]
@@ -132,3 +139,25 @@ class Base:
 
     def _rng(self, t: int, purpose: str) -> torch.Generator:
         return generator(self.seed, t, self.index, purpose, device=self.batches.device)
+
+    def _divided(self, t: int) -> bool:
+        """Whether some lane's share is too large to go at once: then all lanes go in parts, and average equally often."""
+        largest = -(-len(self._batches(t)[0]) // self.lanes.count)
+        return len(cut(largest, self.speed.micro_batch)) > 1
+
+    def _parts(self, t: int) -> list[slice]:
+        return cut(len(self._batch(t).x), self.speed.micro_batch)
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Passes without a graph that leave batch norm as it was."""
+        buffers = [(b, b.clone()) for b in self.view.buffers()]
+        with torch.no_grad():
+            yield
+            for b, before in buffers:
+                b.copy_(before)
+
+    def _measured(self, t: int, loss: Loss) -> bool:
+        """Whether the share of each of several terms is noted: in an epoch's last step, and in the run's."""
+        last = (t + 1) % self.batches.steps_per_epoch == 0 or t + 1 == self.total_steps
+        return last and len(loss.terms) > 1

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from sparring.agents.shares import Gradients
 from sparring.trainers import optim
 from sparring.trainers.averaging import Average, recompute_batch_norm
 from sparring.trainers.config import OptimConfig
 from sparring.trainers.methods.base import Model
 from sparring.trainers.perturbation import perturbed
-from sparring.trainers.types import Loss, When
+from sparring.trainers.types import Loss, Share, When
+
+Terms: TypeAlias = Mapping[str, Tensor]  # scalars that keep their graph
 
 
 class Learner:
@@ -33,6 +37,7 @@ class Learner:
         if config.swa:
             self.averages["swa"] = Average(model.network)
         self.swa_start = config.swa_start if config.swa_start is not None else optim.swa_start(config, epochs)
+        self.gradients: Gradients | None = None  # of single terms, in a step that is measured
         self._buffers: list[Tensor] = []
 
     def perturbs(self, when: When) -> bool:
@@ -44,28 +49,44 @@ class Learner:
         self._buffers = [b.clone() for b in self.model.network.buffers()]
 
     def step(
-        self, total: Tensor, when: When, again: Callable[[], Tensor], average: Callable[[Sequence[Tensor]], None]
+        self, terms: Terms, when: When, again: Callable[[], Terms], average: Callable[[Sequence[Tensor]], None]
     ) -> None:
-        """One optimiser step on the loss ``total``.
+        """One optimiser step on the sum of weighed terms; ``begin`` comes before it.
 
         Args:
-            again: computes the loss anew where the weights are perturbed.
+            again: computes the terms anew where the weights are perturbed.
             average: replaces gradients in place by their means over all lanes.
         """
-        self.begin(when)
         if self.perturbs(when):
-            with perturbed(self.model.network, total, size=self.config.awp, average=average):
+            if self.gradients is not None:
+                self.gradients.add(terms)
+            with perturbed(self.model.network, total(terms), size=self.config.awp, average=average):
                 for b, old in zip(self.model.network.buffers(), self._buffers, strict=True):
                     b.copy_(old)
-                again().backward()  # type: ignore[no-untyped-call]
+                total(again()).backward()  # type: ignore[no-untyped-call]
         else:
-            total.backward()  # type: ignore[no-untyped-call]
+            self.backward(terms)
         self.end(average)
 
-    def begin(self, when: When) -> None:
-        """Forget the last gradients; the learning rate of this moment."""
+    def begin(self, when: When, *, measured: bool = False) -> None:
+        """Forget the last gradients; the learning rate of this moment.
+
+        Args:
+            measured: note each term's own gradient, too.
+        """
         self.optimiser.lr = self.config.lr * when.lr_scale
         self.optimiser.zero_grad()
+        self.gradients = Gradients(self.model.parameters()) if measured else None
+
+    def backward(self, terms: Terms, share: float = 1.0) -> None:
+        """Add the gradients of a batch's weighed terms, or of a part that is ``share`` of the batch."""
+        if self.gradients is not None:
+            self.gradients.add(terms, share)
+        (total(terms) * share if share != 1.0 else total(terms)).backward()  # type: ignore[no-untyped-call]
+
+    def shares(self, values: Mapping[str, float], average: Callable[[Sequence[Tensor]], None]) -> dict[str, Share]:
+        """Per term, where the step was measured; else nothing. ``values``: the weighed terms."""
+        return self.gradients.shares(values, average) if self.gradients is not None else {}
 
     def end(self, average: Callable[[Sequence[Tensor]], None]) -> None:
         """Change the weights by the gradients that are there."""
@@ -106,6 +127,11 @@ def copied(module: torch.nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in own}
 
 
-def weighed(loss: Loss, weights: Mapping[str, float]) -> torch.Tensor:
-    """The sum of a loss's terms, each times its weight (1 where none is given)."""
-    return torch.stack([weights.get(k, 1.0) * v for k, v in loss.terms.items()]).sum()
+def weighed(loss: Loss, weights: Mapping[str, float]) -> Terms:
+    """A loss's terms, each times its weight (1 where none is given)."""
+    return {k: weights.get(k, 1.0) * v for k, v in loss.terms.items()}
+
+
+def total(terms: Terms) -> Tensor:
+    """Their sum."""
+    return torch.stack(list(terms.values())).sum()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from sparring.agents.state import peak_memory
-from sparring.trainers.types import Metrics
+from sparring.trainers.types import Metrics, Share
 
 
 class Meter:
@@ -32,12 +32,12 @@ class Meter:
         """Count bytes that travel."""
         self._published += size
 
-    def metrics(self, values: dict[str, float], device: torch.device) -> Metrics:
+    def metrics(self, values: dict[str, float], device: torch.device, shares: dict[str, Share]) -> Metrics:
         """Everything since the last step, with ``values``; what no verb took of the time was waiting."""
         now = time.perf_counter()
         idle = max(0.0, now - self._ended - sum(self._seconds.values()))
         seconds = {**self._seconds, "idle": idle}
-        metrics = Metrics(values, self._published, seconds, peak_memory(device), tuple(self._spans))
+        metrics = Metrics(values, self._published, seconds, peak_memory(device), tuple(self._spans), shares)
         self._ended = now
         self.forget()
         return metrics

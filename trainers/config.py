@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, get_args
 
+from sparring.trainers.values import fraction as fraction
+from sparring.trainers.values import number as number
+from sparring.trainers.values import require as require
+
 NormName = Literal["linf", "l2", "l1"]
 NORM_NAMES: tuple[str, ...] = get_args(NormName)
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ``ValueError(message)`` unless ``condition`` holds."""
-    if not condition:
-        raise ValueError(message)
 
 
 def check_threat(norm: str, eps: float) -> None:
@@ -57,24 +55,6 @@ class Threat:
 
     def __str__(self) -> str:
         return f"{self.norm}:{self.eps:.6g}"
-
-
-def fraction(text: str) -> float:
-    """A number written as ``0.3`` or ``8/255``.
-
-    Raises:
-        ValueError: neither form.
-    """
-    numerator, slash, denominator = text.partition("/")
-    try:
-        return float(numerator) / float(denominator) if slash else float(numerator)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{text!r} is not a number; write for example 0.03 or 8/255") from None
-
-
-def number(value: float | str) -> float:
-    """A number, or one written as text: ``8 / 255`` and ``"8/255"``."""
-    return fraction(value) if isinstance(value, str) else float(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +129,18 @@ class Msd:
     def bn(self) -> Literal["eval", "train"]:
         """Mode of the attacked network: that of the first attack."""
         return self.attacks[0].bn
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseStep:
+    """One linf step from strong noise, clipped to the box but not to a ball.
+
+    Source: de Jorge et al., arXiv 2202.01181, algorithm 1.
+    """
+
+    noise: float  # half width of the uniform noise, in pixels of [0, 1]
+    step_size: float  # in pixels of [0, 1]
+    bn: Literal["eval", "train"] = "eval"  # mode of the attacked network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

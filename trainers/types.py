@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeAlias, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -81,6 +81,13 @@ class HeldOut:
     n: float  # images
 
 
+class Share(NamedTuple):
+    """What one term is of a whole loss, in [0, 1]."""
+
+    loss: float  # of the sum of the terms' sizes
+    gradient: float  # of the sum of the lengths of the terms' gradients
+
+
 @dataclass(frozen=True, slots=True)
 class Metrics:
     """What one learner reports of one step."""
@@ -90,6 +97,7 @@ class Metrics:
     seconds: dict[str, float]  # wall time of each verb, of packing and unpacking (exchange), and of waiting (idle)
     memory: int = 0  # peak bytes of the agent so far
     spans: tuple[tuple[str, float, float], ...] = ()  # the same calls one by one: name, start (time.time), seconds
+    shares: dict[str, Share] = field(default_factory=dict)  # per term, in an epoch's last step and the run's
 
 
 @dataclass(frozen=True, slots=True)

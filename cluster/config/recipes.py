@@ -76,6 +76,7 @@ SETTINGS = [
     ("tiny-imagenet", "preact_resnet18"),
     ("mini-imagenet", "preact_resnet18"),
 ]
+AWP = {"optim.awp": 0.005}  # TRADES with adversarial weight perturbation, as its paper has it (arXiv 2004.05884)
 UNION = ("mat_multi", "avg", "max", "msd", "eat")  # methods against several norms
 
 
@@ -107,6 +108,8 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "mtard_eccv-digits": lambda: replace(
         digits("mtard").replace({"method.variant": "eccv"}), recipe="mtard_eccv-digits"
     ),
+    "trades_awp-digits": lambda: replace(digits("trades").replace(AWP), recipe="trades_awp-digits"),
+    "trades_awp-cifar10-short": lambda: replace(short("trades").replace(AWP), recipe="trades_awp-cifar10-short"),
     **{f"{m}-{data}-{net}": partial(images, m, data, net) for m in ("mat", "at", "clean") for data, net in SETTINGS},
     **{f"{m}-cifar10-preact_resnet18": partial(multi, m) for m in UNION},
     **{name: partial(published, name) for name in PUBLISHED},

@@ -48,6 +48,9 @@ class RunConfig(Settings):
         for name, attack in self.attacks.items():
             if attack.norm != name:
                 raise ValueError(f"attacks.{name}.norm = {attack.norm!r} is not allowed; expected {name!r}")
+        if self.method.WHOLE and (self.lanes > 1 or self.micro_batch is not None):
+            name = Path(methods.name_of(self.method)).stem
+            raise ValueError(f"{name} needs every batch as a whole: --lanes and --micro-batch do not go with it")
         every = self.checkpoint.every
         for t, changed in self.changes.items():
             if t < 1 or t % every:

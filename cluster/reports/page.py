@@ -10,11 +10,10 @@ from typing import Any
 
 from sparring.agents.checkpoint import to_json, write
 from sparring.cluster.evaluation import analysis
-from sparring.cluster.reports import charts
+from sparring.cluster.reports import charts, learning
 from sparring.cluster.reports.html import document, table
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.terminal import percent, radius, with_interval
-from sparring.trainers import methods
 
 WORST = 8  # pairs of classes listed when the confusion table would be too wide
 
@@ -65,7 +64,7 @@ def _run(folder: RunFolder) -> str:
         _ended(folder),
         _summary(numbers),
         _alarms(folder),
-        f'<h3>Training</h3><div class="charts">{_training(folder)}</div>',
+        f'<h3>Training</h3><div class="charts">{learning.curves(folder)}</div>',
         f'<h3>Strength of the attack</h3><div class="charts">{_curve(numbers)}</div>',
         _cross(numbers),
         _gallery(numbers),
@@ -119,29 +118,6 @@ def _alarms(folder: RunFolder) -> str:
         for a in alarms
     )
     return f'<div class="alarm" role="alert"><h3>Monitors</h3><ul>{items}</ul></div>'
-
-
-def _training(folder: RunFolder) -> str:
-    series: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for line in folder.metrics():
-        for name, value in line["values"].items():
-            series.setdefault(name, {}).setdefault(line["agent"], []).append((line["t"] + 1, value))
-    held: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for line in folder.lines("validation.jsonl"):
-        for name in ("robust", "clean"):
-            held.setdefault((line["agent"], name), []).append((line["t"], line[name]))
-    agents = list(dict.fromkeys(agent for agent, _ in held))
-    styles = [(agents.index(agent), name == "clean") for agent, name in held]  # a colour is an agent, dashes are clean
-    lines = [(" ".join(key), points) for key, points in held.items()]
-    title = f"Held-out accuracy, {folder.config.checkpoint.name}"
-    shown = [charts.line_chart(title, lines, x_label="step", percent=True, styles=styles)]
-    for name in ("total", *(k for k in series if k not in ("total", "lr"))):
-        lines = [(agent, charts.thinned(points)) for agent, points in series.get(name, {}).items()]
-        title = "Loss (total)" if name == "total" else name.replace("_", " ").capitalize()
-        shown.append(charts.line_chart(title, lines, x_label="step", percent=name.endswith("accuracy")))
-    name = Path(methods.name_of(folder.config.method)).stem
-    about = f"Terms, weights and temperatures have the names of the method's file, {name}.py; see docs/methods.md."
-    return "".join(shown) + f'<p class="quiet">{escape(about)}</p>'
 
 
 def _curve(numbers: Mapping[str, Any]) -> str:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean
 
-from sparring.trainers.types import HeldOut, Metrics
+from sparring.trainers.types import HeldOut, Metrics, Share
 
 WINDOW = 20  # steps over which a training figure is averaged
 GAP = 0.15  # least difference between the training attack's steps and the measure's that counts as catastrophic overfitting
 DROP = 0.05  # least loss of held-out robust accuracy that counts as robust overfitting
 GROWTH = 3.0  # factor by which a loss explodes
+FAINT = 0.02  # share of a term in the gradient, over the whole run, below which it changes nothing
 PATIENCE = 0.25  # share of the run before an accuracy at chance level means something
 
 
@@ -50,14 +51,19 @@ class Monitors:
         self._calmest: dict[str, float] = {}
         self._first: dict[str, float] = {}
         self._best: dict[str, tuple[float, float]] = {}  # held-out robust accuracy, training robust accuracy then
+        self._shares: dict[tuple[str, str], list[Share]] = {}  # by agent and term
         self._raised: set[tuple[str, str]] = set()
 
     def step(self, t: int, metrics: Mapping[str, Metrics]) -> list[Alarm]:
         """After step ``t``."""
         found = []
         for agent, m in metrics.items():
+            for term, share in m.shares.items():
+                self._shares.setdefault((agent, term), []).append(share)
             if "total" not in m.values:
                 continue
+            if "deeper_accuracy" in m.values:
+                found += self._fooled(agent, t, m.values["shallow_accuracy"], m.values["deeper_accuracy"], GAP)
             losses = self._losses.setdefault(agent, deque(maxlen=WINDOW))
             losses.append(m.values["total"])
             if "robust_accuracy" in m.values:
@@ -74,6 +80,19 @@ class Monitors:
                         f"{first:.3g} it began with"
                     )
                     found += self._raise("exploding loss", agent, t, text, collapse=True)
+        return found + (self._faint(t) if t == self.total - 1 else [])
+
+    def _faint(self, t: int) -> list[Alarm]:
+        """At the end: terms that had next to no part in what was learnt."""
+        found = []
+        for (agent, term), shares in self._shares.items():
+            gradient, loss = fmean(s.gradient for s in shares), fmean(s.loss for s in shares)
+            if gradient < FAINT:
+                text = (
+                    f"{term} was {gradient:.1%} of the gradient and {loss:.1%} of the loss (means of {len(shares)} measured "
+                    "steps): without it the result would be nearly the same. Raise its weight, or leave it out"
+                )
+                found += self._raise(f"faint term {term}", agent, t, text, collapse=False)
         return found
 
     def checkpoint(self, t: int, validation: Mapping[str, HeldOut]) -> list[Alarm]:
@@ -82,13 +101,7 @@ class Monitors:
         for agent, v in validation.items():
             robust, clean, n = v.robust, v.clean, v.n
             noise = sqrt(0.25 / n)
-            gap = v.own_attack - robust
-            if gap > max(GAP, 3 * noise):
-                text = (
-                    f"{v.own_attack:.1%} right under the training attack's steps, {robust:.1%} under more of them: the network has learnt "
-                    "to mask its gradient, not to be robust. Use more attack steps, or a random start"
-                )
-                found += self._raise("catastrophic overfitting", agent, t, text, collapse=True)
+            found += self._fooled(agent, t, v.own_attack, robust, max(GAP, 3 * noise))
             chance = 1 / self.classes
             if t >= PATIENCE * self.total and clean <= chance + 3 * sqrt(chance * (1 - chance) / n):
                 text = f"{clean:.1%} right on clean images, chance is {chance:.1%}. Lower the learning rate or eps"
@@ -104,6 +117,16 @@ class Monitors:
                 )
                 found += self._raise("robust overfitting", agent, t, text, collapse=False)
         return found
+
+    def _fooled(self, agent: str, t: int, own: float, more: float, least: float) -> list[Alarm]:
+        """Right under the training attack, wrong under more steps."""
+        if own - more <= least:
+            return []
+        text = (
+            f"{own:.1%} right under the training attack's steps, {more:.1%} under more of them: the network has learnt "
+            "to mask its gradient, not to be robust. Use more attack steps, or a random start"
+        )
+        return self._raise("catastrophic overfitting", agent, t, text, collapse=True)
 
     def _raise(self, name: str, agent: str, t: int, text: str, *, collapse: bool) -> list[Alarm]:
         if (name, agent) in self._raised:

@@ -75,8 +75,12 @@ class Progress:
         """Record step ``t`` of every agent."""
         self._steps = t + 1
         for agent, m in metrics.items():
-            line = {k: v for k, v in asdict(m).items() if k != "spans"}
-            self._write("metrics.jsonl", {"t": t, "agent": agent, **line})
+            line = {k: v for k, v in asdict(m).items() if k not in ("spans", "shares")}
+            shares = {term: share._asdict() for term, share in m.shares.items()}
+            self._write("metrics.jsonl", {"t": t, "agent": agent, **line, **({"shares": shares} if shares else {})})
+            for term, share in m.shares.items():
+                self._board.add_scalar(f"loss_share_{term}/{agent}", share.loss, t)
+                self._board.add_scalar(f"gradient_share_{term}/{agent}", share.gradient, t)
             for name, value in {**m.values, "exchange_bytes": m.exchange_bytes}.items():
                 self._board.add_scalar(f"{name}/{agent}", value, t)
         if self._startup is not None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Generator, Tensor, nn
 
-from sparring.trainers.config import Attack, Msd
+from sparring.trainers.config import Attack, Msd, NoiseStep
 from sparring.trainers.losses import cross_entropy
 from sparring.trainers.repeated import twice
 from sparring.trainers.search import Space, Uniform
@@ -24,7 +24,7 @@ class Model(nn.Module):
     """A network as a method's hooks see it: ``model(x)`` are its logits.
 
     Attributes:
-        helpers: what the method trains besides the network and leaves out of the product; None for most.
+        helpers: what the method trains, or carries from step to step, besides the network; None for most.
         beside: frozen networks in eval mode that live with this agent, by name; gradients pass through to their input.
     """
 
@@ -68,6 +68,7 @@ class Method:
         "robust"  # accuracy on held-out images by which checkpoints are compared
     )
     DEPLOY: ClassVar[tuple[str, ...] | None] = None  # product roles; None: every learner
+    WHOLE: ClassVar[bool] = False  # a batch must not be divided, neither among lanes nor into micro-batches
     SEARCH: ClassVar[Mapping[str, Space]] = {"optim.lr": Uniform(0.01, 0.3, log=True)}  # settings that a search varies
 
     def roles(self) -> dict[str, Role]:
@@ -97,9 +98,17 @@ class Method:
         """Parameters trained besides the network; ``widths`` are every role's channels per block."""
         return None
 
+    def carried_tensors(self, me: str, attacks: Mapping[str, Attack]) -> nn.Module | None:
+        """Tensors that an agent carries from step to step: buffers of a module that its checkpoints hold. Instead of helpers."""
+        return None
+
+    def steps_on_a_batch(self) -> int:
+        """Consecutive steps that see the same batch."""
+        return 1
+
     def attack(
         self, me: str, name: str, attacks: Mapping[str, Attack], *, state: State, when: When, rng: Generator
-    ) -> Attack | Msd:
+    ) -> Attack | Msd | NoiseStep:
         """The attack that ``craft(attack=name)`` runs."""
         return attacks[name]
 

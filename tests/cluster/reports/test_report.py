@@ -87,6 +87,22 @@ def test_the_page_holds_the_numbers_and_nothing_from_outside(folder: RunFolder) 
     assert "batch_size: 32" in text
 
 
+def test_what_each_term_weighs(folder: RunFolder) -> None:
+    """Measured in the last step of every epoch and of the run; the page shows the means of what metrics.jsonl holds."""
+    measured = [line for line in folder.metrics() if "shares" in line]
+    per_epoch = -(-1294 // 32)  # 1,438 training images, a tenth of them held out
+    assert {line["t"] for line in measured} == {per_epoch - 1, 59}
+    for line in measured:
+        assert line["shares"].keys() == {"hard", "own_sample", "peer_sample"}
+        for kind in ("loss", "gradient"):
+            assert sum(share[kind] for share in line["shares"].values()) == pytest.approx(1)
+        assert line["shares"]["hard"]["loss"] == pytest.approx(line["values"]["hard"] / line["values"]["total"])
+    text = (folder.path / "report.html").read_text()
+    mean = sum(line["shares"]["hard"]["gradient"] for line in measured if line["agent"] == "peer0") / 2
+    assert "Share of each term in the gradient" in text
+    assert f"{100 * mean:.1f} %" in text
+
+
 @pytest.mark.soak
 def test_command_puts_runs_side_by_side(folder: RunFolder, sparring: Command, tmp_path: Path) -> None:
     done = sparring("report", folder.path, folder.path, "--examples=40", "--quiet")

@@ -14,7 +14,7 @@ from sparring.cluster.errors import TrainingStopped
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
 from sparring.cluster.training.monitors import WINDOW, Monitors
-from sparring.trainers.types import HeldOut, Metrics
+from sparring.trainers.types import HeldOut, Metrics, Share
 
 
 def feed(monitors: Monitors, losses: list[float], *, accuracy: float = 0.5) -> list[str]:
@@ -61,7 +61,9 @@ ONE_STEP: dict[str, Any] = {"attack.kind": "fgsm", "attack.start": "none", "atta
 
 def run(tmp_path: Path, **overrides: Any) -> Path:
     settings = {"team": "local", "checkpoint.every": 40, "epochs": 20} | overrides
-    return launch.train(recipe("at").replace(settings), runs_dir=tmp_path, how=Circumstances(quiet=True)).path
+    return launch.train(
+        recipe(settings.pop("method", "at")).replace(settings), runs_dir=tmp_path, how=Circumstances(quiet=True)
+    ).path
 
 
 def alarms(path: Path) -> list[str]:
@@ -74,6 +76,39 @@ def test_fgsm_without_random_start_overfits_catastrophically(tmp_path: Path) -> 
     assert "monitor: catastrophic overfitting of model at step" in (path / "log.txt").read_text()
     held_out = [json.loads(line) for line in (path / "validation.jsonl").read_text().splitlines()]
     assert held_out[-1]["own_attack"] - held_out[-1]["robust"] > 0.15
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attack.kind": "fgsm", "attack.start": "none"},
+        {"method": "fgsm_rs", "method.step_length": 2.0, "attack.start": "none"},
+    ],
+    ids=["at", "fgsm_rs"],
+)
+def test_it_is_noticed_between_checkpoints(changes: dict[str, Any], tmp_path: Path) -> None:
+    """By a look at a training batch at the end of an epoch, of epochs this short every hundred steps."""
+    path = run(tmp_path, **{"attack.eps": 0.3, "checkpoint.every": 10_000} | changes)
+    found = [json.loads(line) for line in (path / "alarms.jsonl").read_text().splitlines()]
+    assert ("catastrophic overfitting", "model") in {(a["name"], a["agent"]) for a in found}
+    assert next(a["t"] for a in found if a["name"] == "catastrophic overfitting") in (99, 199)
+    looks = [
+        line
+        for line in map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+        if "deeper_accuracy" in line["values"]
+    ]
+    assert [line["t"] for line in looks] == [99, 199]
+
+
+def test_a_term_that_weighs_nothing_is_named_at_the_end() -> None:
+    monitors = Monitors(classes=10, total=30)
+    shares = {"hard": Share(0.99, 0.97), "soft": Share(0.002, 0.01), "other": Share(0.008, 0.02)}
+    found = []
+    for t in (9, 19, 29):
+        found += monitors.step(t, {"a": Metrics({"total": 1.0}, 0, {}, shares=shares)})
+        assert bool(found) == (t == 29)
+    assert [(a.name, a.agent, a.collapse) for a in found] == [("faint term soft", "a", False)]
+    assert "soft was 1.0% of the gradient and 0.2% of the loss (means of 3 measured steps)" in found[0].text
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.soak) for s in (1, 2))])
