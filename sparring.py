@@ -35,6 +35,7 @@ __all__ = [  # the API: what is removed from it warns for one version first
         "attack",
         "errors",
         "evaluate",
+        "frontier",
         "load",
         "main",
         "pretrain",

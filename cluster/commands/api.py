@@ -102,6 +102,17 @@ def tune(
     return Searched(search.tune(asked, runs_dir=runs, name=name, resume=resume, time_budget=time_budget, say=say))
 
 
+def frontier(methods: Mapping[str, RunConfig], budgets: Sequence[float], **asked: Any) -> dict[str, Any]:
+    """Spend the same budgets on several methods: ``rows``, ``not_beaten``, ``advice``, ``costs``, ``teachers`` (docs/frontier.md).
+
+    Args:
+        asked: ``unit``, ``seeds``, ``attacks``, ``examples``, ``runs_dir``, ``name``, ``resume``, ``quiet``.
+    """
+    from sparring.cluster.frontier.frontier import compared
+
+    return compared(methods, budgets, **asked)
+
+
 def load(
     net: str | Path,
     *,

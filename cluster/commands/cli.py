@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from sparring.cluster.commands.evaluation import Elsewhere, evaluate, export, report, verify
+from sparring.cluster.commands.frontier import frontier
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.commands.serve import serve
 from sparring.cluster.commands.training import pretrain, resume, train, tune
@@ -99,8 +100,8 @@ def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
 COMMANDS: dict[str, Callable[..., None]] = {
     f.__name__: f
     for f in (
-        *(demo, doctor, train, resume, pretrain, tune, evaluate, verify, publish, serve),
+        *(demo, doctor, train, resume, pretrain, tune, frontier, evaluate, verify, publish, serve),
         *(report, runs, recipes, methods, fsck, export),
     )
 }
-RUNS = (train, pretrain, tune, evaluate, serve)  # read their own flags: those of a recipe, or a dataclass's
+RUNS = (train, pretrain, tune, frontier, evaluate, serve)  # read their own flags: those of a recipe, or a dataclass's

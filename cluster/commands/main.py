@@ -18,7 +18,7 @@ from sparring.cluster.machines.stop import start_library_threads, terminate_inte
 from sparring.cluster.terminal import HOME
 from sparring.trainers import user
 
-STARTS_RAY = ("demo", "train", "resume", "pretrain", "tune", "evaluate", "serve")
+STARTS_RAY = ("demo", "train", "resume", "pretrain", "tune", "frontier", "evaluate", "serve")
 
 SLOW_TO_START = (*STARTS_RAY, "report", "publish", "export", "verify")
 

@@ -44,12 +44,14 @@ def line_chart(
     styles: Sequence[tuple[int, bool]] | None = None,
     near: bool = False,
     log: bool = False,
+    links: Sequence[Sequence[str]] | None = None,
 ) -> str:
     """Lines over a common x axis, with a legend; ``percent`` fixes the y axis to 0..1 shown as 0..100 %.
 
     Args:
         near: the y axis spans the values alone, so that values that lie close are told apart.
         log: the x axis is logarithmic.
+        links: per line an address for each of its points, which then are marked.
         styles: colour number and whether dashed, per line; by default one colour each.
     """
     styles = styles or [(i, False) for i in range(len(lines))]
@@ -59,9 +61,7 @@ def line_chart(
     if not points:
         return f'<p class="quiet">{escape(title)}: nothing recorded.</p>'
     x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
-    y_low, y_high = (0.0, 1.0) if percent else (min(0.0, *(p[1] for p in points)), max(p[1] for p in points))
-    if near:
-        y_low, y_high = _around(min(p[1] for p in points), max(p[1] for p in points))
+    y_low, y_high = _heights([p[1] for p in points], percent=percent, near=near)
     values = [log10(v) for v in _decades(x_low, x_high)] if log else ticks(x_low, x_high)
     if x_low == x_high:  # a single value of x stands in the middle
         x_low, x_high = x_low - 0.5, x_high + 0.5
@@ -75,16 +75,15 @@ def line_chart(
     parts = [
         _level(at((x_low, v)).split(",")[1], f"{100 * v:.3g}%" if percent else f"{v:.4g}") for v in ticks(y_low, y_high)
     ]
-    for value in values:
-        x, text = at((value, y_low)).split(",")[0], f"{10**value if log else value:.4g}"
-        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 16}" class="tick x">{text}</text>')
+    parts += [_tick(at((v, y_low)).split(",")[0], f"{10**v if log else v:.4g}") for v in values]
     classes = [f"c{colour % 6}" + (" dashed" if dashed else "") for colour, dashed in styles]
     for (_, line), kind in zip(lines, classes, strict=True):
         if len(line) == 1:
-            x, y = at(line[0]).split(",")
-            parts.append(f'<circle class="{kind}" cx="{x}" cy="{y}" r="4"/>')
+            parts.append(_mark(at(line[0]), kind))
         else:
             parts.append(f'<polyline class="line {kind}" points="{" ".join(at(p) for p in line)}"/>')
+    for (_, line), kind, targets in zip(lines, classes, links or [], strict=bool(links)):
+        parts += [_mark(at(point), kind, target) for point, target in zip(line, targets, strict=True)]
     described = "; ".join(
         f"{name}: {_value(line[0][1], percent)} to {_value(line[-1][1], percent)}" for name, line in lines if line
     )
@@ -97,12 +96,31 @@ def line_chart(
     )
 
 
+def _mark(place: str, kind: str, target: str | None = None) -> str:
+    """A point that leads somewhere, or does not."""
+    x, y = place.split(",")
+    circle = f'<circle class="{kind}" cx="{x}" cy="{y}" r="4"/>'
+    return circle if target is None else f'<a href="{escape(target)}">{circle}</a>'
+
+
 def _level(y: str, text: str) -> str:
     """A line across the chart, and what it stands for."""
     return (
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
         f'<text x="{LEFT - 6}" y="{y}" class="tick y">{text}</text>'
     )
+
+
+def _heights(values: Sequence[float], *, percent: bool, near: bool) -> tuple[float, float]:
+    """Where the y axis begins and ends."""
+    if near:
+        return _around(min(values), max(values))
+    return (0.0, 1.0) if percent else (min(0.0, *values), max(values))
+
+
+def _tick(x: str, text: str) -> str:
+    """A number under the x axis."""
+    return f'<text x="{x}" y="{HEIGHT - BOTTOM + 16}" class="tick x">{text}</text>'
 
 
 def _around(low: float, high: float) -> tuple[float, float]:

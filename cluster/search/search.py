@@ -23,7 +23,7 @@ from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.values import differences
 from sparring.cluster.errors import Exists, Infrastructure, Interrupted, SparringError, UsageError
 from sparring.cluster.machines import placement, session
-from sparring.cluster.machines.fitting import Bundle, Node
+from sparring.cluster.machines.whole_runs import bundles_of
 from sparring.cluster.models.initial import resolved
 from sparring.cluster.runs.folder import NAME, RunFolder, refuse_lost
 from sparring.cluster.search import objective, samplers
@@ -34,8 +34,6 @@ from sparring.cluster.team import assemble
 from sparring.cluster.terminal import relative
 from sparring.cluster.training import launch
 from sparring.trainers.search import Uniform
-
-HEAD = Bundle("a trial", 0.01)  # its own process, which only waits; a share of nothing would shift the agents' bundles
 
 
 def tune(
@@ -65,9 +63,9 @@ def tune(
     drawn = samplers.draw(search, folder)
     length = assemble.specs(search.config, quiet=False)[0].length()
     if session.brings_its_own(search.config.address):
-        _bundles(search.config, [placement.this_machine()])
+        bundles_of(search.config, [placement.this_machine()], what="a trial")
     with RunFolder(folder).locked(), session.connected(search.config.address):
-        wanted = _bundles(search.config, placement.nodes_alive())
+        wanted = bundles_of(search.config, placement.nodes_alive(), what="a trial")
         if search.config.placement.wait:
             placement.release(placement.reserve(wanted, search.config.placement))  # Tune would wait for ever
         from sparring.cluster.search.tuning import fit
@@ -175,19 +173,6 @@ def _folder(search: Search, runs_dir: Path, name: str | None, *, resume: bool) -
     RunFolder(folder).keep(search.config.codes)
     write(file, to_json(asked))
     return folder
-
-
-def _bundles(config: RunConfig, nodes: list[Node]) -> list[Bundle]:
-    """Bundles of one trial; on Ray the first one is its own process's.
-
-    Raises:
-        NoResources: not one trial would fit, for which Tune would wait for ever.
-    """
-    wanted, own = placement.on_device(config.device, config.placement, config.agents)
-    if config.team == "ray":
-        return [HEAD, *placement.plan(list(config.method.roles()), wanted, nodes, own=own, beside=[HEAD])]
-    alone = replace(wanted, gpus_per_agent=wanted.gpus_per_agent or 0.0)
-    return placement.plan(["a trial"], alone, nodes)
 
 
 def conclude(folder: Path, search: Search, *, finished: bool) -> list[dict[str, Any]]:
