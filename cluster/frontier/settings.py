@@ -65,7 +65,8 @@ class Point:
 
 def slug(label: str) -> str:
     """A label as part of a folder's name: ``mat:alpha=1`` -> ``mat-alpha-1``."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", label.rpartition("/")[2]).strip("-.")
+    head, colon, rest = label.partition(":")
+    return re.sub(r"[^A-Za-z0-9._]+", "-", head.rpartition("/")[2] + colon + rest).strip("-.")
 
 
 def method_of(text: str, changes: Mapping[str, Any], data: str) -> RunConfig:

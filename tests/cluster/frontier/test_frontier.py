@@ -73,7 +73,7 @@ def test_a_method_and_its_settings() -> None:
     assert (method.alpha, method.temperature, method.preset) == (1.0, 4.0, "own_sample")
     assert method_of("at", {}, "cifar10").network == "resnet18"
     assert method_of("trades_awp-digits", {}, "digits").optim.awp == 0.005
-    assert slug("my/own.py:alpha=8/255") == "255"  # nothing of a path
+    assert slug("my/own.py:alpha=8/255") == "own.py-alpha-8-255"
     with pytest.raises(UsageError, match=r"'alpha' in 'mat:alpha' is not SETTING=VALUE; for example: mat:alpha=1"):
         method_of("mat:alpha", {}, "digits")
     with pytest.raises(ValueError, match="alpah"):
