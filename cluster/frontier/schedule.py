@@ -47,7 +47,7 @@ def carry_out(
     """
     waiting, failures = list(tasks), dict.fromkeys(range(len(tasks)), 0)
     numbers = {id(task): i for i, task in enumerate(tasks)}
-    running: dict[Any, tuple[Task, Any]] = {}
+    running: dict[Any, tuple[Task, Any, Any]] = {}
     with _ended(running):
         while waiting or running:
             while waiting and not (alone and running):
@@ -55,10 +55,12 @@ def carry_out(
                 if group is None:
                     break
                 task = waiting.pop(0)
-                running[_started(task, group, runtime_env)] = task, group
+                process = _process(task, group, runtime_env)
+                running[process.done.remote(task)] = task, process, group
             done, _ = ray.wait(list(running), timeout=SOON)
             for ref in done:
-                task, group = running.pop(ref)
+                task, process, group = running.pop(ref)
+                ray.kill(process)
                 placement.release(group)
                 try:
                     ended(task, ray.get(ref))
@@ -85,16 +87,23 @@ def _room(config: RunConfig, *, wait: bool) -> Any:
         return None
 
 
-def _started(task: Task, group: Any, runtime_env: dict[str, Any]) -> Any:
+def _process(task: Task, group: Any, runtime_env: dict[str, Any]) -> Any:
     cpus = HEAD if task.config.team == "ray" else task.config.placement.cpus_per_agent
     gpus = 0.0 if task.config.team == "ray" else (task.config.placement.gpus_per_agent or 0.0)
     where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
     options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": where, "runtime_env": runtime_env}
-    return ray.remote(_done).options(max_retries=0, **options).remote(task)
+    return ray.remote(_Process).options(**options).remote()
+
+
+class _Process:
+    """An actor, whose end is nobody's failure: of a task's process Ray tells the user that it died."""
+
+    def done(self, task: Task) -> str | None:
+        """Why it failed, if its own settings are the reason."""
+        return _done(task)
 
 
 def _done(task: Task) -> str | None:
-    """In its own process: why it failed, if its own settings are the reason."""
     group = ray.util.get_current_placement_group() if task.config.team == "ray" else None
     try:
         getattr(work, task.do)(task.folder, task.config, group=group, **task.asked)
@@ -106,11 +115,11 @@ def _done(task: Task) -> str | None:
 
 
 @contextmanager
-def _ended(running: dict[Any, tuple[Task, Any]]) -> Iterator[None]:
+def _ended(running: dict[Any, tuple[Task, Any, Any]]) -> Iterator[None]:
     """Nothing goes on, or stays reserved, after the block."""
     try:
         yield
     finally:
-        for ref, (_, group) in running.items():
-            ray.cancel(ref, force=True)
+        for _, process, group in running.values():
+            ray.kill(process)
             placement.release(group)

@@ -27,6 +27,7 @@ from sparring.trainers.datasets import Prepared, cache
 
 TIMEOUT = 180.0  # seconds; a node's first task starts a process that imports torch
 ENDED = 20.0  # seconds for a task on another host that kills a process there
+GRACE = 1.0  # seconds that a process has to end when Ray asks it to
 NOTICED = 5.0  # seconds until Ray says that a node is lost
 VISIBLE = 5.0  # seconds after which a file of another host must be seen; network file systems cache what is not there
 
@@ -111,7 +112,7 @@ def soon_lacking(group: PlacementGroup) -> bool:
 
 
 def end(facts: Sequence[Facts]) -> None:
-    """Kill agents' processes, each on its own host: a stopped one does not hear Ray's request."""
+    """End agents' processes, each on its own host: those that do not hear Ray's request, as a stopped one, are killed."""
     here = (socket.gethostname(), ray.util.get_node_ip_address())
     nodes = {n["NodeManagerAddress"]: n["NodeID"] for n in ray.nodes() if n["Alive"]}
     asked = []
@@ -125,6 +126,10 @@ def end(facts: Sequence[Facts]) -> None:
 
 
 def _kill(pid: int) -> None:
+    """Once it had time to end by itself: what is killed at once Ray reports to the user as a crash."""
+    deadline = time.monotonic() + GRACE
+    while _is_actor(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
     if _is_actor(pid):
         with suppress(ProcessLookupError):  # it may have ended by itself meanwhile
             os.kill(pid, signal.SIGKILL)
