@@ -121,8 +121,9 @@ class Base:
 
     def _images(self, t: int) -> Batch:
         """The batch that step ``t`` sees, of the step's own epoch."""
-        seen = self.batches.batch(t // self.method.steps_on_a_batch())
-        return replace(seen, epoch=t // self.batches.steps_per_epoch)
+        steps = self.method.steps_on_a_batch()
+        seen = self.batches.batch(t // steps)
+        return seen if steps == 1 else replace(seen, epoch=t // self.batches.steps_per_epoch)
 
     def _batch(self, t: int) -> Batch:
         return self._batches(t)[1]

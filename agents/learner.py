@@ -85,8 +85,9 @@ class Learner:
         (total(terms) * share if share != 1.0 else total(terms)).backward()  # type: ignore[no-untyped-call]
 
     def shares(self, values: Mapping[str, float], average: Callable[[Sequence[Tensor]], None]) -> dict[str, Share]:
-        """Per term, where the step was measured; else nothing. ``values``: the weighed terms."""
-        return self.gradients.shares(values, average) if self.gradients is not None else {}
+        """Per term, where the step was measured, once; else nothing. ``values``: the weighed terms."""
+        measured, self.gradients = self.gradients, None
+        return measured.shares(values, average) if measured is not None else {}
 
     def end(self, average: Callable[[Sequence[Tensor]], None]) -> None:
         """Change the weights by the gradients that are there."""

@@ -61,8 +61,7 @@ class Piece:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     def config(self, seed: int, setting: Mapping[str, Any]) -> RunConfig:
-        common = {k: v for k, v in setting.items() if not (k == "attack.steps" and "attack.kind" in self.changes)}
-        return recipe(self.method).replace({**common, **self.changes, "seed": seed})
+        return recipe(self.method).replace({**setting, **self.changes, "seed": seed})
 
 
 @dataclass(frozen=True)

@@ -205,9 +205,7 @@ def _conclude(
     config = next(iter(asked.methods.values()))
     whole: dict[str, Any] = {
         "data": config.data.name,
-        "threat": "union of " + ", ".join(map(str, config.threats))
-        if len(config.threats) > 1
-        else str(config.threats[0]),
+        "threats": [str(threat) for threat in config.threats],
         "unit": asked.unit,
         "seeds": asked.seeds,
         "attacks": list(asked.attacks),

@@ -17,8 +17,9 @@ def page(name: str, found: Mapping[str, Any]) -> str:
     rows = [r for r in found["rows"] if "robust" in r]
     methods = list(dict.fromkeys(r["method"] for r in found["rows"]))
     label = "device-seconds of training" if found["unit"] == "seconds" else "forward passes of training"
+    threats = ("union of " if len(found["threats"]) > 1 else "") + ", ".join(map(radius, found["threats"]))
     drawn = ""
-    for key, title in (("robust", f"Robust accuracy, {radius(found['threat'])}"), ("clean", "Clean accuracy")):
+    for key, title in (("robust", f"Robust accuracy, {threats}"), ("clean", "Clean accuracy")):
         each = {m: sorted((r for r in rows if r["method"] == m), key=lambda r: float(r["budget"])) for m in methods}
         lines = [(m, [(r["budget"], r[key]) for r in own]) for m, own in each.items() if own]
         links = [[f"{r['runs'][0]['run']}/" for r in own] for own in each.values() if own]

@@ -124,6 +124,28 @@ def test_who_is_not_beaten_and_what_to_take() -> None:
     }
 
 
+def test_the_page_of_methods_against_several_norms_that_failed_in_part() -> None:
+    """Three norms in the title, a row without a number, a teacher."""
+    rows = [point("max", 10, 0.3), results.row([Point("avg", 10, 0, 3)], [None], {"avg-10-seed0": "no <good>"}, 1.0)]
+    found = {
+        "data": "digits",
+        "threats": ["linf:0.0313725", "l2:0.5", "l1:12"],
+        "unit": "passes",
+        "seeds": 1,
+        "attacks": ["clean", "pgd-20"],
+        "n": 1000,
+        "rows": [{**r, "epochs": 1.5} for r in rows],
+        "not_beaten": [{"method": "max", "budget": 10, "robust": 0.3}],
+        "advice": results.advice(rows, "passes"),
+        "teachers": [{"run": "teachers/at", "of": ["max"], "cost": 123.46}],
+    }
+    text = page.page("f", found)
+    assert "Robust accuracy, union of linf:8/255, l2:0.5, l1:12" in text
+    assert "no &lt;good&gt;" in text
+    assert "123.5 passes" in text
+    assert "attacked by pgd-20 on 1000 test images" in text
+
+
 def frontier(**changes: Any) -> Frontier:
     methods = {m: recipe(m).replace(SMALL) for m in ("at", "fgsm_rs")}
     return Frontier(**{"methods": methods, "budgets": (10.0, 20.0), "seeds": 1, **changes})
