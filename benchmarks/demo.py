@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import circumstances, save
 
-from sparring.cluster.commands.demo import THREAT, demo
+from sparring.cluster.commands.demo import THREAT, brought, demo
 from sparring.cluster.config.recipes import recipe
 
 
@@ -32,6 +32,8 @@ def main() -> None:
         **circumstances(seed=seed),
         "n": n,
         "seconds": result["seconds"],
+        "epochs": result["epochs"],
+        "brought": brought(result),
         "attack": f"{result['attack']}, {THREAT}",
         "networks": rows,
     }

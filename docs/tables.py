@@ -36,7 +36,10 @@ def demo(result: dict[str, Any]) -> str:
         [n, cell(r["clean"], r["clean_ci95"]), cell(r["robust"], r["robust_ci95"])]
         for n, r in result["networks"].items()
     ]
-    took = f"Training took {result['seconds']:.0f} s. Intervals are 95 % (Wilson), n counts test images."
+    took = (
+        f"Training took {result['seconds']:.0f} s. Intervals are 95 % (Wilson), n counts test images. "
+        f"{result['brought'].replace('docs/results.md', '[docs/results.md](docs/results.md)')}."
+    )
     return rows(["network", "clean [95 %]", f"{result['attack']} [95 %]"], body) + source(result) + took + "\n"
 
 

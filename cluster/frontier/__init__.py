@@ -4,4 +4,4 @@ Comes in: a ``Frontier``. Goes out: a folder with a run per method, budget and s
 Called by the commands and the Python API.
 """
 
-__all__ = ["frontier", "results", "settings"]
+__all__ = ["cost", "frontier", "results", "settings"]

@@ -118,7 +118,7 @@ def test_a_healthy_run_raises_none(seed: int, tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_plain_training_raises_none(tmp_path: Path) -> None:
-    """The demo's third network: its loss falls to almost nothing, and a robust accuracy near zero is what it is."""
+    """The demo's plain network: its loss falls to almost nothing, and a robust accuracy near zero is what it is."""
     config = recipe("clean").replace({"team": "local"})
     assert alarms(launch.train(config, runs_dir=tmp_path, how=Circumstances(quiet=True)).path) == []
 
