@@ -23,7 +23,7 @@ INTRODUCTION = """Sparring demo: two small networks learn to read handwritten di
 of them invents adversarial examples, Ray carries these and the soft labels to the other, and both learn.
 For comparison a third network of the same size is trained under attack alone, for as much arithmetic as the two
 together, and a fourth plainly. All on CPU, about a minute."""
-EPOCHS = 20  # half of the recipe's: enough to see it
+EPOCHS = 16  # of the recipe's 40: enough to see it
 ALONE = "alone, same cost"
 ATTACK, THREAT = "scaled-pgd-20", "linf:0.15"  # right for networks whose logits differ in scale
 
