@@ -22,7 +22,7 @@ from sparring.cluster.training.job import Circumstances
 INTRODUCTION = """Sparring demo: two small networks learn to read handwritten digits while under attack. In every step each
 of them invents adversarial examples, Ray carries these and the soft labels to the other, and both learn.
 For comparison a third network of the same size is trained under attack alone, for as much arithmetic as the two
-together, and a fourth plainly. All on CPU, about a minute."""
+together, and a fourth plainly. All on CPU, in a minute or two."""
 EPOCHS = 16  # of the recipe's 40: enough to see it
 ALONE = "alone, same cost"
 ATTACK, THREAT = "scaled-pgd-20", "linf:0.15"  # right for networks whose logits differ in scale
