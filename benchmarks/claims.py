@@ -82,6 +82,13 @@ class Claim:
     pairs: Sequence[tuple[str, str]]  # the claimed better one, the other
 
 
+def part(claim: Claim, labels: Sequence[str]) -> Claim:
+    """The claim with these networks alone."""
+    rows = {label: claim.rows[label] for label in labels}
+    pieces = {row.piece: claim.pieces[row.piece] for row in rows.values()}
+    return Claim(pieces, rows, [pair for pair in claim.pairs if set(pair) <= set(labels)])
+
+
 def longer(times: int) -> dict[str, Any]:
     return {"epochs": times * SETTING["epochs"]}
 
@@ -308,8 +315,11 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--minutes", type=float, help="begin no piece after so long; everything is kept")
     parser.add_argument("--set", nargs="*", default=[], metavar="PATH=VALUE", help="another setting, for trying it out")
+    parser.add_argument("--only", nargs="*", metavar="ROW", help="these networks, for trying it out; not with --save")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/claims/NAME.json")
     args = parser.parse_args()
+    if args.only and args.save:
+        parser.error("--only is for trying it out: without --save")
     os.environ["CIFAR10"] = str(Path(args.data_root).resolve())
     args.begun, args.setting = time.monotonic(), dict(SETTING)
     for text in args.set:
@@ -318,15 +328,16 @@ def main() -> int:
     stopped = False
     for name in names(args.name):
         done: dict[int, Any] = {}
+        claim = part(CLAIMS[name], args.only) if args.only else CLAIMS[name]
         pieces = Pieces(name, args)
         try:
             for seed in args.seeds:
-                done[seed] = measured(CLAIMS[name], seed, pieces, args)
+                done[seed] = measured(claim, seed, pieces, args)
         except OutOfTimeError:
             stopped = True
             print(f"{name}: {args.minutes:g} minutes are over; the same command goes on", file=sys.stderr)
         if done:
-            record = concluded(name, CLAIMS[name], done, args)
+            record = concluded(name, claim, done, args)
             for pair in record["pairs"]:
                 print({k: v for k, v in pair.items() if k != "seeds"})
             if args.save:
