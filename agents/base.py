@@ -61,7 +61,10 @@ class Base:
         self.seed, self.total_steps, self.classes = made.seed, made.total_steps, made.classes
         self.lanes, self.memo = made.lanes, made.memo
         example = self.batches.batch(0).x[:2]
-        helpers = made.helpers or self.method.carried_tensors(self.me, self.attacks)
+        helpers = made.helpers
+        if helpers is None:
+            carried = self.method.carried_tensors(self.me, self.attacks)
+            helpers = carried.to(self.batches.device) if carried is not None else None
         self.views = Views(self.model, example, self.speed, helpers=helpers, beside=made.beside)
         self.view = self.views.training
         self.learns = self.method.roles()[self.me].learns

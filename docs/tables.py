@@ -17,6 +17,7 @@ from typing import Any
 CLONE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CLONE / "benchmarks"))
 
+import claimed  # noqa: E402
 import robust  # noqa: E402
 import scale_model  # noqa: E402
 import speed  # noqa: E402
@@ -258,6 +259,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "scaling": scale,
     "walls": walls,
     "masking": robust.masking,
+    "claims_mat": claimed.claim,
+    "claims_mat_said": claimed.sentences,
     "heldout_attack": robust.heldout_attack,
     "measures": robust.measures,
     "methods": methods,
@@ -280,7 +283,12 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-SHARED = {"walls": "scaling", "planted": "search"}  # tables from another one's file
+SHARED = {
+    "walls": "scaling",
+    "planted": "search",
+    "claims_mat": "claims/mat",
+    "claims_mat_said": "claims/mat",
+}  # tables from another one's file
 
 
 def render(page: str) -> str:

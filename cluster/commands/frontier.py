@@ -106,8 +106,8 @@ def _changes(first: str, chosen: RunConfig) -> dict[str, Any]:
     from sparring.cluster.config.recipes import recipe
 
     before, now = flat(recipe(first).to_dict()), flat(chosen.to_dict())
-    changed = {k: v for k, v in now.items() if v != before.get(k) and not k.startswith("agents.")}
-    own = [k for k in changed if k.startswith("method.")]
+    changed = {k: v for k, v in now.items() if v != before.get(k)}
+    own = [k for k in changed if k.startswith(("method.", "agents."))]
     if own:
         key = own[0].removeprefix("method.")
         raise UsageError(

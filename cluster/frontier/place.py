@@ -47,6 +47,7 @@ def folder_of(asked: Frontier, runs_dir: Path, name: str | None, *, resume: bool
         )
         if wrong:
             raise UsageError(f"{relative(folder)} is another frontier ({'; '.join(wrong)}); choose another --name")
+        now["methods"] = before["methods"] | now["methods"]  # what is not asked for this time still lies there
     else:
         (folder / "runs").mkdir(parents=True)
     write(file, to_json(now))

@@ -159,7 +159,10 @@ def test_a_folder_may_grow_and_nothing_else(tmp_path: Path) -> None:
         assert place.folder_of(frontier(**longer), tmp_path, "f", resume=True) == folder
     with pytest.raises(UsageError, match=r"is another frontier \(unit: 'seconds' -> 'passes'|unit"):
         place.folder_of(frontier(unit="passes"), tmp_path, "f", resume=True)
-    other = {"at": recipe("at").replace(SMALL | {"attack.eps": 0.2})}
+    assert (
+        place.folder_of(frontier(methods={"mat": recipe("mat").replace(SMALL)}), tmp_path, "f", resume=True) == folder
+    )
+    other = {"at": recipe("at").replace(SMALL | {"attack.eps": 0.2})}  # also when it was left out in between
     with pytest.raises(UsageError, match=r"attack\.eps"):
         place.folder_of(frontier(methods=other), tmp_path, "f", resume=True)
     with pytest.raises(UsageError, match="would share a folder"):
@@ -174,6 +177,10 @@ def test_a_folder_may_grow_and_nothing_else(tmp_path: Path) -> None:
         (
             ["mat", "at", "--method.alpha=1"],
             "--method.alpha belongs to one method; write it behind its name: mat:alpha=1",
+        ),
+        (
+            ["at", "mat", "--agents.model.optim.lr=0.2"],
+            "--agents.model.optim.lr belongs to one method; write it behind its name",
         ),
         (["at", "mat_multi"], "their robust accuracies would not compare"),
         (["att"], "Did you mean 'at'"),
