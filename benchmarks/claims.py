@@ -1,10 +1,11 @@
 """The papers' claims on real images: what mutual training and distillation bring on CIFAR-10 at 16x16, against equal cost.
 
-python benchmarks/claims.py NAME|all --runs-dir RUNS [--data-root data/cifar10] [--seeds 0 1 2] [--minutes 60] [--save]
+python benchmarks/claims.py NAME|all|teachers --runs-dir RUNS [--data-root data/cifar10] [--seeds 0 1 2] [--minutes 60] [--save]
 
-A piece is one run with one seed, or one of its networks attacked. Runs are kept in RUNS, and with ``--save`` every attacked network at once in
-benchmarks/results/claims/pieces/NAME.json, so the same command goes on, also on another machine; claims/NAME.json is made from the
-seeds of which all is there.
+What is compared stands in claims_compared.py. A piece is one run with one seed, or one of its networks attacked. Runs are kept in RUNS, and
+with ``--save`` every attacked network at once in benchmarks/results/claims/pieces/SETTING-UNDER.json, so the same command goes on, also on
+another machine; claims/NAME.json is made from the seeds of which all is there. ``teachers`` trains and publishes those of the distillation
+methods, once; they are committed.
 """
 
 from __future__ import annotations
@@ -14,122 +15,32 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-from common import CLONE, RESULTS, circumstances
+from claims_compared import CLAIMS, SETTINGS, TEACHERS, TEACHING, Claim, Piece, Row, part
+from common import RESULTS, circumstances
 
 from sparring.cluster.config.environment import cpu
-from sparring.cluster.config.recipes import recipe
-from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.evaluation.block import BROKEN, read
 from sparring.cluster.evaluation.evaluation import evaluate_run
 from sparring.cluster.frontier import cost
+from sparring.cluster.models.card import publish
 from sparring.cluster.models.examples import Examples
 from sparring.cluster.models.initial import resolved
+from sparring.cluster.models.resolve import single
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
 
-EPS = 8 / 255
-SMOOTHED = str(CLONE / "benchmarks" / "claims_methods.py")
 T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # of Student's t with one degree of freedom less: two-sided 95 %
-SETTING: dict[str, Any] = {
-    "team": "local",
-    "data.name": f"{CLONE / 'benchmarks' / 'claims_data.py'}:small",
-    "data.fraction": 0.04,
-    "data.augment": "none",
-    "network": "wide_resnet:depth=10,widen=1",
-    "attack.eps": EPS,
-    "attack.steps": 5,
-    "batch_size": 50,
-    "epochs": 60,
-    "checkpoint.every": 74,
-}
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A run: ``Piece("mat", {"method.peers": 3})``."""
-
-    method: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-    def config(self, seed: int, setting: Mapping[str, Any]) -> RunConfig:
-        return recipe(self.method).replace({**setting, **self.changes, "seed": seed})
-
-
-@dataclass(frozen=True)
-class Row:
-    """A network: of which run, by which name there."""
-
-    piece: str
-    agent: str
-    checkpoints: tuple[str, ...] = ("best", "last")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What is compared: networks by label, and pairs of them."""
-
-    pieces: Mapping[str, Piece]
-    rows: Mapping[str, Row]
-    pairs: Sequence[tuple[str, str]]  # the claimed better one, the other
-
-
-def part(claim: Claim, labels: Sequence[str]) -> Claim:
-    """The claim with these networks alone."""
-    rows = {label: claim.rows[label] for label in labels}
-    pieces = {row.piece: claim.pieces[row.piece] for row in rows.values()}
-    return Claim(pieces, rows, [pair for pair in claim.pairs if set(pair) <= set(labels)])
-
-
-def longer(times: int) -> dict[str, Any]:
-    return {"epochs": times * SETTING["epochs"]}
-
-
-AT = {
-    "at": Piece("at", {"optim.ema": 0.995, "optim.swa": True})
-}  # averages are looked at beside; they change nothing of the run
-MAT = Claim(
-    pieces={
-        **AT,
-        "at_2x": Piece("at", longer(2)),
-        "at_3x": Piece("at", longer(3)),
-        "at_awp": Piece("at", {"optim.awp": 0.005}),
-        "at_smoothed": Piece(SMOOTHED),
-        "two_ats": Piece("mat", {"method.alpha": 0.0}),
-        "mat_2": Piece("mat"),
-        "mat_3": Piece("mat", {"method.peers": 3}),
-    },
-    rows={
-        "at": Row("at", "model"),
-        "at_2x": Row("at_2x", "model"),
-        "at_3x": Row("at_3x", "model"),
-        "at_ema": Row("at", "model.ema"),
-        "at_swa": Row("at", "model.swa"),
-        "at_awp": Row("at_awp", "model"),
-        "at_smoothed": Row("at_smoothed", "model"),
-        "two_ats_averaged": Row("two_ats", "ensemble"),
-        "mat_2": Row("mat_2", "peer0"),
-        "mat_2_ensemble": Row("mat_2", "ensemble"),
-        "mat_3": Row("mat_3", "peer0"),
-        "mat_3_ensemble": Row("mat_3", "ensemble"),
-    },
-    pairs=[
-        *(("mat_2", other) for other in ("at", "at_2x", "at_ema", "at_swa", "at_awp", "at_smoothed")),
-        *(("mat_3", other) for other in ("at", "at_3x")),
-        ("mat_2_ensemble", "two_ats_averaged"),
-        ("mat_2_ensemble", "at_2x"),
-    ],
-)
-CLAIMS = {"mat": MAT}
 ATTACKS = ("clean", "pgd-20", "autoattack")
+COLUMNS = ("label", "clean_prediction", *(BROKEN + attack for attack in ATTACKS[1:]))
+TEACHERS_SEED = 100
 
 
 class OutOfTimeError(Exception):
@@ -138,9 +49,8 @@ class OutOfTimeError(Exception):
 
 def run(label: str, piece: Piece, seed: int, args: argparse.Namespace) -> RunFolder:
     """The run, trained to its end."""
-    config = piece.config(seed, args.setting)
     made = launch.train(
-        config,
+        piece.config(seed, args.setting),
         runs_dir=args.runs_dir,
         name=f"{label}-seed{seed}",
         resume_if_exists=True,
@@ -149,9 +59,21 @@ def run(label: str, piece: Piece, seed: int, args: argparse.Namespace) -> RunFol
     return RunFolder(made.path)
 
 
+def teachers(args: argparse.Namespace) -> None:
+    """Train, attack and publish the networks that students learn from."""
+    for name, piece in TEACHING.items():
+        args.setting = settings(args, "whole")
+        folder = run(f"teacher-{name}", piece, TEACHERS_SEED, args)
+        evaluation = f"claims-{args.examples}"
+        if not (folder.path / "evaluation" / evaluation / "report.json").exists():
+            evaluate_run(folder, attacks=ATTACKS, checkpoint="last", examples=Examples(args.examples), name=evaluation)
+        where = TEACHERS if args.save else args.runs_dir / "teachers"
+        print(publish(*single(f"{folder.path}@model"), name=name, models_dir=where))
+
+
 def attacked(folder: RunFolder, row: Row, checkpoint: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Accuracies of one network, and per test image whether AutoAttack left it right."""
-    name = f"claims-{row.agent}-{checkpoint}-{args.examples}"
+    """Accuracies of one network, and per test image whether it is right, and still right after AutoAttack under every threat."""
+    name = f"claims-{row.agent}-{checkpoint}-{args.examples}-{len(args.threats)}"
     place = folder.path / "evaluation" / name
     if not (place / "report.json").exists():
         evaluate_run(
@@ -159,33 +81,40 @@ def attacked(folder: RunFolder, row: Row, checkpoint: str, args: argparse.Namesp
             agents=[row.agent],
             checkpoint=checkpoint,
             attacks=ATTACKS,
+            threats=args.threats,
             examples=Examples(args.examples),
             name=name,
             masking=0,
         )
     report = json.loads((place / "report.json").read_text())
-    right = {"clean": [], **{a: [] for a in ATTACKS[1:]}}  # type: dict[str, list[np.ndarray]]
+    blocks: dict[str, list[dict[str, Any]]] = {}  # by threat
     for path in report["blocks"]:
-        columns = read(place / path)
-        clean = (columns["clean_prediction"] == columns["label"]).numpy()
-        right["clean"].append(clean)
-        for attack in ATTACKS[1:]:
-            right[attack].append(clean & ~columns[f"{BROKEN}{attack}"].numpy())
-    whole = {attack: np.concatenate(parts) for attack, parts in right.items()}
-    agent = next(iter(report["agents"].values()))
+        blocks.setdefault(Path(path).parent.name, []).append(read(place / path))
+    whole = {
+        threat: {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in COLUMNS}
+        for threat, parts in blocks.items()
+    }
+    first = next(iter(whole.values()))
+    clean = first["clean_prediction"] == first["label"]
+    right = {threat: {a: clean & ~columns[BROKEN + a] for a in ATTACKS[1:]} for threat, columns in whole.items()}
+    union = {a: np.logical_and.reduce([r[a] for r in right.values()]) for a in ATTACKS[1:]}
     return {
-        "step": agent["checkpoint"],
-        **{attack: float(values.mean()) for attack, values in whole.items()},
-        "right": np.packbits(whole["autoattack"]).tobytes().hex(),
+        "step": next(iter(report["agents"].values()))["checkpoint"],
+        "clean": float(clean.mean()),
+        **{a: float(values.mean()) for a, values in union.items()},
+        "threats": {threat: float(r["autoattack"].mean()) for threat, r in right.items()},
+        "right_clean": digits(clean),
+        "right": digits(union["autoattack"]),
     }
 
 
 class Pieces:
-    """What was measured of a claim, by row and seed, for one setting: its file is begun anew when the setting changes."""
+    """What was measured in one setting under some threats, by row and seed: its file is begun anew when the setting changes."""
 
-    def __init__(self, name: str, args: argparse.Namespace) -> None:
-        self.file, self._save = RESULTS / "claims" / "pieces" / f"{name}.json", args.save
-        setting = {k: v for k, v in args.setting.items() if k != "data.name"} | {"examples": args.examples}
+    def __init__(self, claim: Claim, args: argparse.Namespace) -> None:
+        under = "union" if len(claim.threats) > 1 else "linf"
+        self.file, self._save = RESULTS / "claims" / "pieces" / f"{claim.setting}-{under}.json", args.save
+        setting = described(args.setting) | {"threats": list(claim.threats), "examples": args.examples}
         self._whole: dict[str, Any] = {"setting": setting, "rows": {}}
         if self.file.exists():
             before = json.loads(self.file.read_text())
@@ -217,7 +146,7 @@ def measured(claim: Claim, seed: int, pieces: Pieces, args: argparse.Namespace) 
             known |= {"seconds": sum(cost.spent(folder)), "steps": folder.total_steps, "cpu": cpu()}
             known[checkpoint] = attacked(folder, row, checkpoint, args)
             pieces.keep()
-            shown = {k: v for k, v in known[checkpoint].items() if k != "right"}
+            shown = {k: v for k, v in known[checkpoint].items() if not k.startswith("right")}
             print(seed, label, checkpoint, shown, flush=True)
     return {label: pieces.made[label][str(seed)] for label in claim.rows}
 
@@ -228,25 +157,32 @@ def in_time(args: argparse.Namespace) -> None:
         raise OutOfTimeError
 
 
+def digits(right: np.ndarray) -> str:
+    """Per test image, as hexadecimal digits."""
+    return np.packbits(right).tobytes().hex()
+
+
 def bits(text: str, n: int) -> np.ndarray:
     """Per test image, from its hexadecimal digits."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:n].astype(bool)
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:n].astype(float)
+
+
+def scores(made: Mapping[str, Any], measure: str, n: int) -> np.ndarray:
+    """Per test image: 1 when right after AutoAttack; weighted: the mean of that and of being right without one."""
+    robust = bits(made["right"], n)
+    return robust if measure == "robust" else (robust + bits(made["right_clean"], n)) / 2
 
 
 def difference(
-    a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], checkpoint: str, n: int
+    a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], checkpoint: str, n: int, measure: str = "robust"
 ) -> dict[str, Any]:
-    """AutoAttack accuracy of ``a`` minus that of ``b``, per seed; its mean with two 95 % intervals.
+    """The measure of ``a`` minus that of ``b``, per seed; its mean with two 95 % intervals.
 
     Over seeds: Student's t of the seeds' differences, that is, other initial weights, images and orders. Over examples: the normal
     interval of the mean over test images of the seeds' paired differences, that is, other test images.
     """
-    paired = np.stack(
-        [
-            bits(x[checkpoint]["right"], n).astype(float) - bits(y[checkpoint]["right"], n)
-            for x, y in zip(a, b, strict=True)
-        ]
-    )
+    pairs = zip(a, b, strict=True)
+    paired = np.stack([scores(x[checkpoint], measure, n) - scores(y[checkpoint], measure, n) for x, y in pairs])
     seeds, images = paired.mean(1), paired.mean(0)
     mean = float(paired.mean())
     over_images = 1.96 * float(images.std(ddof=1)) / sqrt(n)
@@ -266,49 +202,81 @@ def verdict(found: Mapping[str, Any]) -> str:
     return "refuted" if all(high < 0 for _, high in intervals) else "not seen"
 
 
-def concluded(
-    name: str, claim: Claim, seeds: Mapping[int, Mapping[str, Any]], args: argparse.Namespace
-) -> dict[str, Any]:
+def concluded(claim: Claim, seeds: Mapping[int, Mapping[str, Any]], args: argparse.Namespace) -> dict[str, Any]:
     """What is written: rows over seeds, pairs, costs."""
     first = next(iter(seeds))
     rows = {label: [found[label] for found in seeds.values()] for label in claim.rows}
     passes = {label: cost.counted(resolved(piece.config(first, args.setting))) for label, piece in claim.pieces.items()}
+    kept = ("step", "threats", "right", "right_clean")
     return {
         **circumstances(seed=first),
         "n": args.examples,
         "seeds": list(seeds),
-        "threat": "linf:8/255",
-        "setting": {k: v for k, v in args.setting.items() if k != "data.name"}
-        | {"data": "CIFAR-10 at 16x16, means of 2x2"},
+        "threats": list(claim.threats),
+        "measure": claim.measure,
+        "setting": described(args.setting),
         "rows": {
             label: {
                 "passes": passes[claim.rows[label].piece] * found[0]["steps"],
                 "seconds": fmean(f["seconds"] for f in found),
                 **{
-                    checkpoint: {a: [f[checkpoint][a] for f in found] for a in ATTACKS}
-                    | {k: [f[checkpoint][k] for f in found] for k in ("step", "right")}
+                    checkpoint: {k: [f[checkpoint][k] for f in found] for k in (*ATTACKS, *kept)}
                     for checkpoint in claim.rows[label].checkpoints
                 },
             }
             for label, found in rows.items()
         },
         "pairs": [
-            {"a": a, "b": b, "checkpoint": checkpoint, **difference(rows[a], rows[b], checkpoint, args.examples)}
+            {
+                "a": a,
+                "b": b,
+                "checkpoint": checkpoint,
+                **difference(rows[a], rows[b], checkpoint, args.examples, claim.measure),
+            }
             for a, b in claim.pairs
-            for checkpoint in ("best", "last")
-            if checkpoint in claim.rows[a].checkpoints and checkpoint in claim.rows[b].checkpoints
+            for checkpoint in claim.rows[a].checkpoints
+            if checkpoint in claim.rows[b].checkpoints
         ],
     }
 
 
-def names(asked: str) -> Iterator[str]:
-    """One claim, or all."""
-    yield from CLAIMS if asked == "all" else [asked]
+def described(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """A setting without paths."""
+    return {k: v for k, v in setting.items() if k != "data.name"} | {"data": "CIFAR-10 at 16x16, means of 2x2"}
+
+
+def settings(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """A setting with what ``--set`` changes."""
+    made = dict(SETTINGS[name])
+    for text in args.set:
+        path, _, value = text.partition("=")
+        made[path] = json.loads(value) if value[:1].isdigit() else value
+    return made
+
+
+def compared(name: str, args: argparse.Namespace) -> bool:
+    """Measure one claim as far as time allows and write what can be said; whether nothing is left."""
+    claim = part(CLAIMS[name], args.only) if args.only else CLAIMS[name]
+    args.setting, args.threats = settings(args, claim.setting), claim.threats
+    pieces, done = Pieces(claim, args), {}
+    try:
+        for seed in args.seeds:
+            done[seed] = measured(claim, seed, pieces, args)
+    except OutOfTimeError:
+        print(f"{name}: {args.minutes:g} minutes are over; the same command goes on", file=sys.stderr)
+    if done:
+        record = concluded(claim, done, args)
+        for pair in record["pairs"]:
+            print({k: v for k, v in pair.items() if k != "seeds"})
+        if args.save:
+            (RESULTS / "claims").mkdir(exist_ok=True)
+            (RESULTS / "claims" / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    return len(done) == len(args.seeds)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=[*CLAIMS, "all"])
+    parser.add_argument("name", choices=[*CLAIMS, "all", "teachers"])
     parser.add_argument("--runs-dir", type=Path, required=True)
     parser.add_argument("--data-root", default="data/cifar10")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -321,29 +289,13 @@ def main() -> int:
     if args.only and args.save:
         parser.error("--only is for trying it out: without --save")
     os.environ["CIFAR10"] = str(Path(args.data_root).resolve())
-    args.begun, args.setting = time.monotonic(), dict(SETTING)
-    for text in args.set:
-        path, _, value = text.partition("=")
-        args.setting[path] = json.loads(value) if value[:1].isdigit() else value
-    stopped = False
-    for name in names(args.name):
-        done: dict[int, Any] = {}
-        claim = part(CLAIMS[name], args.only) if args.only else CLAIMS[name]
-        pieces = Pieces(name, args)
-        try:
-            for seed in args.seeds:
-                done[seed] = measured(claim, seed, pieces, args)
-        except OutOfTimeError:
-            stopped = True
-            print(f"{name}: {args.minutes:g} minutes are over; the same command goes on", file=sys.stderr)
-        if done:
-            record = concluded(name, claim, done, args)
-            for pair in record["pairs"]:
-                print({k: v for k, v in pair.items() if k != "seeds"})
-            if args.save:
-                (RESULTS / "claims").mkdir(exist_ok=True)
-                (RESULTS / "claims" / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    return 130 if stopped else 0
+    args.begun = time.monotonic()
+    if args.name == "teachers":
+        teachers(args)
+        return 0
+    asked = list(CLAIMS) if args.name == "all" else [args.name]
+    finished = [compared(name, args) for name in asked]
+    return 0 if all(finished) else 130
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from claims import SETTING
+from claims_compared import FEW
 from common import circumstances, save
 
 from sparring.cluster.config.recipes import recipe
@@ -50,7 +50,7 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["CIFAR10"] = str(Path(args.data_root).resolve())
     found = compared(
-        {label: configured(*METHODS[label], SETTING) for label in args.only},
+        {label: configured(*METHODS[label], FEW) for label in args.only},
         args.budgets,
         unit="passes",
         seeds=args.seeds,
@@ -59,7 +59,7 @@ def main() -> None:
         name="frontier-cifar10",
         resume=(args.runs_dir / "frontier-cifar10").exists(),
     )
-    setting = {k: v for k, v in SETTING.items() if k != "data.name"} | {"data": "CIFAR-10 at 16x16, means of 2x2"}
+    setting = {k: v for k, v in FEW.items() if k != "data.name"} | {"data": "CIFAR-10 at 16x16, means of 2x2"}
     kept = {k: v for k, v in found.items() if k not in ("data", "frontier", "report")}
     record = {**circumstances(seed=0), **kept, "setting": setting}
     print(save("frontier_cifar10", record) if args.save else json.dumps(record))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sparring.trainers.config import Threat
 from tests.helpers import CLONE
 
 CIFAR = CLONE.parent / "shared" / "data" / "cifar10"
@@ -59,10 +60,21 @@ def test_every_row_and_pair_of_a_claim_is_there(claims: Any) -> None:
     for claim in claims.CLAIMS.values():
         assert {r.piece for r in claim.rows.values()} <= set(claim.pieces)
         assert {label for pair in claim.pairs for label in pair} <= set(claim.rows)
+        setting = claims.SETTINGS[claim.setting]
         for piece in claim.pieces.values():
-            config = piece.config(7, claims.SETTING)
+            config = piece.config(7, setting)
             assert config.seed == 7
-            assert config.epochs >= claims.SETTING["epochs"]
+            assert config.epochs >= setting["epochs"]
+            assert {t.norm for t in map(Threat.parse, claim.threats)} >= set(config.attacks)
+
+
+def test_a_name_means_one_network_in_one_setting(claims: Any) -> None:
+    """Claims of one setting share what was measured by the names of rows."""
+    known: dict[tuple[str, str, int], Any] = {}
+    for claim in claims.CLAIMS.values():
+        for label, row in claim.rows.items():
+            meant = (row, claim.pieces[row.piece])
+            assert known.setdefault((label, claim.setting, len(claim.threats)), meant) == meant
 
 
 @pytest.mark.soak
