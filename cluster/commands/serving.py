@@ -206,9 +206,8 @@ def _drain() -> None:
     """Wait until every ingress takes no more requests and has answered those that came."""
     from ray import serve as ray_serve
 
-    logging.getLogger("ray.serve").setLevel(
-        logging.ERROR
-    )  # its router (2.60) calls a replica at its last requests a slow network
+    # the router of Ray Serve 2.60 calls a replica that is busy with its last requests a slow network
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     ledger = ray_serve.get_deployment_handle("ledger", NAME)
     ended, quiet = time.monotonic() + DRAIN, 0
     while time.monotonic() < ended and quiet < QUIET:  # requests may still be on their way through the proxy
