@@ -57,6 +57,7 @@ bench: $(READY)
 docs-tables: $(READY)
 	$(PY) docs/tables.py
 	$(PY) docs/speed.py
+	$(PY) docs/claimed.py
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "Installing into .venv: PyTorch and Ray are about 3 GB to download, 6 GB on disk (once)."

@@ -259,8 +259,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "scaling": scale,
     "walls": walls,
     "masking": robust.masking,
-    "claims_mat": claimed.claim,
-    "claims_mat_said": claimed.sentences,
+    **{f"claims_{name}": claimed.claim for name in claimed.TITLES},
+    **{f"claims_{name}_said": claimed.sentences for name in claimed.TITLES},
     "heldout_attack": robust.heldout_attack,
     "measures": robust.measures,
     "methods": methods,
@@ -286,8 +286,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 SHARED = {
     "walls": "scaling",
     "planted": "search",
-    "claims_mat": "claims/mat",
-    "claims_mat_said": "claims/mat",
+    **{f"claims_{name}{said}": f"claims/{name}" for name in claimed.TITLES for said in ("", "_said")},
 }  # tables from another one's file
 
 

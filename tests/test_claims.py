@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -54,6 +55,70 @@ def test_a_verdict_needs_both_intervals(
     claims: Any, over_seeds: tuple[float, float], over_examples: tuple[float, float], said: str
 ) -> None:
     assert claims.verdict({"over_seeds": over_seeds, "over_examples": over_examples}) == said
+
+
+def test_weighted_is_the_mean_of_clean_and_robust(claims: Any) -> None:
+    """Of four images the first network has all right and two robust, the second two right and one robust."""
+    a = [
+        {"last": {"right": claims.digits(np.array([1, 1, 0, 0], bool)), "right_clean": claims.digits(np.ones(4, bool))}}
+    ]
+    b = [
+        {
+            "last": {
+                "right": claims.digits(np.array([1, 0, 0, 0], bool)),
+                "right_clean": claims.digits(np.array([1, 1, 0, 0], bool)),
+            }
+        }
+    ]
+    assert claims.difference(a, b, "last", 4)["mean"] == 0.25
+    assert claims.difference(a, b, "last", 4, "weighted")["mean"] == 0.375
+
+
+def seen(clean: float, *robust: float) -> dict[str, Any]:
+    """A checkpoint of a claim's record."""
+    return {
+        "clean": [clean] * len(robust),
+        "pgd-20": list(robust),
+        "autoattack": list(robust),
+        "threats": [{"linf-0.03": r + 0.1, "l2-0.25": r} for r in robust],
+    }
+
+
+def test_what_is_shown_of_a_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table with a column for every threat, a sentence a pair, a point a network."""
+    monkeypatch.syspath_prepend(str(CLONE / "docs"))
+    claimed = importlib.import_module("claimed")
+    pair = {"a": "mat_multi", "b": "avg", "checkpoint": "best", "mean": 0.02, "verdict": "seen"}
+    result = {
+        "rows": {
+            "mat_multi": {"passes": 50_000, "best": seen(0.6, 0.2, 0.3), "last": seen(0.7, 0.1, 0.1)},
+            "avg": {"passes": 20_000, "best": seen(0.5, 0.2, 0.2)},
+        },
+        "pairs": [pair | {"over_examples": [0.01, 0.03], "over_seeds": [0.001, 0.04]}],
+        "threats": ["linf:8/255", "l2:0.25"],
+        "measure": "robust",
+        "setting": {"data": "images", "data.fraction": 0.04, "network": "net", "epochs": 3},
+        "seeds": [0, 1],
+        "n": 100,
+        "seed": 0,
+        "versions": {"torch": "2"},
+        "device": "a CPU",
+        "command": "python x.py",
+    }
+    table = claimed.claim(result)
+    head, _, first, second = table.splitlines()[:4]
+    assert "linf:8/255, best" in head
+    assert first == (
+        "| MAT's generalist | 50 | 25.0 (20 30) | 60.0 | 25.0 | 35.0 | 25.0 | 10.0 (10 10) | 70.0 | 10.0 | 20.0 | 10.0 |"
+    )
+    assert second.count("|") == first.count("|")
+    assert "4 % of the training images" in table
+    assert (
+        "+2.0 points of AutoAttack, union (+1.0 to +3.0 over examples, +0.1 to +4.0 over seeds): **seen**"
+        in claimed.sentences(result)
+    )
+    drawn = ElementTree.fromstring(claimed.picture({"multi_norm": result}))
+    assert len(drawn.findall(".//{http://www.w3.org/2000/svg}circle")) == 2
 
 
 def test_every_row_and_pair_of_a_claim_is_there(claims: Any) -> None:

@@ -24,8 +24,9 @@ def test_tables_equal_the_committed_results() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_pictures_are_drawn_from_the_methods() -> None:
-    command = [sys.executable, "docs/pictures.py", "--check"]
+@pytest.mark.parametrize("script", ["pictures", "speed", "claimed"])
+def test_pictures_are_drawn_from_methods_and_results(script: str) -> None:
+    command = [sys.executable, f"docs/{script}.py", "--check"]
     done = subprocess.run(command, cwd=CLONE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
