@@ -11,11 +11,11 @@ from dataclasses import replace
 import ray
 import torch
 
-from sparring.agents.endpoint import Endpoint
+from sparring.agents.direct import Direct
 from sparring.agents.spec import AgentSpec, Facts
 
 
-class _Actor(Endpoint):
+class _Actor(Direct):
     def __init__(self, spec: AgentSpec, lanes: int) -> None:
         torch.set_num_threads(spec.threads)
         super().__init__(spec)

@@ -131,6 +131,10 @@ class Base:
     def _batch(self, t: int) -> Batch:
         return self._batches(t)[1]
 
+    def images_of(self, t: int) -> int:
+        """How many images this agent sees in step ``t``."""
+        return len(self._batch(t).x)
+
     def _when(self, t: int) -> When:
         at = optim.when(
             self.config, t, steps_per_epoch=self.batches.steps_per_epoch, total_steps=self.total_steps, seed=self.seed

@@ -46,9 +46,13 @@ def pack(message: Any) -> Any:
     return map_leaves(_to_numpy, message)
 
 
-def unpack(message: Any, *, device: torch.device | str = "cpu") -> Any:
-    """Numpy arrays -> tensors of this agent's own on its device: an array out of Ray's object store is shared memory."""
-    return map_leaves(lambda a: _to_tensor(a, device), message)
+def unpack(message: Any, *, device: torch.device | str = "cpu", copy: bool = True) -> Any:
+    """Numpy arrays -> tensors of this agent's own on its device.
+
+    Args:
+        copy: False where nobody else will write to the arrays; one out of Ray's object store is shared memory.
+    """
+    return map_leaves(lambda a: _to_tensor(a, device, copy), message)
 
 
 def nbytes(message: Any) -> int:
@@ -93,7 +97,7 @@ def _to_numpy(t: Tensor) -> Any:
     return BFloat16(t.view(torch.int16).numpy()) if t.dtype == torch.bfloat16 else t.numpy()
 
 
-def _to_tensor(a: Any, device: torch.device | str) -> Tensor:
-    if isinstance(a, BFloat16):
-        return torch.from_numpy(a.bits.copy()).view(torch.bfloat16).to(device)
-    return torch.from_numpy(a.copy()).to(device)
+def _to_tensor(a: Any, device: torch.device | str, copy: bool) -> Tensor:
+    bits = a.bits if isinstance(a, BFloat16) else a
+    made = torch.from_numpy(bits.copy() if copy else bits)
+    return (made.view(torch.bfloat16) if isinstance(a, BFloat16) else made).to(device)

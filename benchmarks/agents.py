@@ -1,8 +1,9 @@
 """Where a step's time goes with several agents over Ray: own computation, exchange, waiting.
 
-    python benchmarks/agents.py [--points mat:2 mat:3 mat:4 mtard] [--steps 10] [--save]
+    python benchmarks/agents.py [--points mat:2 mat:3 mat:4 mtard] [--steps 10] [--exchange store direct] [--compute-ms 25] [--save]
 
-A step's wall time is that between two results with two steps in flight, as in training. An agent's own computation is what its
+With --compute-ms the agents are stand-ins that wait so long a step on the clock, without a core, and exchange what true ones would: what a
+step costs beside a GPU's. A step's wall time is that between two results with two steps in flight, as in training. An agent's own computation is what its
 verbs took in the same steps, beside everything else that the machine had to do; the ratio is step over own computation of the
 slowest agent, the median over all steps. On a machine with fewer cores than agents the verbs themselves get slower, not the ratio.
 """
@@ -13,13 +14,16 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import fields
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from common import circumstances, random_images, save
+from stand_ins import StandInSpec
 
 from sparring.agents import checkpoint, networks
+from sparring.agents.spec import AgentSpec
 from sparring.cluster.config.recipes import recipe
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.machines import session
@@ -35,6 +39,8 @@ OWN = ("craft", "answer", "predict", "learn")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", nargs="+", default=["mat:2", "mat:3", "mat:4", "mtard"])
+    parser.add_argument("--exchange", nargs="+", choices=["store", "direct"], default=["store"])
+    parser.add_argument("--compute-ms", type=float, help="stand-ins that wait so long a step; default: true agents")
     parser.add_argument("--network", default="small_cnn:width=32")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--shape", default="3x32x32", help="CxHxW of the random images")
@@ -46,16 +52,23 @@ def main() -> None:
     args = parser.parse_args()
     session.start(num_cpus=8, object_store_memory=256 * 2**20)
     with tempfile.TemporaryDirectory() as folder:
-        configs = {point: configured(point, args, Path(folder)) for point in args.points}
-        found: dict[str, list[dict[str, float]]] = {point: [] for point in configs}
+        configs = {
+            (exchange, point): configured(point, args, Path(folder)).replace({"exchange": exchange})
+            for point in args.points
+            for exchange in args.exchange
+        }
+        found: dict[tuple[str, str], list[dict[str, float]]] = {key: [] for key in configs}
         for _ in range(args.rounds):
-            for point, config in configs.items():
-                found[point] += measured(config, args.steps)
+            for key, config in configs.items():
+                found[key] += measured(config, args.steps, args.compute_ms)
     result = circumstances(seed=args.seed) | {"n": args.rounds * args.steps, "network": args.network}
-    result |= {"batch_size": args.batch_size, "shape": args.shape}
-    result["points"] = {p: {k: median(s[k] for s in steps) for k in steps[0]} for p, steps in found.items()}
+    result |= {"batch_size": args.batch_size, "shape": args.shape, "compute_ms": args.compute_ms}
+    result["exchange"] = {exchange: {} for exchange in args.exchange}
+    for (exchange, point), steps in found.items():
+        result["exchange"][exchange][point] = {k: median(s[k] for s in steps) for k in steps[0]}
+    result["points"] = result["exchange"][args.exchange[-1]]
     if args.save:
-        save("agents", result)
+        save("stand_ins" if args.compute_ms else "agents", result)
     print(json.dumps(result, indent=None if args.json else 1))
 
 
@@ -65,7 +78,7 @@ def configured(point: str, args: argparse.Namespace, folder: Path) -> RunConfig:
     data = random_images([int(n) for n in args.shape.split("x")])
     config = recipe(method).replace({"data.name": data, "data.cache": str(folder / "cache"), "network": args.network})
     config = config.replace({"batch_size": args.batch_size, "attack.steps": 10, "max_steps": 10**6, "seed": args.seed})
-    config = config.replace({"placement.cpus_per_agent": 0.5, **({"peers": int(peers)} if peers else {})})
+    config = config.replace({"placement.cpus_per_agent": 0.25, **({"peers": int(peers)} if peers else {})})
     dataset = images.prepare(config.data, quiet=True).load()
     for index, (role, kind) in enumerate(config.method.roles().items()):
         if not kind.learns:
@@ -74,23 +87,40 @@ def configured(point: str, args: argparse.Namespace, folder: Path) -> RunConfig:
     return config
 
 
-def measured(config: RunConfig, steps: int) -> list[dict[str, float]]:
+def measured(config: RunConfig, steps: int, compute_ms: float | None) -> list[dict[str, float]]:
     """Milliseconds of every step after the first ones, of the agent that computed most."""
     samples = []
-    with assemble.team_of(config) as team:
+    made = assemble.specs(config, quiet=True)
+    if compute_ms is not None:
+        made = waiting(config, made, compute_ms)
+    with assemble.team_of(config, made=made) as team:
         pending: list[Pending] = []
-        before = time.perf_counter()
+        before, used = time.perf_counter(), time.process_time()
         for t in range(WARM_UP + steps + config.window - 1):
             pending.append(team.submit(config.method, t))
             if len(pending) < config.window:
                 continue
             metrics = team.collect(pending.pop(0), timeout=600)
-            now = time.perf_counter()
-            samples.append(sample(metrics, now - before))
-            before = now
+            now, spent = time.perf_counter(), time.process_time()
+            samples.append(sample(metrics, now - before) | {"driver_cpu_ms": 1e3 * (spent - used)})
+            before, used = now, spent
         for p in pending:
             team.collect(p, timeout=600)
     return samples[WARM_UP:]
+
+
+def waiting(config: RunConfig, made: list[AgentSpec], compute_ms: float) -> list[AgentSpec]:
+    """Stand-ins: the agent that computes most waits ``compute_ms`` a step, every other one as much less as it computes less."""
+    with assemble.team_of(config.replace({"team": "local"}), made=made) as team:
+        steps = [team.collect(team.submit(config.method, t), timeout=600) for t in range(3)]
+    own = {agent: sum(m.seconds.get(verb, 0.0) for verb in OWN) for agent, m in steps[-1].items()}
+    return [
+        StandInSpec(
+            **{f.name: getattr(spec, f.name) for f in fields(spec)},
+            compute_ms=compute_ms * own[spec.me] / max(own.values()),
+        )
+        for spec in made
+    ]
 
 
 def sample(metrics: dict[str, Metrics], step: float) -> dict[str, float]:

@@ -159,6 +159,9 @@ class Settings:
     """Images that go through a network at once, where a whole batch does not fit in memory; batch norm then sees such parts."""
     window: int = 2
     """Steps in flight."""
+    exchange: Literal["store", "direct", "auto"] = "store"
+    """How messages travel between agents on Ray. store: through Ray's object store. direct: from process to process, a step being one
+    call per agent. auto: direct where agents have something to exchange. The same bytes either way."""
     call_timeout: float = 600.0
     """Seconds after which a step that does not end counts as hung."""
     on_collapse: Literal["warn", "stop", "rollback"] = "warn"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sparring.agents.checkpoint import CheckpointError
 from sparring.agents.lanes import Lanes
+from sparring.agents.program import recorded
 from sparring.agents.spec import AgentSpec
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
@@ -41,16 +42,24 @@ def specs(config: RunConfig, *, quiet: bool) -> list[AgentSpec]:
 
 
 @contextmanager
-def team_of(config: RunConfig, *, quiet: bool = True, folder: Path | None = None, group: Any = None) -> Iterator[Team]:
+def team_of(
+    config: RunConfig,
+    *,
+    quiet: bool = True,
+    folder: Path | None = None,
+    group: Any = None,
+    made: Sequence[AgentSpec] | None = None,
+) -> Iterator[Team]:
     """The run's agents, ready; on Ray in a placement group that is removed at the end.
 
     Args:
         folder: the run's, which every node must see.
         group: a placement group of somebody else's, whose bundles after the first are for the agents.
+        made: what the agents are made from, when :func:`specs` has said it already.
     """
     if config.lanes > 1 and config.team == "local":
         raise UsageError(f"lanes = {config.lanes} needs one process per lane and agent: --team ray, or --lanes 1")
-    made = specs(config, quiet=quiet)
+    made = specs(config, quiet=quiet) if made is None else list(made)
     if config.team == "local":
         local = LocalTeam(made)
         try:
@@ -80,7 +89,16 @@ def team_of(config: RunConfig, *, quiet: bool = True, folder: Path | None = None
             folder=folder,
             borrowed=group is not None,
         )
-        remote = RayTeam(made, site, lanes=config.lanes, call_timeout=config.call_timeout)
+        direct = config.exchange == "direct" or (
+            config.exchange == "auto" and bool(recorded(config.method, 0).readers())
+        )
+        if config.exchange == "auto" and not quiet:
+            print(
+                f"exchange: {'direct' if direct else 'store, there is nothing to exchange'}",
+                file=sys.stderr,
+                flush=True,
+            )
+        remote = RayTeam(made, site, lanes=config.lanes, call_timeout=config.call_timeout, direct=direct)
         try:
             yield remote
         finally:

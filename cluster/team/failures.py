@@ -28,6 +28,8 @@ from ray.exceptions import (
 )
 
 from sparring.agents.lanes import LaneBroken
+from sparring.agents.state import WrongStep
+from sparring.agents.wire import PeerLost
 from sparring.cluster.errors import Infrastructure, of_agent
 from sparring.cluster.team.team import Failure
 
@@ -69,24 +71,32 @@ def classify(error: BaseException, refs: Sequence[Any], actors: Mapping[str, str
     """
     if isinstance(error, GetTimeoutError):
         return Failure("a call did not end in time", None)
-    found = [e for e in _errors(error, refs) if isinstance(e, (*LOST, LaneBroken))]
+    found = [e for e in _errors(error, refs) if isinstance(e, (*LOST, LaneBroken, PeerLost))]
     if not found:
         return None
     dead = {actors[e.actor_id] for e in found if isinstance(e, ActorDiedError) and e.actor_id in actors}
-    certain = dead and all(isinstance(e, ActorDiedError) for e in found)
+    certain = dead and all(isinstance(e, (ActorDiedError, PeerLost)) for e in found)
+    if certain:  # whoever waited for the dead lost a peer, no more
+        found = [e for e in found if not isinstance(e, PeerLost)]
     reason = ", ".join(sorted({type(e).__name__ for e in found}))
     return Failure(f"{reason} ({', '.join(sorted(dead))})" if certain else reason, frozenset(dead) if certain else None)
 
 
+def own(error: BaseException, refs: Sequence[Any]) -> BaseException | None:
+    """The program's own error among those of a step, where every agent has one: those who waited for its agent lost a peer."""
+    consequences = (RayError, LaneBroken, PeerLost, WrongStep, TimeoutError)
+    return next((e for e in _errors(error, refs) if not isinstance(e, consequences)), None)
+
+
 def infrastructure(error: BaseException) -> bool:
     """Whether an error says that processes, nodes or the network were lost; any other would be raised again after a restart."""
-    return any(isinstance(e, (*LOST, LaneBroken, ConnectionError, GetTimeoutError)) for e in causes(error))
+    return any(isinstance(e, (*LOST, LaneBroken, PeerLost, ConnectionError, GetTimeoutError)) for e in causes(error))
 
 
 def at_start(error: BaseException) -> BaseException:
     """What is to be raised when agents could not be made: their own error, else that of the infrastructure."""
     cause = unwrap(error)
-    if cause is error or isinstance(cause, LaneBroken):
+    if cause is error or isinstance(cause, (LaneBroken, PeerLost)):
         return Infrastructure(f"the agents could not be started: {cause}")
     return of_agent(cause, None)
 

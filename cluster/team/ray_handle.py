@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from sparring.agents.exchange import flatten
-from sparring.cluster.team.team import Kind, asked
+from sparring.agents.program import asked
+from sparring.cluster.team.team import Kind
 
 
 class RayHandle:

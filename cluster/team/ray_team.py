@@ -38,6 +38,9 @@ from sparring.trainers.config import Measure
 from sparring.trainers.methods.base import Method
 
 LANE_TIMEOUT = 60.0  # seconds, at most, that a lane waits for the others
+SETTLING = (
+    10.0  # seconds for an error to reach everybody who waits for the agent that has it, and for Ray to know who died
+)
 START_TIMEOUT = 180.0  # seconds; an actor imports torch and loads data: 2 s alone, 15 s on a loaded machine
 
 
@@ -65,7 +68,8 @@ class RayTeam:
         specs: one per agent.
         site: where they run.
         lanes: replicas of each.
-        call_timeout: seconds that lanes wait for each other, at most.
+        call_timeout: seconds that agents wait for each other, at most.
+        direct: a step is one call per agent, and messages go from process to process.
 
     Raises:
         Infrastructure: an agent could not be started.
@@ -78,9 +82,12 @@ class RayTeam:
         *,
         lanes: int = 1,
         call_timeout: float = 600.0,
+        direct: bool = False,
     ) -> None:
         self._specs = {s.me: _on(b, s) for s, b in zip(specs, site.bundles[::lanes], strict=True)}
         self._site, self._group = site, site.group
+        self._timeout, self._direct = call_timeout, direct
+        self._cause: BaseException | None = None  # of the failure that was diagnosed last
         self._learners = {role for role, r in specs[0].make_method().roles().items() if r.learns}
         self._refs: list[Any] = []
         self._lanes = [Lane() for _ in range(lanes)]
@@ -107,6 +114,10 @@ class RayTeam:
     def submit(self, method: Method, t: int) -> Pending:
         self._refs = []
         results: dict[str, Any] = {}
+        if self._direct:
+            for role, h in self._each():
+                results.setdefault(role, []).append(self._note(h.actor.run.remote(t)))
+            return Pending("step", t, results, self._refs)
         for lane in self._lanes:
             for handle in lane.values():
                 handle.metrics = None
@@ -147,12 +158,17 @@ class RayTeam:
         ray.get([h.actor.load.remote(str(folder / r), lr_factor) for r, h in self._each()], timeout=timeout)
 
     def diagnose(self, error: Exception, refs: Sequence[Any]) -> Failure | None:
+        if self._direct:
+            ray.wait(list(refs), num_returns=len(refs), timeout=SETTLING, fetch_local=False)
+            self._cause = failures.own(error, refs)
+            if self._cause is not None:
+                return None
         failure = failures.classify(error, refs, {h.actor._actor_id.hex(): role for role, h in self._each()})
         # lanes that survive wait for one that is gone: all are made anew
         return failure if failure is None or self._meeting is None else replace(failure, dead=None)
 
     def unwrap(self, error: Exception) -> BaseException:
-        return failures.unwrap(error)
+        return self._cause or failures.unwrap(error)
 
     def leaving(self) -> dict[str, str]:
         return hosts.leaving(self._group)
@@ -219,6 +235,21 @@ class RayTeam:
             lanes = list(enumerate(self._lanes))
             joins = [h.actor.join.remote(place, role, i, count) for i, lane in lanes for role, h in lane.items()]
             ray.get(joins, timeout=START_TIMEOUT)
+        if self._direct and len(self._specs) > 1:
+            self._meet()
+
+    def _meet(self) -> None:
+        """Let the agents of every lane find each other: the addresses go through Ray, so nobody else learns them."""
+        ranks = {role: i for i, role in enumerate(self._specs)}
+        for i, lane in enumerate(self._lanes):
+            place = {role: self._facts[f"{role}/{i}" if i else role].node for role in lane}
+            offers = [h.actor.offer.remote(ranks[r], len(ranks), place[r], START_TIMEOUT) for r, h in lane.items()]
+            addresses: dict[str, bytes] = {}
+            for offered in ray.get(offers, timeout=START_TIMEOUT):
+                addresses |= offered
+            ray.get(
+                [h.actor.meet.remote(addresses, ranks, self._timeout) for h in lane.values()], timeout=START_TIMEOUT
+            )
 
     def _kill(self, roles: Sequence[str], lanes: Sequence[int]) -> None:
         for role in roles:

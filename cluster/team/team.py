@@ -6,7 +6,7 @@ Ray. ``RayTeam`` (``cluster/team/ray_team.py``) holds references to actors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,6 +16,7 @@ import torch
 from sparring.agents.endpoint import Endpoint
 from sparring.agents.exchange import flatten
 from sparring.agents.lanes import Lanes
+from sparring.agents.program import asked
 from sparring.agents.spec import AgentSpec, Facts
 from sparring.trainers.config import Measure
 from sparring.trainers.methods.base import Method
@@ -92,11 +93,6 @@ class LocalHandle:
 
     def learn(self, t: int, **seen: Any) -> None:
         self.metrics = self.endpoint.learn(t, **flatten(seen))
-
-
-def asked(on: Any) -> Mapping[str, Any]:
-    """The keywords of ``answer``: none for the agent's own clean batch."""
-    return {} if on is None else flatten({"on": on})
 
 
 class LocalTeam:

@@ -1,0 +1,110 @@
+"""A step as one call: an agent that carries out its part of the program and exchanges with the others directly.
+
+    run(t) ---> expect what is to come ---> its verbs, one after the other: take, compute, send ---> metrics
+
+What is packed and computed is what the object store would have carried, to the byte; it is copied once a step, where that copies for
+every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sparring.agents.endpoint import Endpoint
+from sparring.agents.exchange import nest, pack, unpack
+from sparring.agents.lanes import Lanes
+from sparring.agents.program import Call, Program, Value, recorded
+from sparring.agents.spec import AgentSpec
+from sparring.agents.wire import Key, Meeting, Wire
+from sparring.trainers import user
+from sparring.trainers.types import Metrics
+
+
+class Direct(Endpoint):
+    """An endpoint that also runs whole steps."""
+
+    def __init__(self, spec: AgentSpec, lanes: Lanes = Lanes()) -> None:
+        super().__init__(spec, lanes)
+        self._wire: Wire | None = None
+        self._meeting: Meeting | None = None
+
+    def offer(self, rank: int, size: int, host: str, timeout: float) -> dict[str, bytes]:
+        """Open a socket for this agent's end; where it is. See :class:`Meeting`."""
+        self._leave()
+        self._meeting = Meeting(rank, size, host, timeout=timeout)
+        return self._meeting.address()
+
+    def meet(self, addresses: Mapping[str, bytes], ranks: Mapping[str, int], timeout: float) -> None:
+        """Join the others.
+
+        Args:
+            addresses: what all of them offered.
+            ranks: every agent's place.
+            timeout: seconds after which a silent agent counts as lost.
+        """
+        assert self._meeting is not None
+        self._wire = Wire(self._meeting.join(addresses), ranks, timeout)
+        self._meeting = None
+
+    @user.telling
+    def run(self, t: int) -> Metrics:
+        """This agent's part of step ``t``.
+
+        Raises:
+            PeerLost: another agent is gone or silent.
+        """
+        try:
+            return self._run(t)
+        except BaseException:
+            self._leave()  # whoever waits for this agent is told so
+            raise
+
+    def _run(self, t: int) -> Metrics:
+        me, program = self.agent.me, recorded(self.agent.method, t)
+        readers, metrics = program.readers(), None
+        keys = self._keys(t, program) if readers else {}
+        held: dict[Value, Any] = {}  # what this agent has published or taken, as its verbs see it
+        for value, takers in readers.items():
+            if me in takers:
+                self._line.expect(t, keys[value])
+        for call in program.calls[me]:
+            for _, value in call.takes:
+                if isinstance(value, Value) and value not in held:
+                    packed = self._line.receive(t, keys[value])
+                    with self.agent.meter.timed("exchange"):
+                        held[value] = unpack(packed, device=self.agent.batches.device)
+            said = self._carried_out(t, call, held)
+            if call.gives is None:
+                metrics = said
+                continue
+            with self.agent.meter.timed("exchange"):
+                packed = pack(said)
+                held[call.gives] = unpack(packed, device=self.agent.batches.device, copy=False)
+                if call.gives in readers:
+                    self._line.send(t, keys[call.gives], packed, readers[call.gives])
+        if readers:
+            self._line.end(t)
+        return metrics or self.report(t)
+
+    def _carried_out(self, t: int, call: Call, held: Mapping[Value, Any]) -> Any:
+        seen = nest({name: held[v] if isinstance(v, Value) else v for name, v in call.takes})
+        if call.verb == "craft":
+            return self.agent.craft(t, attack=call.attack or "train", **seen)
+        verbs: dict[str, Any] = {"answer": self.agent.answer, "predict": self.agent.predict, "learn": self.agent.learn}
+        return verbs[call.verb](t, **seen)
+
+    def _keys(self, t: int, program: Program) -> dict[Value, Key]:
+        """What tells messages of one shape from others."""
+        n = self.agent.images_of(t)
+        return {value: (value, call, n) for value, call in program.makers().items()}
+
+    @property
+    def _line(self) -> Wire:
+        assert self._wire is not None, f"{self.agent.me} has met nobody"
+        return self._wire
+
+    def _leave(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+        self._wire = self._meeting = None
