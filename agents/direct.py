@@ -28,23 +28,29 @@ class Direct(Endpoint):
         super().__init__(spec, lanes)
         self._wire: Wire | None = None
         self._meeting: Meeting | None = None
+        self._host = ""
+        self._program = Program()  # of the last step
+        self._readers: dict[Value, tuple[str, ...]] = {}
 
     def offer(self, rank: int, size: int, host: str, timeout: float) -> dict[str, bytes]:
         """Open a socket for this agent's end; where it is. See :class:`Meeting`."""
         self._leave()
+        self._host = host
         self._meeting = Meeting(rank, size, host, timeout=timeout)
         return self._meeting.address()
 
-    def meet(self, addresses: Mapping[str, bytes], ranks: Mapping[str, int], timeout: float) -> None:
+    def meet(self, addresses: Mapping[str, bytes], ranks: Mapping[str, int], steps: int, timeout: float) -> None:
         """Join the others.
 
         Args:
             addresses: what all of them offered.
             ranks: every agent's place.
+            steps: how many can be under way.
             timeout: seconds after which a silent agent counts as lost.
         """
         assert self._meeting is not None
-        self._wire = Wire(self._meeting.join(addresses), ranks, timeout)
+        group = self._meeting.join(addresses)
+        self._wire = Wire(group, ranks, host=self._host, steps=steps, timeout=timeout)
         self._meeting = None
 
     @user.telling
@@ -62,7 +68,9 @@ class Direct(Endpoint):
 
     def _run(self, t: int) -> Metrics:
         me, program = self.agent.me, recorded(self.agent.method, t)
-        readers, metrics = program.readers(), None
+        if program != self._program:
+            self._program, self._readers = program, program.readers()
+        readers, metrics = self._readers, None
         keys = self._keys(t, program) if readers else {}
         held: dict[Value, Any] = {}  # what this agent has published or taken, as its verbs see it
         for value, takers in readers.items():

@@ -1,6 +1,7 @@
 """Messages from process to process, without a store between them: torch.distributed's gloo, rank to rank.
 
     packed message ---> its arrays, each sent as it is ---> buffers of the receiver's, posted before the step ---> the same message
+    large, on one host ---> a slot of memory that both see, and a word that it is there
 
 Who takes part meets through whoever started the processes: each opens a socket and says its address (:class:`Meeting`), and joins
 once it knows everybody's. There is no rendezvous at which a stranger could ask.
@@ -24,9 +25,9 @@ from torch import Tensor, distributed
 
 from sparring.agents.exchange import BFloat16, map_leaves
 from sparring.agents.program import Call, Value
+from sparring.agents.shared import SMALLEST, Inbox, Outbox
 
 Key: TypeAlias = tuple[Value, Call, int]  # whose message has one shape: the value, what makes it, for how many images
-STEPS = 4  # after so many steps tags come again; far more than are in flight
 LEAVES = 1000  # arrays in a message, at most
 
 
@@ -42,6 +43,11 @@ class Leaf:
     dtype: str
     shape: tuple[int, ...]
     bits: bool = False  # the integers of a bfloat16
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,38 +131,50 @@ class Meeting:
 
 
 @dataclass(slots=True)
-class _Coming:
-    """A message under way to this process."""
+class _Line:
+    """What one key needs at one end."""
 
     layout: Layout
-    buffers: list[Tensor]
-    works: list[Any]
-    message: Any = None
+    outbox: Outbox | None = None  # of the sender
+    answers: dict[str, tuple[Any, Tensor]] = field(
+        default_factory=dict
+    )  # whether a reader sees it, while it is unknown
+    seen_by: set[str] = field(default_factory=set)  # readers that do
+    inbox: Inbox | None = None  # of a reader
+    buffers: list[Tensor] = field(default_factory=list)  # of a reader without
 
 
 @dataclass(slots=True)
+class _Coming:
+    """A message under way to this process."""
+
+    line: _Line
+    works: list[Any]
+    buffers: list[Tensor]  # which must live until it is there
+    shared: bool
+
+
 class Wire:
     """One agent's end of the exchange.
 
     Args:
         group: all agents'.
         ranks: everybody's place in it.
+        host: this host's address; memory is shared by those who have the same.
+        steps: how many steps can be under way at most: a step begins anywhere only when the one so many before it has ended everywhere.
         timeout: seconds after which a silent agent counts as lost.
     """
 
-    group: Any
-    ranks: Mapping[str, int]
-    timeout: float
-    _told: dict[Key, Layout] = field(default_factory=dict)  # layouts that this agent has sent
-    _known: dict[Key, Layout] = field(default_factory=dict)  # those that it was told
-    _buffers: dict[Key, list[Tensor]] = field(default_factory=dict)
-    _coming: dict[Value, _Coming] = field(default_factory=dict)
-    _going: list[tuple[int, Any, Any]] = field(default_factory=list)  # step, work, and what must live until then
+    def __init__(self, group: Any, ranks: Mapping[str, int], *, host: str, steps: int, timeout: float) -> None:
+        self._group, self._ranks, self._host, self._steps, self._timeout = group, ranks, host, steps, timeout
+        self._told, self._heard = dict[Key, _Line](), dict[Key, _Line]()
+        self._coming: dict[Value, _Coming] = {}
+        self._going: list[tuple[int, Any, Tensor]] = []  # step, work, and what must live until then
 
     def expect(self, t: int, key: Key) -> None:
         """Be ready for a value of step ``t`` whose layout is known: it arrives while this agent computes."""
-        if key in self._known:
-            self._coming[key[0]] = self._posted(t, key, self._known[key])
+        if key in self._heard:
+            self._listen(t, key, shared=self._heard[key].inbox is not None)
 
     def send(self, t: int, key: Key, message: Any, to: Sequence[str]) -> None:
         """Begin to send a packed message; it must not change until the next step.
@@ -165,94 +183,123 @@ class Wire:
             ValueError: its shapes are others than those of the same value before.
         """
         layout, arrays = taken_apart(message)
-        self._tell(t, key, layout, to)
-        for leaf, array in zip(layout.leaves, arrays, strict=True):
-            flat = _flat(array)
-            for agent in to:
-                self._post(t, flat, agent, _tag(t, key[0], 1 + leaf.index))
+        first = key not in self._told
+        line = self._tell(t, key, layout, to) if first else self._told[key]
+        if line.layout != layout:
+            raise ValueError(
+                f"{key[0].of}: what {key[1].verb} publishes in step {t} has other shapes or types than before for {key[2]} images; "
+                "messages that change need --exchange store"
+            )
+        for agent, (work, answer) in line.answers.items() if not first else ():
+            self._wait(work, agent)
+            line.seen_by |= {agent} if answer.item() else set()
+        if not first:
+            line.answers.clear()
+        if line.outbox is not None and line.seen_by:
+            line.outbox.write(t, arrays)
+        for agent in to:
+            if agent in line.seen_by:
+                self._post(t, torch.ones(1, dtype=torch.uint8), agent, self._tag(t, key[0], 1))
+                continue
+            for i, array in enumerate(arrays):
+                self._post(t, torch.from_numpy(array.reshape(-1).view(np.uint8)), agent, self._tag(t, key[0], 1 + i))
 
     def receive(self, t: int, key: Key) -> Any:
-        """The value's packed message, in memory of this wire's: whoever takes it copies it."""
+        """The value's packed message, in memory of this wire's that changes later: whoever takes it copies it."""
         value = key[0]
         if value not in self._coming:
-            self._known[key] = self._hear(t, key)
-            self.expect(t, key)
-        coming = self._coming[value]
-        if coming.message is None:
-            for work in coming.works:
-                self._wait(work, value.of)
-            arrays = [
-                buffer.numpy().view(leaf.dtype).reshape(leaf.shape)
-                for leaf, buffer in zip(coming.layout.leaves, coming.buffers, strict=True)
-            ]
-            coming.message = put_together(coming.layout, arrays)
-        return coming.message
-
-    def close(self) -> None:
-        """Leave the group, so that whoever waits for this agent knows."""
-        self._coming.clear()
-        self._going.clear()
-        self.group = None
+            self._hear(t, key)
+            self._listen(t, key, shared=False)
+        coming = self._coming.pop(value)
+        for work in coming.works:
+            self._wait(work, value.of)
+        layout = coming.line.layout
+        if coming.shared:
+            assert coming.line.inbox is not None
+            parts: Sequence[Any] = np.split(
+                coming.line.inbox.read(t), np.cumsum([leaf.nbytes for leaf in layout.leaves])[:-1]
+            )
+        else:
+            parts = [buffer.numpy() for buffer in coming.line.buffers]
+        return put_together(
+            layout, [part.view(leaf.dtype).reshape(leaf.shape) for leaf, part in zip(layout.leaves, parts, strict=True)]
+        )
 
     def end(self, t: int) -> None:
         """Step ``t`` is over: what was sent in the one before has arrived, or its receiver is lost."""
-        self._coming.clear()
         for step, work, _ in self._going:
             if step < t:
                 self._wait(work, "another agent")
         self._going = [going for going in self._going if going[0] == t]
 
-    def _posted(self, t: int, key: Key, layout: Layout) -> _Coming:
-        if key not in self._buffers:
-            sizes = [int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in layout.leaves]
-            self._buffers[key] = [torch.empty(size, dtype=torch.uint8) for size in sizes]
-        buffers, rank = self._buffers[key], self.ranks[key[0].of]
+    def close(self) -> None:
+        """Leave the group, so that whoever waits for this agent knows."""
+        for line in self._told.values():
+            if line.outbox is not None:
+                line.outbox.close()
+        self._told.clear()
+        self._coming.clear()
+        self._going.clear()
+        self._group = None
+
+    def _listen(self, t: int, key: Key, *, shared: bool) -> None:
+        line, rank = self._heard[key], self._ranks[key[0].of]
+        if not shared and not line.buffers:
+            line.buffers = [torch.empty(leaf.nbytes, dtype=torch.uint8) for leaf in line.layout.leaves]
+        buffers = [torch.empty(1, dtype=torch.uint8)] if shared else line.buffers
         works = [
-            self.group.recv([buffer], rank, _tag(t, key[0], 1 + leaf.index)) if buffer.numel() else None
-            for leaf, buffer in zip(layout.leaves, buffers, strict=True)
+            self._group.recv([buffer], rank, self._tag(t, key[0], 1 + i))
+            for i, buffer in enumerate(buffers)
+            if buffer.numel()
         ]
-        return _Coming(layout, buffers, works)
+        self._coming[key[0]] = _Coming(line, works, buffers, shared)
 
-    def _tell(self, t: int, key: Key, layout: Layout, to: Sequence[str]) -> None:
-        known = self._told.setdefault(key, layout)
-        if known is not layout:
-            if known != layout:
-                raise ValueError(
-                    f"{key[0].of}: what {key[1].verb} publishes in step {t} has other shapes or types than before for {key[2]} images; "
-                    "messages that change need --exchange store"
-                )
-            return
-        text = torch.frombuffer(bytearray(pickle.dumps(layout)), dtype=torch.uint8)
-        size = torch.tensor([len(text)])
+    def _tell(self, t: int, key: Key, layout: Layout, to: Sequence[str]) -> _Line:
+        """Announce a layout, and memory to share; this first message itself goes through the group."""
+        line = self._told[key] = _Line(layout)
+        size = sum(leaf.nbytes for leaf in layout.leaves)
+        if size >= SMALLEST:
+            line.outbox = Outbox(self._host, size, self._steps)
+        said = pickle.dumps((layout, line.outbox.where if line.outbox else None))
+        text = torch.frombuffer(bytearray(said), dtype=torch.uint8)
         for agent in to:
-            for part in (size, text):
-                self._post(t, part, agent, _tag(t, key[0], 0))
+            for part in (torch.tensor([len(text)]), text):
+                self._post(t, part, agent, self._tag(t, key[0], 0))
+            if line.outbox is not None:
+                answer = torch.zeros(1, dtype=torch.uint8)
+                line.answers[agent] = (
+                    self._group.recv([answer], self._ranks[agent], self._tag(t, key[0], LEAVES)),
+                    answer,
+                )
+        return line
 
-    def _hear(self, t: int, key: Key) -> Layout:
+    def _hear(self, t: int, key: Key) -> None:
         """What :meth:`_tell` says."""
-        size, rank, tag = torch.empty(1, dtype=torch.int64), self.ranks[key[0].of], _tag(t, key[0], 0)
-        self._wait(self.group.recv([size], rank, tag), key[0].of)
+        size, rank, tag = torch.empty(1, dtype=torch.int64), self._ranks[key[0].of], self._tag(t, key[0], 0)
+        self._wait(self._group.recv([size], rank, tag), key[0].of)
         text = torch.empty(int(size), dtype=torch.uint8)
-        self._wait(self.group.recv([text], rank, tag), key[0].of)
-        layout: Layout = pickle.loads(text.numpy().tobytes())
-        return layout
+        self._wait(self._group.recv([text], rank, tag), key[0].of)
+        layout, where = pickle.loads(text.numpy().tobytes())
+        line = self._heard[key] = _Line(layout)
+        if where is None:
+            return
+        try:
+            line.inbox = Inbox(where, self._host)
+        except OSError:
+            line.inbox = None
+        answer = torch.tensor([line.inbox is not None], dtype=torch.uint8)
+        self._post(t, answer, key[0].of, self._tag(t, key[0], LEAVES))
 
     def _post(self, t: int, part: Tensor, agent: str, tag: int) -> None:
         if part.numel():
-            self._going.append((t, self.group.send([part], self.ranks[agent], tag), part))
+            self._going.append((t, self._group.send([part], self._ranks[agent], tag), part))
 
     def _wait(self, work: Any, whom: str) -> None:
         try:
-            if work is not None:
-                work.wait(timedelta(seconds=self.timeout))
+            work.wait(timedelta(seconds=self._timeout))
         except RuntimeError as error:
             raise PeerLost(f"{whom} is gone or silent: {str(error).splitlines()[0]}") from error
 
-
-def _flat(array: np.ndarray[Any, Any]) -> Tensor:
-    return torch.from_numpy(array.reshape(-1).view(np.uint8))
-
-
-def _tag(t: int, value: Value, part: int) -> int:
-    """A number per value and array, the same at both ends; the sender's rank tells agents apart."""
-    return (t % STEPS) << 24 | value.index * (LEAVES + 1) + part
+    def _tag(self, t: int, value: Value, part: int) -> int:
+        """A number per value and array, the same at both ends; the sender's rank tells agents apart."""
+        return t % (self._steps + 1) << 24 | value.index * (LEAVES + 1) + part

@@ -98,7 +98,9 @@ def team_of(
                 file=sys.stderr,
                 flush=True,
             )
-        remote = RayTeam(made, site, lanes=config.lanes, call_timeout=config.call_timeout, direct=direct)
+        remote = RayTeam(
+            made, site, lanes=config.lanes, call_timeout=config.call_timeout, direct=direct, window=config.window
+        )
         try:
             yield remote
         finally:

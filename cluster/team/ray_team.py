@@ -70,6 +70,7 @@ class RayTeam:
         lanes: replicas of each.
         call_timeout: seconds that agents wait for each other, at most.
         direct: a step is one call per agent, and messages go from process to process.
+        window: how many steps are in flight at most.
 
     Raises:
         Infrastructure: an agent could not be started.
@@ -83,10 +84,11 @@ class RayTeam:
         lanes: int = 1,
         call_timeout: float = 600.0,
         direct: bool = False,
+        window: int = 2,
     ) -> None:
         self._specs = {s.me: _on(b, s) for s, b in zip(specs, site.bundles[::lanes], strict=True)}
         self._site, self._group = site, site.group
-        self._timeout, self._direct = call_timeout, direct
+        self._timeout, self._direct, self._window = call_timeout, direct, window
         self._cause: BaseException | None = None  # of the failure that was diagnosed last
         self._learners = {role for role, r in specs[0].make_method().roles().items() if r.learns}
         self._refs: list[Any] = []
@@ -248,7 +250,8 @@ class RayTeam:
             for offered in ray.get(offers, timeout=START_TIMEOUT):
                 addresses |= offered
             ray.get(
-                [h.actor.meet.remote(addresses, ranks, self._timeout) for h in lane.values()], timeout=START_TIMEOUT
+                [h.actor.meet.remote(addresses, ranks, self._window, self._timeout) for h in lane.values()],
+                timeout=START_TIMEOUT,
             )
 
     def _kill(self, roles: Sequence[str], lanes: Sequence[int]) -> None:
