@@ -14,9 +14,10 @@ from typing import Any
 from sparring.agents.endpoint import Endpoint
 from sparring.agents.exchange import nest, pack, unpack
 from sparring.agents.lanes import Lanes
+from sparring.agents.meeting import Meeting
 from sparring.agents.program import Call, Program, Value, recorded
 from sparring.agents.spec import AgentSpec
-from sparring.agents.wire import Key, Meeting, Wire
+from sparring.agents.wire import Key, Wire
 from sparring.trainers import user
 from sparring.trainers.types import Metrics
 
@@ -39,34 +40,33 @@ class Direct(Endpoint):
         self._meeting = Meeting(rank, size, host, timeout=timeout)
         return self._meeting.address()
 
-    def meet(self, addresses: Mapping[str, bytes], ranks: Mapping[str, int], steps: int, timeout: float) -> None:
+    def meet(self, addresses: Mapping[str, bytes], ranks: Mapping[str, int], timeout: float) -> None:
         """Join the others.
 
         Args:
             addresses: what all of them offered.
             ranks: every agent's place.
-            steps: how many can be under way.
             timeout: seconds after which a silent agent counts as lost.
         """
         assert self._meeting is not None
         group = self._meeting.join(addresses)
-        self._wire = Wire(group, ranks, host=self._host, steps=steps, timeout=timeout)
+        self._wire = Wire(group, ranks, host=self._host, device=self.agent.batches.device, timeout=timeout)
         self._meeting = None
 
     @user.telling
-    def run(self, t: int) -> Metrics:
-        """This agent's part of step ``t``.
+    def run(self, t: int, steps: int) -> list[Metrics]:
+        """This agent's part of ``steps`` steps from ``t`` on.
 
         Raises:
             PeerLost: another agent is gone or silent.
         """
         try:
-            return self._run(t)
+            return [self._step(s) for s in range(t, t + steps)]
         except BaseException:
             self._leave()  # whoever waits for this agent is told so
             raise
 
-    def _run(self, t: int) -> Metrics:
+    def _step(self, t: int) -> Metrics:
         me, program = self.agent.me, recorded(self.agent.method, t)
         if program != self._program:
             self._program, self._readers = program, program.readers()
@@ -79,9 +79,7 @@ class Direct(Endpoint):
         for call in program.calls[me]:
             for _, value in call.takes:
                 if isinstance(value, Value) and value not in held:
-                    packed = self._line.receive(t, keys[value])
-                    with self.agent.meter.timed("exchange"):
-                        held[value] = unpack(packed, device=self.agent.batches.device)
+                    held[value] = self._line.receive(t, keys[value])
             said = self._carried_out(t, call, held)
             if call.gives is None:
                 metrics = said

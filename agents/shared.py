@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+SLOTS = 2
 SMALLEST = 2**16  # bytes from which on sharing pays
 
 
@@ -25,26 +26,25 @@ class Where:
     pid: int
     file: int
     size: int  # bytes of a slot
-    slots: int
 
 
 class Outbox:
-    """As many slots as steps can be under way, each for one message.
+    """Two slots, each for one message: one is read while the other is written.
 
     Args:
         host: address of this host.
         size: bytes of a message.
     """
 
-    def __init__(self, host: str, size: int, slots: int) -> None:
+    def __init__(self, host: str, size: int) -> None:
         self._file = os.memfd_create("sparring")
-        os.ftruncate(self._file, size * slots)
-        self._memory = mmap.mmap(self._file, size * slots)
-        self.where = Where(host, os.getpid(), self._file, size, slots)
+        os.ftruncate(self._file, size * SLOTS)
+        self._memory = mmap.mmap(self._file, size * SLOTS)
+        self.where = Where(host, os.getpid(), self._file, size)
 
     def write(self, t: int, arrays: Sequence[np.ndarray[Any, Any]]) -> None:
         """Put a message of step ``t`` into its slot: the arrays one behind the other."""
-        at = t % self.where.slots * self.where.size
+        at = t % SLOTS * self.where.size
         for array in arrays:
             part = np.frombuffer(self._memory, np.uint8, array.nbytes, at)
             part[:] = array.reshape(-1).view(np.uint8)
@@ -67,13 +67,13 @@ class Inbox:
             raise OSError(f"on {where.host}")
         file = os.open(f"/proc/{where.pid}/fd/{where.file}", os.O_RDONLY)
         try:
-            if os.fstat(file).st_size != where.size * where.slots:
+            if os.fstat(file).st_size != where.size * SLOTS:
                 raise OSError("another process's")
-            self._memory = mmap.mmap(file, where.size * where.slots, prot=mmap.PROT_READ)
+            self._memory = mmap.mmap(file, where.size * SLOTS, prot=mmap.PROT_READ)
         finally:
             os.close(file)
         self._where = where
 
     def read(self, t: int) -> np.ndarray[Any, Any]:
         """The bytes of step ``t``'s message, until the slot's next one."""
-        return np.frombuffer(self._memory, np.uint8, self._where.size, t % self._where.slots * self._where.size)
+        return np.frombuffer(self._memory, np.uint8, self._where.size, t % SLOTS * self._where.size)

@@ -3,17 +3,13 @@
     packed message ---> its arrays, each sent as it is ---> buffers of the receiver's, posted before the step ---> the same message
     large, on one host ---> a slot of memory that both see, and a word that it is there
 
-Who takes part meets through whoever started the processes: each opens a socket and says its address (:class:`Meeting`), and joins
-once it knows everybody's. There is no rendezvous at which a stranger could ask.
-
 The shape of a message is told once per value and number of images, ahead of the first such message; afterwards bytes only.
 """
 
 from __future__ import annotations
 
 import pickle
-import threading
-import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,113 +17,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
-from sparring.agents.exchange import BFloat16, map_leaves
+from sparring.agents.exchange import unpack
+from sparring.agents.frames import Layout, put_together, taken_apart
+from sparring.agents.meeting import PeerLost
 from sparring.agents.program import Call, Value
-from sparring.agents.shared import SMALLEST, Inbox, Outbox
+from sparring.agents.shared import SLOTS, SMALLEST, Inbox, Outbox
 
 Key: TypeAlias = tuple[Value, Call, int]  # whose message has one shape: the value, what makes it, for how many images
 LEAVES = 1000  # arrays in a message, at most
-
-
-class PeerLost(RuntimeError):
-    """Another agent is gone or silent: infrastructure, not the program's own error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """The place of an array in a message."""
-
-    index: int
-    dtype: str
-    shape: tuple[int, ...]
-    bits: bool = False  # the integers of a bfloat16
-
-    @property
-    def nbytes(self) -> int:
-        """Its size."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """A message without its numbers."""
-
-    frame: Any  # the message with a Leaf at the place of every array
-    leaves: tuple[Leaf, ...]
-
-
-def taken_apart(message: Any) -> tuple[Layout, list[np.ndarray[Any, Any]]]:
-    """A packed message's layout and its arrays, contiguous."""
-    leaves: list[Leaf] = []
-    arrays: list[np.ndarray[Any, Any]] = []
-
-    def take(a: Any) -> Leaf:
-        array = np.ascontiguousarray(a.bits if isinstance(a, BFloat16) else a)
-        leaf = Leaf(len(leaves), array.dtype.str, array.shape, isinstance(a, BFloat16))
-        leaves.append(leaf)
-        arrays.append(array)
-        return leaf
-
-    return Layout(map_leaves(take, message), tuple(leaves)), arrays
-
-
-def put_together(layout: Layout, arrays: Sequence[np.ndarray[Any, Any]]) -> Any:
-    """The message again."""
-
-    def give(leaf: Leaf) -> Any:
-        return BFloat16(arrays[leaf.index]) if leaf.bits else arrays[leaf.index]
-
-    return map_leaves(give, layout.frame)
-
-
-class Meeting:
-    """One process on its way into a group.
-
-    Args:
-        rank, size: its place, and how many there are.
-        host: this host's address as the others see it.
-        timeout: seconds in which all must have come, and after which a silent one counts as lost.
-    """
-
-    def __init__(self, rank: int, size: int, host: str, *, timeout: float) -> None:
-        self._store = distributed.HashStore()  # type: ignore[attr-defined]
-        self._timeout, self._made = timeout, dict[str, Any]()
-        options = distributed.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        options._timeout = timedelta(seconds=timeout)
-        options._devices = [distributed.ProcessGroupGloo.create_device(hostname=host)]
-
-        def join() -> None:
-            try:
-                self._made["group"] = distributed.ProcessGroupGloo(self._store, rank, size, options)
-            except RuntimeError as error:
-                self._made["error"] = error
-
-        self._thread = threading.Thread(target=join, daemon=True)
-        self._thread.start()
-
-    def address(self) -> dict[str, bytes]:
-        """Where the others find this one."""
-        ended = time.monotonic() + self._timeout
-        while not (keys := self._store.list_keys()):
-            if "error" in self._made or time.monotonic() > ended:
-                raise PeerLost(f"no socket could be opened: {self._made.get('error', 'no answer')}")
-            time.sleep(0.001)
-        return {key: self._store.get(key) for key in keys}
-
-    def join(self, addresses: Mapping[str, bytes]) -> Any:
-        """The group, once all have been told everybody's address.
-
-        Raises:
-            PeerLost: somebody did not come in time.
-        """
-        for key, value in addresses.items():
-            self._store.set(key, value)  # type: ignore[arg-type]  # bytes are what comes out of a store
-        self._thread.join(self._timeout + 1)
-        if "group" not in self._made:
-            raise PeerLost(f"the agents did not meet: {self._made.get('error', 'no answer in time')}")
-        return self._made["group"]
+STEPS = 4  # after so many steps tags come again; no agent is two steps ahead of one that it sends to
 
 
 @dataclass(slots=True)
@@ -140,6 +40,7 @@ class _Line:
         default_factory=dict
     )  # whether a reader sees it, while it is unknown
     seen_by: set[str] = field(default_factory=set)  # readers that do
+    taken: dict[str, deque[tuple[Any, Tensor]]] = field(default_factory=dict)  # by reader, that it has copied a slot
     inbox: Inbox | None = None  # of a reader
     buffers: list[Tensor] = field(default_factory=list)  # of a reader without
 
@@ -161,12 +62,14 @@ class Wire:
         group: all agents'.
         ranks: everybody's place in it.
         host: this host's address; memory is shared by those who have the same.
-        steps: how many steps can be under way at most: a step begins anywhere only when the one so many before it has ended everywhere.
+        device: where this agent's messages are to be.
         timeout: seconds after which a silent agent counts as lost.
     """
 
-    def __init__(self, group: Any, ranks: Mapping[str, int], *, host: str, steps: int, timeout: float) -> None:
-        self._group, self._ranks, self._host, self._steps, self._timeout = group, ranks, host, steps, timeout
+    def __init__(
+        self, group: Any, ranks: Mapping[str, int], *, host: str, device: torch.device, timeout: float
+    ) -> None:
+        self._group, self._ranks, self._host, self._device, self._timeout = group, ranks, host, device, timeout
         self._told, self._heard = dict[Key, _Line](), dict[Key, _Line]()
         self._coming: dict[Value, _Coming] = {}
         self._going: list[tuple[int, Any, Tensor]] = []  # step, work, and what must live until then
@@ -196,16 +99,21 @@ class Wire:
         if not first:
             line.answers.clear()
         if line.outbox is not None and line.seen_by:
+            for agent in line.seen_by:
+                taken = line.taken.setdefault(agent, deque())
+                if len(taken) == SLOTS:
+                    self._wait(taken.popleft()[0], agent)
             line.outbox.write(t, arrays)
         for agent in to:
             if agent in line.seen_by:
-                self._post(t, torch.ones(1, dtype=torch.uint8), agent, self._tag(t, key[0], 1))
+                self._post(t, torch.ones(1, dtype=torch.uint8), agent, _tag(t, key[0], 1))
+                line.taken[agent].append(self._answer(t, key, agent))
                 continue
             for i, array in enumerate(arrays):
-                self._post(t, torch.from_numpy(array.reshape(-1).view(np.uint8)), agent, self._tag(t, key[0], 1 + i))
+                self._post(t, torch.from_numpy(array.reshape(-1).view(np.uint8)), agent, _tag(t, key[0], 1 + i))
 
     def receive(self, t: int, key: Key) -> Any:
-        """The value's packed message, in memory of this wire's that changes later: whoever takes it copies it."""
+        """The value's message, in memory of the receiver's own."""
         value = key[0]
         if value not in self._coming:
             self._hear(t, key)
@@ -221,9 +129,11 @@ class Wire:
             )
         else:
             parts = [buffer.numpy() for buffer in coming.line.buffers]
-        return put_together(
-            layout, [part.view(leaf.dtype).reshape(leaf.shape) for leaf, part in zip(layout.leaves, parts, strict=True)]
-        )
+        arrays = [part.view(leaf.dtype).reshape(leaf.shape) for leaf, part in zip(layout.leaves, parts, strict=True)]
+        message = unpack(put_together(layout, arrays), device=self._device)
+        if coming.shared:
+            self._post(t, torch.ones(1, dtype=torch.uint8), value.of, _tag(t, value, LEAVES))
+        return message
 
     def end(self, t: int) -> None:
         """Step ``t`` is over: what was sent in the one before has arrived, or its receiver is lost."""
@@ -248,7 +158,7 @@ class Wire:
             line.buffers = [torch.empty(leaf.nbytes, dtype=torch.uint8) for leaf in line.layout.leaves]
         buffers = [torch.empty(1, dtype=torch.uint8)] if shared else line.buffers
         works = [
-            self._group.recv([buffer], rank, self._tag(t, key[0], 1 + i))
+            self._group.recv([buffer], rank, _tag(t, key[0], 1 + i))
             for i, buffer in enumerate(buffers)
             if buffer.numel()
         ]
@@ -259,23 +169,24 @@ class Wire:
         line = self._told[key] = _Line(layout)
         size = sum(leaf.nbytes for leaf in layout.leaves)
         if size >= SMALLEST:
-            line.outbox = Outbox(self._host, size, self._steps)
+            line.outbox = Outbox(self._host, size)
         said = pickle.dumps((layout, line.outbox.where if line.outbox else None))
         text = torch.frombuffer(bytearray(said), dtype=torch.uint8)
         for agent in to:
             for part in (torch.tensor([len(text)]), text):
-                self._post(t, part, agent, self._tag(t, key[0], 0))
+                self._post(t, part, agent, _tag(t, key[0], 0))
             if line.outbox is not None:
-                answer = torch.zeros(1, dtype=torch.uint8)
-                line.answers[agent] = (
-                    self._group.recv([answer], self._ranks[agent], self._tag(t, key[0], LEAVES)),
-                    answer,
-                )
+                line.answers[agent] = self._answer(t, key, agent)
         return line
+
+    def _answer(self, t: int, key: Key, agent: str) -> tuple[Any, Tensor]:
+        """A word that a reader will say about a value."""
+        answer = torch.zeros(1, dtype=torch.uint8)
+        return self._group.recv([answer], self._ranks[agent], _tag(t, key[0], LEAVES)), answer
 
     def _hear(self, t: int, key: Key) -> None:
         """What :meth:`_tell` says."""
-        size, rank, tag = torch.empty(1, dtype=torch.int64), self._ranks[key[0].of], self._tag(t, key[0], 0)
+        size, rank, tag = torch.empty(1, dtype=torch.int64), self._ranks[key[0].of], _tag(t, key[0], 0)
         self._wait(self._group.recv([size], rank, tag), key[0].of)
         text = torch.empty(int(size), dtype=torch.uint8)
         self._wait(self._group.recv([text], rank, tag), key[0].of)
@@ -288,7 +199,7 @@ class Wire:
         except OSError:
             line.inbox = None
         answer = torch.tensor([line.inbox is not None], dtype=torch.uint8)
-        self._post(t, answer, key[0].of, self._tag(t, key[0], LEAVES))
+        self._post(t, answer, key[0].of, _tag(t, key[0], LEAVES))
 
     def _post(self, t: int, part: Tensor, agent: str, tag: int) -> None:
         if part.numel():
@@ -300,6 +211,7 @@ class Wire:
         except RuntimeError as error:
             raise PeerLost(f"{whom} is gone or silent: {str(error).splitlines()[0]}") from error
 
-    def _tag(self, t: int, value: Value, part: int) -> int:
-        """A number per value and array, the same at both ends; the sender's rank tells agents apart."""
-        return t % (self._steps + 1) << 24 | value.index * (LEAVES + 1) + part
+
+def _tag(t: int, value: Value, part: int) -> int:
+    """A number per value and array, the same at both ends; the sender's rank tells agents apart."""
+    return t % STEPS << 24 | value.index * (LEAVES + 1) + part

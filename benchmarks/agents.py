@@ -30,6 +30,7 @@ from sparring.cluster.machines import session
 from sparring.cluster.runs import images
 from sparring.cluster.team import assemble
 from sparring.cluster.team.team import Pending
+from sparring.cluster.training.pace import Pace
 from sparring.trainers.types import Metrics
 
 WARM_UP = 4  # steps
@@ -96,13 +97,21 @@ def measured(config: RunConfig, steps: int, compute_ms: float | None) -> list[di
     with assemble.team_of(config, made=made) as team:
         pending: list[Pending] = []
         before, used = time.perf_counter(), time.process_time()
-        for t in range(WARM_UP + steps + config.window - 1):
-            pending.append(team.submit(config.method, t))
+        pace, t = Pace(config, 10**6), 0
+        while len(samples) < WARM_UP + steps:
+            at_once = pace.steps(t) if team.spans else 1
+            pending.append(team.submit_span(t, at_once) if at_once > 1 else team.submit(config.method, t))
+            t += at_once
             if len(pending) < config.window:
                 continue
-            metrics = team.collect(pending.pop(0), timeout=600)
+            oldest = pending.pop(0)
+            found = team.collect(oldest, timeout=600)
             now, spent = time.perf_counter(), time.process_time()
-            samples.append(sample(metrics, now - before) | {"driver_cpu_ms": 1e3 * (spent - used)})
+            found = [found] if oldest.kind == "step" else found
+            each = {"driver_cpu_ms": 1e3 * (spent - used) / len(found)}
+            for metrics in found:
+                pace.seen(metrics)
+                samples.append(sample(metrics, (now - before) / len(found)) | each)
             before, used = now, spent
         for p in pending:
             team.collect(p, timeout=600)
@@ -112,15 +121,29 @@ def measured(config: RunConfig, steps: int, compute_ms: float | None) -> list[di
 def waiting(config: RunConfig, made: list[AgentSpec], compute_ms: float) -> list[AgentSpec]:
     """Stand-ins: the agent that computes most waits ``compute_ms`` a step, every other one as much less as it computes less."""
     with assemble.team_of(config.replace({"team": "local"}), made=made) as team:
-        steps = [team.collect(team.submit(config.method, t), timeout=600) for t in range(3)]
-    own = {agent: sum(m.seconds.get(verb, 0.0) for verb in OWN) for agent, m in steps[-1].items()}
+        steps = [team.collect(team.submit(config.method, t), timeout=600) for t in range(6)]
+    verbs = {agent: tuple(name for name, _, _ in m.spans if name in OWN) for agent, m in steps[-1].items()}
+    each = {agent: [_verbs(step[agent]) for step in steps[1:]] for agent in verbs}
+    shares = {}
+    for (
+        agent,
+        calls,
+    ) in verbs.items():  # agents with the same verbs have the same: peers of one network differ by noise alone
+        alike = [s for other, steps_of in each.items() if verbs[other] == calls for s in steps_of]
+        shares[agent] = tuple(median(took) for took in zip(*alike, strict=True))
+    most = max(map(sum, shares.values()))
     return [
         StandInSpec(
             **{f.name: getattr(spec, f.name) for f in fields(spec)},
-            compute_ms=compute_ms * own[spec.me] / max(own.values()),
+            waits=tuple(1e-3 * compute_ms * share / most for share in shares[spec.me]),
         )
         for spec in made
     ]
+
+
+def _verbs(metrics: Metrics) -> list[float]:
+    """Seconds of its verbs, one by one."""
+    return [seconds for name, _, seconds in metrics.spans if name in OWN]
 
 
 def sample(metrics: dict[str, Metrics], step: float) -> dict[str, float]:

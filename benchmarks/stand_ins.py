@@ -1,5 +1,4 @@
-"""Agents that wait instead of computing: their verbs take a share of so many milliseconds on the clock, without a core, and say what
-a true step said. So the cost of exchange, calls and waiting shows on any machine as it would beside a GPU's step."""
+"""Agents that wait instead of computing: their verbs take so long on the clock, without a core, and say what a true step said. So the cost of exchange, calls and waiting shows on any machine as it would beside a GPU's step."""
 
 from __future__ import annotations
 
@@ -11,25 +10,25 @@ from sparring.agents.lanes import Lanes
 from sparring.agents.spec import AgentSpec
 from sparring.trainers.types import Metrics
 
-TRUE = 2  # steps that are computed: the first pays for what is slow once, the second says what each verb's share is
+TRUE = 1  # steps that are computed
 
 
 @dataclass(frozen=True, kw_only=True)
 class StandInSpec(AgentSpec):
     """A specification whose agent waits."""
 
-    compute_ms: float = 25.0
+    waits: tuple[float, ...] = ()  # seconds of each verb of a step
 
     def build(self, lanes: Lanes = Lanes()) -> Any:
-        return StandIn(AgentSpec.build(self, lanes), self.compute_ms / 1e3)
+        return StandIn(AgentSpec.build(self, lanes), self.waits)
 
 
 class StandIn:
     """An agent's verbs, played."""
 
-    def __init__(self, agent: Any, seconds: float) -> None:
-        self._agent, self._seconds = agent, seconds
-        self._calls: dict[int, list[tuple[Any, float]]] = {}  # by true step: what a verb gave, and its time
+    def __init__(self, agent: Any, waits: tuple[float, ...]) -> None:
+        self._agent, self._waits = agent, waits
+        self._said: list[Any] = []  # what each verb gave in the true step
         self._next = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -62,13 +61,9 @@ class StandIn:
 
     def _played(self, verb: str, t: int, seen: dict[str, Any]) -> Any:
         if t < TRUE:
-            began = time.perf_counter()
-            made = getattr(self._agent, verb)(t, **seen)
-            self._calls.setdefault(t, []).append((made, time.perf_counter() - began))
-            return made
-        calls = self._calls[TRUE - 1]
-        made, took = calls[self._next]
-        self._next += 1
+            self._said.append(getattr(self._agent, verb)(t, **seen))
+            return self._said[-1]
         with self._agent.meter.timed(verb):
-            time.sleep(self._seconds * took / sum(seconds for _, seconds in calls))
-        return made
+            time.sleep(self._waits[self._next])
+        self._next += 1
+        return self._said[self._next - 1]

@@ -98,9 +98,7 @@ def team_of(
                 file=sys.stderr,
                 flush=True,
             )
-        remote = RayTeam(
-            made, site, lanes=config.lanes, call_timeout=config.call_timeout, direct=direct, window=config.window
-        )
+        remote = RayTeam(made, site, lanes=config.lanes, call_timeout=config.call_timeout, direct=direct)
         try:
             yield remote
         finally:

@@ -28,8 +28,8 @@ from ray.exceptions import (
 )
 
 from sparring.agents.lanes import LaneBroken
+from sparring.agents.meeting import PeerLost
 from sparring.agents.state import WrongStep
-from sparring.agents.wire import PeerLost
 from sparring.cluster.errors import Infrastructure, of_agent
 from sparring.cluster.team.team import Failure
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import ray
 
 from sparring.agents.exchange import flatten
 from sparring.agents.program import asked
 from sparring.cluster.team.team import Kind
+from sparring.trainers.types import Metrics
 
 
 class RayHandle:
@@ -45,3 +48,25 @@ def joined(kind: Kind, lanes: Sequence[Any]) -> Any:
     if kind == "written":
         return {name: sha for files in lanes for name, sha in files.items()}
     return replace(first, exchange_bytes=sum(m.exchange_bytes for m in lanes))
+
+
+def by_step(spans: Mapping[str, Sequence[Sequence[Metrics]]]) -> list[dict[str, Metrics]]:
+    """Role -> lanes -> steps, as a list of steps."""
+    each = {role: [joined("step", step) for step in zip(*lanes, strict=True)] for role, lanes in spans.items()}
+    return [dict(zip(each, step, strict=True)) for step in zip(*each.values(), strict=True)]
+
+
+def introduce(lane: Lane, place: Mapping[str, str], *, start: float, timeout: float) -> None:
+    """Let the agents of a lane find each other: their addresses go through Ray's calls, so nobody else learns them.
+
+    Args:
+        place: address of each one's host.
+        start: seconds in which all must have come.
+        timeout: seconds after which a silent one counts as lost, later.
+    """
+    ranks = {role: i for i, role in enumerate(lane)}
+    offers = [h.actor.offer.remote(ranks[role], len(ranks), place[role], start) for role, h in lane.items()]
+    addresses: dict[str, bytes] = {}
+    for offered in ray.get(offers, timeout=start):
+        addresses |= offered
+    ray.get([h.actor.meet.remote(addresses, ranks, timeout) for h in lane.values()], timeout=start)

@@ -32,7 +32,7 @@ from sparring.agents.spec import AgentSpec, Facts
 from sparring.cluster.machines import hosts
 from sparring.cluster.machines.fitting import Bundle
 from sparring.cluster.team import failures
-from sparring.cluster.team.ray_handle import Lane, RayHandle, joined
+from sparring.cluster.team.ray_handle import Lane, RayHandle, by_step, introduce, joined
 from sparring.cluster.team.team import Failure, Kind, Pending
 from sparring.trainers.config import Measure
 from sparring.trainers.methods.base import Method
@@ -70,7 +70,6 @@ class RayTeam:
         lanes: replicas of each.
         call_timeout: seconds that agents wait for each other, at most.
         direct: a step is one call per agent, and messages go from process to process.
-        window: how many steps are in flight at most.
 
     Raises:
         Infrastructure: an agent could not be started.
@@ -84,11 +83,10 @@ class RayTeam:
         lanes: int = 1,
         call_timeout: float = 600.0,
         direct: bool = False,
-        window: int = 2,
     ) -> None:
         self._specs = {s.me: _on(b, s) for s, b in zip(specs, site.bundles[::lanes], strict=True)}
         self._site, self._group = site, site.group
-        self._timeout, self._direct, self._window = call_timeout, direct, window
+        self._timeout, self.spans = call_timeout, direct
         self._cause: BaseException | None = None  # of the failure that was diagnosed last
         self._learners = {role for role, r in specs[0].make_method().roles().items() if r.learns}
         self._refs: list[Any] = []
@@ -116,10 +114,8 @@ class RayTeam:
     def submit(self, method: Method, t: int) -> Pending:
         self._refs = []
         results: dict[str, Any] = {}
-        if self._direct:
-            for role, h in self._each():
-                results.setdefault(role, []).append(self._note(h.actor.run.remote(t)))
-            return Pending("step", t, results, self._refs)
+        if self.spans:
+            return self._asked("step", t, [(role, h.actor.run.remote(t, 1)) for role, h in self._each()])
         for lane in self._lanes:
             for handle in lane.values():
                 handle.metrics = None
@@ -127,6 +123,9 @@ class RayTeam:
             for role, h in lane.items():
                 results.setdefault(role, []).append(h.metrics or self._note(h.actor.report.remote(t)))
         return Pending("step", t, results, self._refs)
+
+    def submit_span(self, t: int, steps: int) -> Pending:
+        return self._asked("steps", t, [(role, h.actor.run.remote(t, steps)) for role, h in self._each()])
 
     def save(self, t: int, folder: Path) -> Pending:
         return self._asked("save", t, [(r, h.actor.save.remote(t, str(folder / r))) for r, h in self._each()])
@@ -147,10 +146,14 @@ class RayTeam:
             results.setdefault(role, []).append(ref)
         return Pending(kind, t, results, [ref for _, ref in calls])
 
-    def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]:
+    def collect(self, pending: Pending, *, timeout: float) -> Any:
         refs = [ref for lanes in pending.results.values() for ref in lanes]
         values = dict(zip(refs, ray.get(refs, timeout=timeout), strict=True))
-        return {role: joined(pending.kind, [values[ref] for ref in lanes]) for role, lanes in pending.results.items()}
+        found = {role: [values[ref] for ref in lanes] for role, lanes in pending.results.items()}
+        if pending.kind == "steps" or (pending.kind == "step" and self.spans):
+            steps = by_step(found)
+            return steps if pending.kind == "steps" else steps[0]
+        return {role: joined(pending.kind, lanes) for role, lanes in found.items()}
 
     def change(self, t: int, specs: Sequence[AgentSpec], *, timeout: float) -> None:
         made = {s.me: replace(s, device=self._specs[s.me].device) for s in specs}
@@ -160,7 +163,7 @@ class RayTeam:
         ray.get([h.actor.load.remote(str(folder / r), lr_factor) for r, h in self._each()], timeout=timeout)
 
     def diagnose(self, error: Exception, refs: Sequence[Any]) -> Failure | None:
-        if self._direct:
+        if self.spans:
             ray.wait(list(refs), num_returns=len(refs), timeout=SETTLING, fetch_local=False)
             self._cause = failures.own(error, refs)
             if self._cause is not None:
@@ -237,22 +240,10 @@ class RayTeam:
             lanes = list(enumerate(self._lanes))
             joins = [h.actor.join.remote(place, role, i, count) for i, lane in lanes for role, h in lane.items()]
             ray.get(joins, timeout=START_TIMEOUT)
-        if self._direct and len(self._specs) > 1:
-            self._meet()
-
-    def _meet(self) -> None:
-        """Let the agents of every lane find each other: the addresses go through Ray, so nobody else learns them."""
-        ranks = {role: i for i, role in enumerate(self._specs)}
-        for i, lane in enumerate(self._lanes):
-            place = {role: self._facts[f"{role}/{i}" if i else role].node for role in lane}
-            offers = [h.actor.offer.remote(ranks[r], len(ranks), place[r], START_TIMEOUT) for r, h in lane.items()]
-            addresses: dict[str, bytes] = {}
-            for offered in ray.get(offers, timeout=START_TIMEOUT):
-                addresses |= offered
-            ray.get(
-                [h.actor.meet.remote(addresses, ranks, self._window, self._timeout) for h in lane.values()],
-                timeout=START_TIMEOUT,
-            )
+        if self.spans and len(self._specs) > 1:
+            for i, lane in enumerate(self._lanes):
+                hosts_of = {role: self._facts[f"{role}/{i}" if i else role].node for role in lane}
+                introduce(lane, hosts_of, start=START_TIMEOUT, timeout=self._timeout)
 
     def _kill(self, roles: Sequence[str], lanes: Sequence[int]) -> None:
         for role in roles:

@@ -21,7 +21,7 @@ from sparring.agents.spec import AgentSpec, Facts
 from sparring.trainers.config import Measure
 from sparring.trainers.methods.base import Method
 
-Kind = Literal["step", "save", "written", "evaluate"]
+Kind = Literal["step", "steps", "save", "written", "evaluate"]
 
 
 @dataclass(slots=True)
@@ -46,6 +46,8 @@ class Failure:
 class Team(Protocol):
     """What a controller needs. ``submit``, ``save``, ``written`` and ``evaluate`` queue calls; ``collect`` waits for them in order.
 
+    Where ``spans``, several steps can be one call, and come back as a list of what each would have given.
+
     ``save`` copies what the step before left behind and is done when every agent has its copy. ``written`` says per agent
     the sha256 of its files, or None while they are being written, unless it may ``wait``.
 
@@ -53,13 +55,16 @@ class Team(Protocol):
     loads every agent from a checkpoint's folder.
     """
 
+    spans: bool
+
     def __getitem__(self, role: str) -> Any: ...
     def describe(self) -> dict[str, Facts]: ...
     def submit(self, method: Method, t: int) -> Pending: ...
+    def submit_span(self, t: int, steps: int) -> Pending: ...
     def save(self, t: int, folder: Path) -> Pending: ...
     def written(self, t: int, *, wait: bool) -> Pending: ...
     def evaluate(self, t: int, by: Measure) -> Pending: ...
-    def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]: ...
+    def collect(self, pending: Pending, *, timeout: float) -> Any: ...
     def change(self, t: int, specs: Sequence[AgentSpec], *, timeout: float) -> None: ...
     def restore(self, folder: Path, *, timeout: float, lr_factor: float = 1.0) -> None: ...
     def diagnose(self, error: Exception, refs: Sequence[Any]) -> Failure | None: ...
@@ -72,7 +77,8 @@ class Team(Protocol):
 def save_now(team: Team, t: int, folder: Path, *, timeout: float) -> dict[str, dict[str, str]]:
     """Save what step ``t - 1`` left behind and wait for the disk; per agent the sha256 of its files."""
     team.collect(team.save(t, folder), timeout=timeout)
-    return team.collect(team.written(t, wait=True), timeout=timeout)
+    files: dict[str, dict[str, str]] = team.collect(team.written(t, wait=True), timeout=timeout)
+    return files
 
 
 class LocalHandle:
@@ -98,6 +104,8 @@ class LocalHandle:
 class LocalTeam:
     """All agents in this process, one after the other, with as many threads as an actor would have."""
 
+    spans = False
+
     def __init__(self, specs: Sequence[AgentSpec], lanes: Lanes = Lanes()) -> None:
         self._threads = torch.get_num_threads()
         torch.set_num_threads(specs[0].threads)
@@ -118,6 +126,9 @@ class LocalTeam:
 
         return self._now("step", t, step)
 
+    def submit_span(self, t: int, steps: int) -> Pending:
+        raise NotImplementedError("one step at a time")
+
     def save(self, t: int, folder: Path) -> Pending:
         def begin() -> dict[str, Any]:
             for role, handle in self._handles.items():
@@ -133,7 +144,7 @@ class LocalTeam:
         learners = {role: h for role, h in self._handles.items() if h.endpoint.agent.learns}
         return self._now("evaluate", t, lambda: {r: h.endpoint.evaluate(t, by) for r, h in learners.items()})
 
-    def collect(self, pending: Pending, *, timeout: float) -> dict[str, Any]:
+    def collect(self, pending: Pending, *, timeout: float) -> Any:
         if pending.error is not None:
             raise pending.error
         return pending.results

@@ -21,9 +21,12 @@ from sparring.cluster.team.team import Failure, Pending, Team
 from sparring.cluster.training import timeline
 from sparring.cluster.training.job import Job
 from sparring.cluster.training.monitors import Alarm, Monitors
+from sparring.cluster.training.pace import Pace
 from sparring.cluster.training.progress import Progress
 from sparring.cluster.training.saving import Saver
+from sparring.trainers.types import Metrics
 
+STEPS = ("step", "steps")  # kinds of what was submitted
 ROLLBACKS = 3  # with half the learning rate each; a run that still collapses needs a person
 
 
@@ -55,6 +58,7 @@ class Controller:
         self.mirror = Mirror(job.config.mirror, job.folder.path.name) if job.config.mirror else None
         self._pending: deque[Pending] = deque()
         self._saver, self._traced = Saver(job.folder, job.config, team), -1  # the step whose timeline is written
+        self._pace = Pace(job.config, total)
         self._halved = Counter[int]()  # how often training went back to a checkpoint with half the rate
 
     def fit(self) -> None:
@@ -107,8 +111,10 @@ class Controller:
         while t < self.total and not self.stop.requested:
             if t in self.config.changes and t != begun:
                 self._change(t)
-            self._pending.append(self.team.submit(self._now.method, t))
-            t += 1
+            steps = self._pace.steps(t) if self.team.spans else 1
+            once = steps == 1
+            self._pending.append(self.team.submit(self._now.method, t) if once else self.team.submit_span(t, steps))
+            t += steps
             regular = t % self.config.checkpoint.every == 0 or t == self.total
             saved = regular or self._node_leaves()
             if saved:
@@ -142,11 +148,9 @@ class Controller:
         oldest = self._pending[0]
         result: Any = self.team.collect(oldest, timeout=self.config.call_timeout)
         self._pending.popleft()
-        if oldest.kind == "step":
-            self.progress.step(oldest.t, result)
-            if oldest.t == self._traced:
-                timeline.save(self.folder.path / "trace.json", oldest.t, result, self.team.describe())
-            self._heed(self.monitors.step(oldest.t, result))
+        if oldest.kind in STEPS:
+            for t, metrics in enumerate([result] if oldest.kind == "step" else result, start=oldest.t):
+                self._take_in(t, metrics)
         elif oldest.kind == "evaluate":  # looked at here, so that a slow disk changes nothing that monitors see
             alarms = self.monitors.checkpoint(oldest.t, self._saver.compared(result))
             self._commit()
@@ -155,6 +159,13 @@ class Controller:
             self._pending.append(asked)
         else:
             self._commit()
+
+    def _take_in(self, t: int, metrics: dict[str, Metrics]) -> None:
+        self._pace.seen(metrics)
+        self.progress.step(t, metrics)
+        if t == self._traced:
+            timeline.save(self.folder.path / "trace.json", t, metrics, self.team.describe())
+        self._heed(self.monitors.step(t, metrics))
 
     def _commit(self) -> None:
         """Commit the checkpoint under way, if it is whole."""
@@ -168,11 +179,11 @@ class Controller:
     @property
     def _steps(self) -> int:
         """Steps under way."""
-        return sum(p.kind == "step" for p in self._pending)
+        return sum(p.kind in STEPS for p in self._pending)
 
     def _settle(self) -> None:
         """Commit the checkpoint under way, if it still can be: training does not go on from the steps behind it."""
-        self._pending = deque(p for p in self._pending if p.kind != "step")
+        self._pending = deque(p for p in self._pending if p.kind not in STEPS)
         try:
             while self._saver.busy:
                 self._collect()
