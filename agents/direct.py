@@ -8,7 +8,9 @@ every call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sparring.agents.endpoint import Endpoint
@@ -16,10 +18,19 @@ from sparring.agents.exchange import nest, pack, unpack
 from sparring.agents.lanes import Lanes
 from sparring.agents.meeting import Meeting
 from sparring.agents.program import Call, Program, Value, recorded
+from sparring.agents.shared import Link, Pipe, Place, linked
 from sparring.agents.spec import AgentSpec
 from sparring.agents.wire import Key, Wire
 from sparring.trainers import user
 from sparring.trainers.types import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """How others find an agent."""
+
+    pipes: dict[str, Place]  # to it, by the agent that may take one
+    addresses: dict[str, bytes]  # of its socket
 
 
 class Direct(Endpoint):
@@ -29,29 +40,50 @@ class Direct(Endpoint):
         super().__init__(spec, lanes)
         self._wire: Wire | None = None
         self._meeting: Meeting | None = None
-        self._host = ""
+        self._pipes: dict[str, Pipe] = {}
+        self._links: dict[str, Link] = {}
         self._program = Program()  # of the last step
         self._readers: dict[Value, tuple[str, ...]] = {}
+        self._keys: dict[int, dict[Value, Key]] = {}  # by number of images
 
-    def offer(self, rank: int, size: int, host: str, timeout: float) -> dict[str, bytes]:
-        """Open a socket for this agent's end; where it is. See :class:`Meeting`."""
-        self._leave()
-        self._host = host
-        self._meeting = Meeting(rank, size, host, timeout=timeout)
-        return self._meeting.address()
-
-    def meet(self, addresses: Mapping[str, bytes], ranks: Mapping[str, int], timeout: float) -> None:
-        """Join the others.
+    def offer(self, near: Sequence[str], far: tuple[int, int, str] | None, timeout: float) -> Offer:
+        """Lay pipes from the agents of this host, and open a socket when there are others.
 
         Args:
-            addresses: what all of them offered.
-            ranks: every agent's place.
+            far: rank, number of agents and this host's address.
+            timeout: seconds in which all must have come.
+        """
+        self._leave()
+        self._pipes = {agent: Pipe.laid() for agent in near}
+        pipes = {agent: (os.getpid(), pipe.theirs) for agent, pipe in self._pipes.items()}
+        if far is None:
+            return Offer(pipes, {})
+        rank, size, host = far
+        self._meeting = Meeting(rank, size, host, timeout=timeout)
+        return Offer(pipes, self._meeting.address())
+
+    def meet(self, offers: Mapping[str, Offer], ranks: Mapping[str, int], timeout: float) -> bool:
+        """Join the others; False when one on this host is out of sight, as in another container.
+
+        Args:
+            offers: everybody's.
+            ranks: everybody's place.
             timeout: seconds after which a silent agent counts as lost.
         """
-        assert self._meeting is not None
-        group = self._meeting.join(addresses)
-        self._wire = Wire(group, ranks, host=self._host, device=self.agent.batches.device, timeout=timeout)
-        self._meeting = None
+        places = {agent: offers[agent].pipes[self.agent.me] for agent in self._pipes}
+        links = linked(self._pipes, places, timeout=timeout)
+        group = None
+        if self._meeting is not None:
+            group = self._meeting.join({k: v for offer in offers.values() for k, v in offer.addresses.items()})
+            self._meeting = None
+        self._wire = Wire(links or {}, group, ranks, device=self.agent.batches.device, timeout=timeout)
+        self._links = links or {}
+        return links is not None
+
+    def settle(self) -> None:
+        """All have met."""
+        for link in self._links.values():
+            link.settle()
 
     @user.telling
     def run(self, t: int, steps: int) -> list[Metrics]:
@@ -68,10 +100,7 @@ class Direct(Endpoint):
 
     def _step(self, t: int) -> Metrics:
         me, program = self.agent.me, recorded(self.agent.method, t)
-        if program != self._program:
-            self._program, self._readers = program, program.readers()
-        readers, metrics = self._readers, None
-        keys = self._keys(t, program) if readers else {}
+        keys, readers, metrics = self._keyed(t, program), self._readers, None
         held: dict[Value, Any] = {}  # what this agent has published or taken, as its verbs see it
         for value, takers in readers.items():
             if me in takers:
@@ -100,10 +129,14 @@ class Direct(Endpoint):
         verbs: dict[str, Any] = {"answer": self.agent.answer, "predict": self.agent.predict, "learn": self.agent.learn}
         return verbs[call.verb](t, **seen)
 
-    def _keys(self, t: int, program: Program) -> dict[Value, Key]:
-        """What tells messages of one shape from others."""
+    def _keyed(self, t: int, program: Program) -> dict[Value, Key]:
+        """What tells messages of one shape from others, by value."""
         n = self.agent.images_of(t)
-        return {value: (value, call, n) for value, call in program.makers().items()}
+        if program != self._program:
+            self._program, self._readers, self._keys = program, program.readers(), {}
+        if n not in self._keys:
+            self._keys[n] = {value: (value, call, n) for value, call in program.makers().items()}
+        return self._keys[n]
 
     @property
     def _line(self) -> Wire:
@@ -114,3 +147,4 @@ class Direct(Endpoint):
         if self._wire is not None:
             self._wire.close()
         self._wire = self._meeting = None
+        self._links, self._pipes = {}, {}

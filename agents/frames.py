@@ -33,6 +33,11 @@ class Layout:
     frame: Any  # the message with a Leaf at the place of every array
     leaves: tuple[Leaf, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Of all arrays together."""
+        return sum(leaf.nbytes for leaf in self.leaves)
+
 
 def taken_apart(message: Any) -> tuple[Layout, list[np.ndarray[Any, Any]]]:
     """A packed message's layout and its arrays, contiguous."""

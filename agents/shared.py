@@ -1,50 +1,48 @@
-"""Memory that processes of one host share: a sender writes a message once, and whoever reads it copies it from there.
+"""What processes of one host share: pipes for words, memory for messages.
 
-No name and no file: the memory is found through the sender's open files, by processes of the same user on the same host, and is gone
-with the last of them, however they end.
+    sender: write the message into a slot, say READY ---> reader: copy it from there, say TAKEN ---> the slot may be written again
+
+No names and no files: each finds the other's pipes and memory through its open files, which the kernel shows to processes of the same
+user alone, and all is gone with the processes, however they end. A reader whose sender is gone reads the end of the pipe at once.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+import select
+import struct
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-SLOTS = 2
-SMALLEST = 2**16  # bytes from which on sharing pays
+from sparring.agents.meeting import PeerLost
 
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """How another process finds it."""
-
-    host: str
-    pid: int
-    file: int
-    size: int  # bytes of a slot
+SLOTS = 2  # messages of one value that can be under way
+LAYOUT, READY, TAKEN = range(3)  # what is said
+WORD = struct.Struct("<qiii")  # step, value, what is said of it, bytes that follow
+Place: TypeAlias = tuple[int, int]  # process, and the number of an open file there
 
 
 class Outbox:
-    """Two slots, each for one message: one is read while the other is written.
+    """A sender's memory for one value: two slots, one to be read while the other is written.
 
     Args:
-        host: address of this host.
         size: bytes of a message.
     """
 
-    def __init__(self, host: str, size: int) -> None:
-        self._file = os.memfd_create("sparring")
-        os.ftruncate(self._file, size * SLOTS)
-        self._memory = mmap.mmap(self._file, size * SLOTS)
-        self.where = Where(host, os.getpid(), self._file, size)
+    def __init__(self, size: int) -> None:
+        self._file, self._size = os.memfd_create("sparring"), size
+        os.ftruncate(self._file, max(size, 1) * SLOTS)
+        self._memory = mmap.mmap(self._file, max(size, 1) * SLOTS)
+        self.place: Place = (os.getpid(), self._file)
 
-    def write(self, t: int, arrays: Sequence[np.ndarray[Any, Any]]) -> None:
-        """Put a message of step ``t`` into its slot: the arrays one behind the other."""
-        at = t % SLOTS * self.where.size
+    def write(self, count: int, arrays: Sequence[np.ndarray[Any, Any]]) -> None:
+        """Put the message that is the ``count``-th of its value into its slot: the arrays one behind the other."""
+        at = count % SLOTS * self._size
         for array in arrays:
             part = np.frombuffer(self._memory, np.uint8, array.nbytes, at)
             part[:] = array.reshape(-1).view(np.uint8)
@@ -56,24 +54,106 @@ class Outbox:
 
 
 class Inbox:
-    """A sender's slots, as a reader sees them.
+    """A sender's slots, as a reader sees them."""
+
+    def __init__(self, place: Place, size: int) -> None:
+        try:
+            file = _opened(place, os.O_RDONLY)
+        except OSError as error:
+            raise PeerLost(f"its memory cannot be seen any more: {error}") from error
+        self._memory, self._size = mmap.mmap(file, max(size, 1) * SLOTS, prot=mmap.PROT_READ), size
+        os.close(file)
+
+    def read(self, count: int) -> np.ndarray[Any, Any]:
+        """The bytes of the ``count``-th message, until the slot's next one."""
+        return np.frombuffer(self._memory, np.uint8, self._size, count % SLOTS * self._size)
+
+
+@dataclass(slots=True)
+class Pipe:
+    """The way from another agent to this one, before it is taken."""
+
+    end: int
+    theirs: int  # the end that the other opens
+
+    @classmethod
+    def laid(cls) -> Pipe:
+        """A new one."""
+        return cls(*os.pipe())
+
+
+class Link:
+    """Words to and from one other agent.
+
+    Args:
+        agent: its name.
+        pipe: to this agent.
+        place: of the pipe to the other.
+        timeout: seconds after which it counts as lost.
 
     Raises:
-        OSError: they are on another host, or out of this process's sight.
+        OSError: the other's files are out of this process's sight.
     """
 
-    def __init__(self, where: Where, host: str) -> None:
-        if where.host != host:
-            raise OSError(f"on {where.host}")
-        file = os.open(f"/proc/{where.pid}/fd/{where.file}", os.O_RDONLY)
-        try:
-            if os.fstat(file).st_size != where.size * SLOTS:
-                raise OSError("another process's")
-            self._memory = mmap.mmap(file, where.size * SLOTS, prot=mmap.PROT_READ)
-        finally:
-            os.close(file)
-        self._where = where
+    def __init__(self, agent: str, pipe: Pipe, place: Place, *, timeout: float) -> None:
+        self._agent, self._pipe, self._timeout = agent, pipe, timeout
+        self._out = _opened(place, os.O_WRONLY)
+        self._poll = select.poll()
+        self._poll.register(pipe.end, select.POLLIN)
+        self._bytes, self._heard = b"", dict[tuple[int, int, int], bytes]()
 
-    def read(self, t: int) -> np.ndarray[Any, Any]:
-        """The bytes of step ``t``'s message, until the slot's next one."""
-        return np.frombuffer(self._memory, np.uint8, self._where.size, t % SLOTS * self._where.size)
+    def settle(self) -> None:
+        """The other has opened its end: from now on the pipe ends when the other does."""
+        os.close(self._pipe.theirs)
+
+    def say(self, what: int, t: int, value: int, body: bytes = b"") -> None:
+        """Say something of a value of step ``t``."""
+        try:
+            os.write(self._out, WORD.pack(t, value, what, len(body)) + body)
+        except BrokenPipeError as error:
+            raise PeerLost(f"{self._agent} is gone") from error
+
+    def hear(self, what: int, t: int, value: int) -> bytes:
+        """Wait until it was said; what is said before it is kept for later.
+
+        Raises:
+            PeerLost: the other is gone, or silent for too long.
+        """
+        ended = time.monotonic() + self._timeout
+        while (found := self._heard.pop((what, t, value), None)) is None:
+            if not self._poll.poll(1000 * max(0.0, ended - time.monotonic())):
+                raise PeerLost(f"{self._agent} said nothing for {self._timeout:g} s")
+            new = os.read(self._pipe.end, 2**16)
+            if not new:
+                raise PeerLost(f"{self._agent} is gone")
+            self._bytes += new
+            self._sort()
+        return found
+
+    def _sort(self) -> None:
+        at = 0
+        while len(self._bytes) - at >= WORD.size:
+            t, value, what, length = WORD.unpack_from(self._bytes, at)
+            if len(self._bytes) - at - WORD.size < length:
+                break
+            at += WORD.size + length
+            self._heard[what, t, value] = self._bytes[at - length : at]
+        self._bytes = self._bytes[at:]
+
+    def close(self) -> None:
+        """Leave; the other reads the end of its pipe."""
+        os.close(self._out)
+        os.close(self._pipe.end)
+
+
+def linked(pipes: Mapping[str, Pipe], places: Mapping[str, Place], *, timeout: float) -> dict[str, Link] | None:
+    """Links to all agents of this host; None when one is out of sight, as in another container."""
+    try:
+        return {agent: Link(agent, pipe, places[agent], timeout=timeout) for agent, pipe in pipes.items()}
+    except OSError:
+        return None
+
+
+def _opened(place: Place, how: int) -> int:
+    process, file = place
+    return os.open(f"/proc/{process}/fd/{file}", how)

@@ -64,9 +64,18 @@ def introduce(lane: Lane, place: Mapping[str, str], *, start: float, timeout: fl
         start: seconds in which all must have come.
         timeout: seconds after which a silent one counts as lost, later.
     """
+    for together in (True, False):  # False: as if everyone were on a host of its own
+        if _met(lane, place, start, timeout, together=together):
+            return
+
+
+def _met(lane: Lane, place: Mapping[str, str], start: float, timeout: float, *, together: bool) -> bool:
     ranks = {role: i for i, role in enumerate(lane)}
-    offers = [h.actor.offer.remote(ranks[role], len(ranks), place[role], start) for role, h in lane.items()]
-    addresses: dict[str, bytes] = {}
-    for offered in ray.get(offers, timeout=start):
-        addresses |= offered
-    ray.get([h.actor.meet.remote(addresses, ranks, timeout) for h in lane.values()], timeout=start)
+    near = {a: [b for b in lane if b != a and together and place[a] == place[b]] for a in lane}
+    apart = any(len(others) < len(lane) - 1 for others in near.values())
+    far = {role: (ranks[role], len(lane), place[role]) if apart else None for role in lane}
+    asked = [h.actor.offer.remote(near[role], far[role], start) for role, h in lane.items()]
+    offers = dict(zip(lane, ray.get(asked, timeout=start), strict=True))
+    met = ray.get([h.actor.meet.remote(offers, ranks, timeout) for h in lane.values()], timeout=start)
+    ray.get([h.actor.settle.remote() for h in lane.values()], timeout=start)
+    return all(met)

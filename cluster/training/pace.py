@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sparring.cluster.config.run_config import RunConfig
 from sparring.trainers.types import Metrics
 
-SPAN = 0.1  # seconds that a call may take: so long a stop waits for nothing, and a lost call loses little
+SPAN = 0.25  # seconds that a call may take: so long a stop waits for nothing, and a lost call loses little
 
 
 class Pace:
