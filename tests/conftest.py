@@ -85,7 +85,7 @@ def pooled(_actors: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
     from sparring.agents.actors import _Actor
-    from sparring.agents.endpoint import Endpoint
+    from sparring.agents.direct import Direct
     from sparring.agents.spec import AgentSpec, Facts
     from sparring.cluster.team.ray_handle import RayHandle
     from sparring.cluster.team.ray_team import RayTeam
@@ -96,7 +96,7 @@ def pooled(_actors: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
 
         def become(self, spec: AgentSpec) -> Facts:
             torch.set_num_threads(spec.threads)
-            Endpoint.__init__(self, spec)
+            Direct.__init__(self, spec)
             self.agent.warm_up()
             return self.describe()
 
@@ -106,6 +106,7 @@ def pooled(_actors: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
             team._lanes[0][role] = RayHandle(actor, team._note)
         ready = [team[role].actor.become.remote(team._specs[role]) for role in roles]
         team._facts = dict(zip(roles, ray.get(ready, timeout=60), strict=True))
+        team._introduce()
 
     monkeypatch.setattr(RayTeam, "_spawn", spawn)
     monkeypatch.setattr(RayTeam, "_kill", lambda team, roles, lanes: _actors.extend(team[r].actor for r in roles))

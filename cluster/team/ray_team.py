@@ -240,6 +240,10 @@ class RayTeam:
             lanes = list(enumerate(self._lanes))
             joins = [h.actor.join.remote(place, role, i, count) for i, lane in lanes for role, h in lane.items()]
             ray.get(joins, timeout=START_TIMEOUT)
+        self._introduce()
+
+    def _introduce(self) -> None:
+        """Let agents that exchange directly find each other."""
         if self.spans and len(self._specs) > 1:
             for i, lane in enumerate(self._lanes):
                 hosts_of = {role: self._facts[f"{role}/{i}" if i else role].node for role in lane}

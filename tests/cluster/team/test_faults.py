@@ -61,6 +61,7 @@ def actor_pid(run: Path, agent: str) -> int:
     return int(json.loads((run / "env.json").read_text())["agents"][agent]["pid"])
 
 
+@pytest.mark.parametrize("exchange", ["store", "direct"])
 @pytest.mark.parametrize(
     "losses",
     [
@@ -73,7 +74,11 @@ def actor_pid(run: Path, agent: str) -> int:
     ],
 )
 def test_lost_actor(
-    losses: dict[int, tuple[int, list[str]]], ray_session: str, tmp_path: Path, undisturbed: dict[str, Any]
+    losses: dict[int, tuple[int, list[str]]],
+    exchange: str,
+    ray_session: str,
+    tmp_path: Path,
+    undisturbed: dict[str, Any],
 ) -> None:
     """Once a step is committed, agents are lost; those that hang are so for the call's timeout."""
     run = tmp_path / "run"
@@ -81,9 +86,8 @@ def test_lost_actor(
     for step, (sent, agents) in losses.items():
         committed = run / "checkpoints" / f"step-{step:06d}" / "COMMITTED"
         watchers.append(when(committed.exists, partial(lose, run, agents, sent)))
-    launch.train(
-        small("mat", call_timeout=8.0, **OPTIONS), runs_dir=tmp_path, name="run", how=Circumstances(quiet=True)
-    )
+    config = small("mat", call_timeout=8.0, exchange=exchange, **OPTIONS)
+    launch.train(config, runs_dir=tmp_path, name="run", how=Circumstances(quiet=True))
     for watcher in watchers:
         watcher.join()
     log = (run / "log.txt").read_text()

@@ -63,7 +63,7 @@ def test_local_and_ray_give_identical_bytes(peers: int, ray_session: str, tmp_pa
 
 @pytest.mark.parametrize("method", methods.names())
 def test_every_method(method: str, pooled: None, tmp_path: Path) -> None:
-    """Frozen roles get the weights of a short run; two threads per agent."""
+    """Over the object store and directly; frozen roles get the weights of a short run; two threads per agent."""
     options: dict[str, Any] = {"max_steps": 6, "threads_per_agent": 2}
     config = small(method)
     options |= {f"attacks__{norm}__steps": 2 for norm in config.attacks}
@@ -74,11 +74,14 @@ def test_every_method(method: str, pooled: None, tmp_path: Path) -> None:
             small("at", team="local", max_steps=3), runs_dir=tmp_path, name="teacher", how=Circumstances(quiet=True)
         )
         options |= {f"agents__{role}__init": str(teacher.path) for role in frozen}
+    ways: dict[str, dict[str, Any]] = {"local": {"team": "local"}, "store": {}, "direct": {"exchange": "direct"}}
     runs = [
-        launch.train(small(method, team=team, **options), runs_dir=tmp_path, name=team, how=Circumstances(quiet=True))
-        for team in ("local", "ray")
+        launch.train(small(method, **options, **way), runs_dir=tmp_path, name=name, how=Circumstances(quiet=True))
+        for name, way in ways.items()
     ]
-    assert bytes_of(runs[0].path) == bytes_of(runs[1].path)
+    local, store, direct = (bytes_of(run.path) for run in runs)
+    assert local == store
+    assert local == direct
 
 
 @pytest.mark.soak
