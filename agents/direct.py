@@ -16,7 +16,7 @@ from typing import Any
 from sparring.agents.endpoint import Endpoint
 from sparring.agents.exchange import nest, pack, unpack
 from sparring.agents.lanes import Lanes
-from sparring.agents.meeting import Meeting
+from sparring.agents.meeting import Meeting, PeerLost
 from sparring.agents.program import Call, Program, Value, recorded
 from sparring.agents.shared import Link, Pipe, Place, linked
 from sparring.agents.spec import AgentSpec
@@ -140,7 +140,8 @@ class Direct(Endpoint):
 
     @property
     def _line(self) -> Wire:
-        assert self._wire is not None, f"{self.agent.me} has met nobody"
+        if self._wire is None:
+            raise PeerLost(f"{self.agent.me} has left the others")
         return self._wire
 
     def _leave(self) -> None:
