@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
+
 from tests.helpers import CLONE, PATIENCE
 
 SUBNET = "10.77.{net}"
@@ -35,6 +37,9 @@ class Hosts(Protocol):
 
     def drain(self, worker: str) -> None:
         """Tell Ray that a worker will be taken away."""
+
+    def cut(self, one: str, other: str, *, again: bool = False) -> None:
+        """Let nothing pass from one worker to the other; ``again``: everything, as before."""
 
     def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """A command on the head, in the clone."""
@@ -113,6 +118,10 @@ class _Namespaces(_Drains):
     def kill(self, worker: str) -> None:
         for pid in self._pids(worker):
             os.kill(pid, signal.SIGKILL)
+
+    def cut(self, one: str, other: str, *, again: bool = False) -> None:
+        rule = ["iptables", "-D" if again else "-A", "INPUT", "-s", one, "-j", "DROP"]
+        _ip("netns", "exec", self._names[other], *rule)
 
     def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         return self._start(f"{self._net}.1", [*command], env=env or {}, own_disk=False)
@@ -204,6 +213,9 @@ class _Processes(_Drains):
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         for each in [pid, *map(int, children)]:
             os.kill(each, signal.SIGKILL)
+
+    def cut(self, one: str, other: str, *, again: bool = False) -> None:
+        pytest.skip("hosts that are processes have no links to cut")
 
     def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE

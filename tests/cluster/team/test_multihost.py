@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,44 @@ def test_a_lost_host_is_replaced(method: str, cluster: Hosts, folder: Path, teac
     assert len(after) == 2
     (back,) = re.findall(r"every agent at step (\d+) again", text)
     assert int(back) % 10 == 0 if method == "mat" else int(back) >= int(saved[0])
+    assert bytes_of(run) == bytes_of(local.path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_direct_exchange_between_hosts(lanes: int, cluster: Hosts, folder: Path, ray_session: str) -> None:
+    """Sockets between hosts, pipes and memory within one: the bytes that the object store gives."""
+    name, chosen = f"direct-{lanes}", flags(folder, "mat") | {"placement__cpus_per_agent": 0.5, "lanes": lanes}
+    store = launch.train(small("mat", **chosen), runs_dir=folder, name=f"store-{lanes}", how=Circumstances(quiet=True))
+    driver = train(cluster, folder, "mat", name, exchange="direct", placement__strategy="SPREAD", lanes=lanes)
+    _, said = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 0, said
+    agents = json.loads((folder / name / "env.json").read_text())["agents"]
+    assert len({a["node"] for a in agents.values()}) == 2
+    assert bytes_of(folder / name) == bytes_of(store.path)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("iptables") is None, reason="no iptables to cut a link with")
+def test_a_cut_link_is_a_loss_and_no_hang(cluster: Hosts, folder: Path) -> None:
+    """Agents that exchange directly on two hosts whose link is cut in mid-run, both in the driver's sight: within the call's timeout
+    they are lost to each other; once the link is back, the run ends in the same bytes."""
+    local = launch.train(
+        small("mat", team="local", **flags(folder, "mat")), runs_dir=folder, name="uncut", how=Circumstances(quiet=True)
+    )
+    run = folder / "cut"
+    options = {"exchange": "direct", "placement__strategy": "STRICT_SPREAD", "call_timeout": 4}
+    driver = train(cluster, folder, "mat", "cut", **options)
+    wait_for(lambda: recorded(run) >= 24 or driver.poll() is not None)
+    assert driver.poll() is None, driver.communicate()[1]
+    one, other = sorted(a["node"] for a in json.loads((run / "env.json").read_text())["agents"].values())
+    cluster.cut(one, other)
+    log = run / "log.txt"
+    wait_for(lambda: "lost: " in log.read_text() or driver.poll() is not None, seconds=60, what=log.read_text())
+    cluster.cut(one, other, again=True)
+    _, said = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 0, said
+    assert "recovered in " in log.read_text()
     assert bytes_of(run) == bytes_of(local.path)
 
 
