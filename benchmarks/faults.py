@@ -1,6 +1,6 @@
 """Faults during training: every run must end in the bytes of an undisturbed one.
 
-python benchmarks/faults.py [--n 20] [--seed 0] [--json] [--save]
+python benchmarks/faults.py [--n 20] [--seed 0] [--exchange store|direct] [--json] [--save]
 
 Six kinds in turn, on MAT, MTARD and PeerAiD: kill -9 of one actor, SIGSTOP of one actor, two killed at once, one killed while
 checkpoints are being written, kill -9 of the driver and resume, an object store filled beyond its size. The moment and the agent are drawn
@@ -48,13 +48,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--exchange", choices=["store", "direct"], default="store")
     parser.add_argument("--json", action="store_true", help="print the record instead of a line per fault")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/faults.json")
+    parser.add_argument(
+        "--save", action="store_true", help="write benchmarks/results/faults.json, or faults_direct.json"
+    )
     args = parser.parse_args()
     started, draw = time.perf_counter(), random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         address = session.start(num_cpus=4, object_store_memory=STORE)
-        configs = {method: configuration(method, Path(folder)) for method in METHODS}
+        configs = {m: configuration(m, Path(folder)).replace({"exchange": args.exchange}) for m in METHODS}
         kinds, methods = list(KINDS), list(METHODS)
         chosen = [(kinds[i % len(kinds)], methods[(i + i // len(kinds)) % len(methods)]) for i in range(args.n)]
         undisturbed = {m: run_bytes(configs[m], Path(folder), f"{m}-undisturbed") for m in {m for _, m in chosen}}
@@ -71,7 +74,7 @@ def main() -> None:
     ray.shutdown()  # it prints about lost workers, and the record is to be the last line
     record = {**circumstances(seed=args.seed), "n": args.n, "steps": STEPS, "faults": faults}
     record |= {"identical": sum(f["identical"] for f in faults), "seconds": round(time.perf_counter() - started)}
-    print(save("faults", record) if args.save else json.dumps(record))
+    print(save("faults" if args.exchange == "store" else "faults_direct", record) if args.save else json.dumps(record))
 
 
 def configuration(method: str, folder: Path) -> RunConfig:

@@ -112,6 +112,31 @@ def agents(result: dict[str, Any]) -> str:
     return rows(header, body) + source(result) + note
 
 
+def stand_ins(result: dict[str, Any]) -> str:
+    """What a step costs beside agents that wait, by the way of its messages."""
+    points = next(iter(result["exchange"].values()))
+    body = []
+    for point in points:
+        for exchange, found in result["exchange"].items():
+            m = found[point]
+            cells = [f"{m[k]:.1f}" for k in ("step_ms", "exchange_ms", "idle_ms")]
+            body.append([f"`{point}`", exchange, *cells, f"{m['ratio']:.2f}", f"{m['driver_cpu_ms']:.1f}"])
+    header = [
+        "method:peers",
+        "exchange",
+        "step [ms]",
+        "packing and copying [ms]",
+        "waiting [ms]",
+        "ratio",
+        "driver's CPU [ms]",
+    ]
+    note = (
+        f"The slowest agent waits {result['compute_ms']:g} ms a step on the clock, the others in proportion; messages are those of {result['shape']}, "
+        f"batch {result['batch_size']}; medians over steps of interleaved rounds.\n"
+    )
+    return rows(header, body) + source(result) + note
+
+
 def attack(result: dict[str, Any]) -> str:
     """``sparring.attack`` beside other ways to the same examples."""
     body = []
