@@ -167,6 +167,18 @@ def test_an_error_in_a_users_network_has_its_place(command: str, nets: Path, spa
     assert "Traceback" not in done.stderr
 
 
+def test_an_error_of_one_of_several_agents_is_the_one_that_is_told(
+    nets: Path, sparring: Command, ray_session: str
+) -> None:
+    """Agents that exchange directly and wait for it have lost a peer, which would be a reason to begin again."""
+    flags = [*small_flags(), "--agents.peer1.network", f"{nets}:Tenth", "--exchange=direct", "--name=r"]
+    done = sparring("train", "mat", *flags)
+    line = NETS.splitlines().index('                raise KeyError("a name")') + 1
+    assert done.returncode == 2, done.stderr
+    assert f"{nets}, line {line}: KeyError: 'a name'" in done.stderr
+    assert "lost: " not in Path("runs/r/log.txt").read_text()
+
+
 @pytest.mark.parametrize("engine", ["local", "ray", pytest.param("train", marks=pytest.mark.soak)])
 def test_a_users_error_ends_every_engine_at_once(engine: str, nets: Path, sparring: Command, ray_session: str) -> None:
     """A restart would meet it again."""
