@@ -41,6 +41,7 @@ T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # of Student's t with one degree
 ATTACKS = ("clean", "pgd-20", "autoattack")
 COLUMNS = ("label", "clean_prediction", *(BROKEN + attack for attack in ATTACKS[1:]))
 TEACHERS_SEED = 100
+TEACHERS_EXAMPLES = 200  # a teacher has nine times a student's parameters, and is attacked for its card alone
 
 
 class OutOfTimeError(Exception):
@@ -64,9 +65,8 @@ def teachers(args: argparse.Namespace) -> None:
     for name, piece in TEACHING.items():
         args.setting = settings(args, "whole")
         folder = run(f"teacher-{name}", piece, TEACHERS_SEED, args)
-        evaluation = f"claims-{args.examples}"
-        if not (folder.path / "evaluation" / evaluation / "report.json").exists():
-            evaluate_run(folder, attacks=ATTACKS, checkpoint="last", examples=Examples(args.examples), name=evaluation)
+        if not (folder.path / "evaluation" / "card" / "report.json").exists():
+            evaluate_run(folder, attacks=ATTACKS, checkpoint="last", examples=Examples(TEACHERS_EXAMPLES), name="card")
         where = TEACHERS if args.save else args.runs_dir / "teachers"
         print(publish(*single(f"{folder.path}@model"), name=name, models_dir=where))
 
