@@ -59,9 +59,10 @@ def main() -> None:
             for exchange in args.exchange
         }
         found: dict[tuple[str, str], list[dict[str, float]]] = {key: [] for key in configs}
+        made = {point: agents_of(configs[args.exchange[0], point], args.compute_ms) for point in args.points}
         for _ in range(args.rounds):
             for key, config in configs.items():
-                found[key] += measured(config, args.steps, args.compute_ms)
+                found[key] += measured(config, made[key[1]], args.steps)
     result = circumstances(seed=args.seed) | {"n": args.rounds * args.steps, "network": args.network}
     result |= {"batch_size": args.batch_size, "shape": args.shape, "compute_ms": args.compute_ms}
     result["exchange"] = {exchange: {} for exchange in args.exchange}
@@ -88,12 +89,15 @@ def configured(point: str, args: argparse.Namespace, folder: Path) -> RunConfig:
     return config
 
 
-def measured(config: RunConfig, steps: int, compute_ms: float | None) -> list[dict[str, float]]:
+def agents_of(config: RunConfig, compute_ms: float | None) -> list[AgentSpec]:
+    """True agents, or such that wait."""
+    made = assemble.specs(config, quiet=True)
+    return made if compute_ms is None else waiting(config, made, compute_ms)
+
+
+def measured(config: RunConfig, made: list[AgentSpec], steps: int) -> list[dict[str, float]]:
     """Milliseconds of every step after the first ones, of the agent that computed most."""
     samples = []
-    made = assemble.specs(config, quiet=True)
-    if compute_ms is not None:
-        made = waiting(config, made, compute_ms)
     with assemble.team_of(config, made=made) as team:
         pending: list[Pending] = []
         before, used = time.perf_counter(), time.process_time()
