@@ -8,7 +8,6 @@ every call.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from sparring.agents.exchange import nest, pack, unpack
 from sparring.agents.lanes import Lanes
 from sparring.agents.meeting import Meeting, PeerLost
 from sparring.agents.program import Call, Program, Value, recorded
-from sparring.agents.shared import Link, Pipe, Place, linked
+from sparring.agents.shared import Link, Pipe, Place, linked, place_of
 from sparring.agents.spec import AgentSpec
 from sparring.agents.wire import Key, Wire
 from sparring.trainers import user
@@ -55,7 +54,7 @@ class Direct(Endpoint):
         """
         self._leave()
         self._pipes = {agent: Pipe.laid() for agent in near}
-        pipes = {agent: (os.getpid(), pipe.theirs) for agent, pipe in self._pipes.items()}
+        pipes = {agent: place_of(pipe.theirs) for agent, pipe in self._pipes.items()}
         if far is None:
             return Offer(pipes, {})
         rank, size, host = far

@@ -24,7 +24,7 @@ from sparring.agents.meeting import PeerLost
 SLOTS = 2  # messages of one value that can be under way
 LAYOUT, READY, TAKEN = range(3)  # what is said
 WORD = struct.Struct("<qiii")  # step, value, what is said of it, bytes that follow
-Place: TypeAlias = tuple[int, int]  # process, and the number of an open file there
+Place: TypeAlias = tuple[int, int, int]  # process, the number of an open file there, and the file's own
 
 
 class Outbox:
@@ -38,7 +38,7 @@ class Outbox:
         self._file, self._size = os.memfd_create("sparring"), size
         os.ftruncate(self._file, max(size, 1) * SLOTS)
         self._memory = mmap.mmap(self._file, max(size, 1) * SLOTS)
-        self.place: Place = (os.getpid(), self._file)
+        self.place = place_of(self._file)
 
     def write(self, count: int, arrays: Sequence[np.ndarray[Any, Any]]) -> None:
         """Put the message that is the ``count``-th of its value into its slot: the arrays one behind the other."""
@@ -148,12 +148,31 @@ class Link:
 
 def linked(pipes: Mapping[str, Pipe], places: Mapping[str, Place], *, timeout: float) -> dict[str, Link] | None:
     """Links to all agents of this host; None when one is out of sight, as in another container."""
+    made: dict[str, Link] = {}
     try:
-        return {agent: Link(agent, pipe, places[agent], timeout=timeout) for agent, pipe in pipes.items()}
+        for agent, pipe in pipes.items():
+            made[agent] = Link(agent, pipe, places[agent], timeout=timeout)
     except OSError:
+        for link in made.values():
+            link.close()
+        for agent, pipe in pipes.items():
+            os.close(pipe.theirs)
+            if agent not in made:
+                os.close(pipe.end)
         return None
+    return made
+
+
+def place_of(file: int) -> Place:
+    """Where others of this host find an open file of this process."""
+    return os.getpid(), file, os.fstat(file).st_ino
 
 
 def _opened(place: Place, how: int) -> int:
-    process, file = place
-    return os.open(f"/proc/{process}/fd/{file}", how)
+    process, file, number = place
+    opened = os.open(f"/proc/{process}/fd/{file}", how | os.O_NONBLOCK)
+    if os.fstat(opened).st_ino != number:  # in another container the same process number is somebody else's
+        os.close(opened)
+        raise OSError(f"file {file} of process {process} is another one")
+    os.set_blocking(opened, True)
+    return opened

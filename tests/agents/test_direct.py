@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from sparring.agents.exchange import pack, unpack
 from sparring.agents.frames import put_together, taken_apart
 from sparring.agents.meeting import Meeting, PeerLost
 from sparring.agents.program import Call, Value, recorded
-from sparring.agents.shared import Pipe, linked
+from sparring.agents.shared import Pipe, linked, place_of
 from sparring.agents.wire import Wire
 from sparring.trainers import methods
 from sparring.trainers.methods.mat import Mat
@@ -63,7 +62,7 @@ def test_a_message_is_taken_apart_and_put_together() -> None:
 def met(*agents: str, timeout: float = 20.0) -> dict[str, Wire]:
     """The agents of one host."""
     pipes = {a: {b: Pipe.laid() for b in agents if b != a} for a in agents}
-    places = {a: {b: (os.getpid(), pipes[b][a].theirs) for b in agents if b != a} for a in agents}
+    places = {a: {b: place_of(pipes[b][a].theirs) for b in agents if b != a} for a in agents}
     links = {a: linked(pipes[a], places[a], timeout=timeout) for a in agents}
     for each in links.values():
         for link in (each or {}).values():
@@ -145,9 +144,15 @@ def test_silence_is_a_loss_after_the_timeout(way: Callable[..., dict[str, Wire]]
         wires["b"].receive(0, (VALUE, CALL, 4))
 
 
-def test_an_agent_out_of_sight_is_no_neighbour(tmp_path: Path) -> None:
-    """As in another container: its open files are not shown here."""
-    assert linked({"b": Pipe.laid()}, {"b": (1 << 22, 5)}, timeout=1.0) is None
+@pytest.mark.parametrize("wrong", ["process", "file"])
+def test_an_agent_out_of_sight_is_no_neighbour(wrong: str) -> None:
+    """As in another container: its open files are not shown here, or the number is another file's. Nothing stays open."""
+    before = len(os.listdir("/proc/self/fd"))
+    seen = Pipe.laid()
+    other = (*place_of(seen.end)[:2], 1) if wrong == "file" else (1 << 22, 5, 1)
+    pipes, places = {"b": seen, "c": Pipe.laid()}, {"b": place_of(seen.theirs), "c": other}
+    assert linked(pipes, places, timeout=1.0) is None
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_nobody_comes() -> None:
