@@ -103,9 +103,8 @@ def measured(config: RunConfig, made: list[AgentSpec], steps: int) -> list[dict[
         before, used = time.perf_counter(), time.process_time()
         pace, t = Pace(config, 10**6), 0
         while len(samples) < WARM_UP + steps:
-            at_once = pace.steps(t) if team.spans else 1
-            pending.append(team.submit_span(t, at_once) if at_once > 1 else team.submit(config.method, t))
-            t += at_once
+            pending.append(pace.submitted(team, config.method, t))
+            t += pending[-1].steps
             if len(pending) < config.window:
                 continue
             oldest = pending.pop(0)

@@ -68,7 +68,8 @@ def team_of(
             local.close()
         return
     from sparring.cluster.machines import placement, session  # late: a local team needs no ray
-    from sparring.cluster.team.ray_team import RayTeam, Site
+    from sparring.cluster.team.ray_team import RayTeam
+    from sparring.cluster.team.site import Site
 
     def bundles_on(nodes: list[Node]) -> list[Bundle]:
         return placement.plan([s.me for s in made], wanted, nodes, lanes=config.lanes, own=own)
@@ -89,17 +90,20 @@ def team_of(
             folder=folder,
             borrowed=group is not None,
         )
-        direct = config.exchange == "direct" or (
-            config.exchange == "auto" and bool(recorded(config.method, 0).readers())
+        remote = RayTeam(
+            made, site, lanes=config.lanes, call_timeout=config.call_timeout, direct=_direct(config, quiet=quiet)
         )
-        if config.exchange == "auto" and not quiet:
-            print(
-                f"exchange: {'direct' if direct else 'store, there is nothing to exchange'}",
-                file=sys.stderr,
-                flush=True,
-            )
-        remote = RayTeam(made, site, lanes=config.lanes, call_timeout=config.call_timeout, direct=direct)
         try:
             yield remote
         finally:
             remote.close()
+
+
+def _direct(config: RunConfig, *, quiet: bool) -> bool:
+    """Whether agents exchange from process to process; ``auto`` says what it chose."""
+    if config.exchange != "auto":
+        return config.exchange == "direct"
+    chosen = bool(recorded(config.method, 0).readers())
+    if not quiet:
+        print(f"exchange: {'direct' if chosen else 'store, there is nothing to exchange'}", file=sys.stderr, flush=True)
+    return chosen

@@ -17,22 +17,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sparring.agents.actors import AgentActor
 from sparring.agents.lanes import Meeting
 from sparring.agents.spec import AgentSpec, Facts
 from sparring.cluster.machines import hosts
-from sparring.cluster.machines.fitting import Bundle
 from sparring.cluster.team import failures
 from sparring.cluster.team.ray_handle import Lane, RayHandle, by_step, introduce, joined
+from sparring.cluster.team.site import Site, on_bundle
 from sparring.cluster.team.team import Failure, Kind, Pending
 from sparring.trainers.config import Measure
 from sparring.trainers.methods.base import Method
@@ -42,23 +41,6 @@ SETTLING = (
     10.0  # seconds for an error to reach everybody who waits for the agent that has it, and for Ray to know who died
 )
 START_TIMEOUT = 180.0  # seconds; an actor imports torch and loads data: 2 s alone, 15 s on a loaded machine
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where a team's actors run."""
-
-    group: PlacementGroup
-    bundles: Sequence[Bundle]  # those of the agents
-    runtime_env: dict[str, Any]  # what our packages need there
-    replacement: float = 600.0  # seconds to wait for a node that takes over from a lost one
-    folder: Path | None = None  # the run's, which every node must see
-    borrowed: bool = False  # the group is somebody else's, who keeps its first bundle and removes it
-
-
-def _on(bundle: Bundle, spec: AgentSpec) -> AgentSpec:
-    """An agent without a GPU of its own computes on the CPU, although Ray lets it see the node's GPUs."""
-    return spec if bundle.gpus else replace(spec, device="cpu")
 
 
 class RayTeam:
@@ -84,7 +66,7 @@ class RayTeam:
         call_timeout: float = 600.0,
         direct: bool = False,
     ) -> None:
-        self._specs = {s.me: _on(b, s) for s, b in zip(specs, site.bundles[::lanes], strict=True)}
+        self._specs = {s.me: on_bundle(b, s) for s, b in zip(specs, site.bundles[::lanes], strict=True)}
         self._site, self._group = site, site.group
         self._timeout, self.spans = call_timeout, direct
         self._cause: BaseException | None = None  # of the failure that was diagnosed last
@@ -125,7 +107,8 @@ class RayTeam:
         return Pending("step", t, results, self._refs)
 
     def submit_span(self, t: int, steps: int) -> Pending:
-        return self._asked("steps", t, [(role, h.actor.run.remote(t, steps)) for role, h in self._each()])
+        asked = [(role, h.actor.run.remote(t, steps)) for role, h in self._each()]
+        return replace(self._asked("steps", t, asked), steps=steps)
 
     def save(self, t: int, folder: Path) -> Pending:
         return self._asked("save", t, [(r, h.actor.save.remote(t, str(folder / r))) for r, h in self._each()])

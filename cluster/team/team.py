@@ -33,6 +33,12 @@ class Pending:
     results: dict[str, Any]
     refs: list[Any] = field(default_factory=list)
     error: Exception | None = None  # LocalTeam: what ``collect`` will raise
+    steps: int = 1  # of kind ``steps``
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is one step, or several."""
+        return self.kind in ("step", "steps")
 
 
 @dataclass(frozen=True, slots=True)

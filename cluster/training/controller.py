@@ -26,7 +26,6 @@ from sparring.cluster.training.progress import Progress
 from sparring.cluster.training.saving import Saver
 from sparring.trainers.types import Metrics
 
-STEPS = ("step", "steps")  # kinds of what was submitted
 ROLLBACKS = 3  # with half the learning rate each; a run that still collapses needs a person
 
 
@@ -111,15 +110,15 @@ class Controller:
         while t < self.total and not self.stop.requested:
             if t in self.config.changes and t != begun:
                 self._change(t)
-            steps = self._pace.steps(t) if self.team.spans else 1
-            once = steps == 1
-            self._pending.append(self.team.submit(self._now.method, t) if once else self.team.submit_span(t, steps))
-            t += steps
+            self._pending.append(self._pace.submitted(self.team, self._now.method, t))
+            t += self._pending[-1].steps
             regular = t % self.config.checkpoint.every == 0 or t == self.total
-            saved = regular or self._node_leaves()
+            saved = regular or self._saver.node_leaves(self.progress.event)
             if saved:
                 self._checkpoint(t, compare=regular)
-            while self._steps >= self.config.window or (self._saver.busy and self.reported is not None):
+            while sum(p.trains for p in self._pending) >= self.config.window or (
+                self._saver.busy and self.reported is not None
+            ):
                 self._collect()
         if not saved:
             self._checkpoint(t, compare=False)  # a stop must not offer a candidate for best that no other run has
@@ -137,25 +136,19 @@ class Controller:
         if compare:
             self.progress.looking(self.config)
 
-    def _node_leaves(self) -> bool:
-        new = self._saver.leaving()
-        if new:
-            self.progress.event(f"node {', '.join(new)} is being drained: saving now")
-        return bool(new)
-
     def _collect(self) -> None:
         """Take in the oldest result; it stays queued until it is in, so that a failure finds its references."""
         oldest = self._pending[0]
         result: Any = self.team.collect(oldest, timeout=self.config.call_timeout)
         self._pending.popleft()
-        if oldest.kind in STEPS:
+        if oldest.trains:
             for t, metrics in enumerate([result] if oldest.kind == "step" else result, start=oldest.t):
                 self._take_in(t, metrics)
         elif oldest.kind == "evaluate":  # looked at here, so that a slow disk changes nothing that monitors see
             alarms = self.monitors.checkpoint(oldest.t, self._saver.compared(result))
             self._commit()
             self._heed(alarms)
-        elif (asked := self._saver.written(result, wait=not self._steps)) is not None:
+        elif (asked := self._saver.written(result, wait=not any(p.trains for p in self._pending))) is not None:
             self._pending.append(asked)
         else:
             self._commit()
@@ -176,14 +169,9 @@ class Controller:
             if self.reported is not None:
                 self.reported(*committed)
 
-    @property
-    def _steps(self) -> int:
-        """Steps under way."""
-        return sum(p.kind in STEPS for p in self._pending)
-
     def _settle(self) -> None:
         """Commit the checkpoint under way, if it still can be: training does not go on from the steps behind it."""
-        self._pending = deque(p for p in self._pending if p.kind not in STEPS)
+        self._pending = deque(p for p in self._pending if not p.trains)
         try:
             while self._saver.busy:
                 self._collect()

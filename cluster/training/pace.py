@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.team.team import Pending, Team
+from sparring.trainers.methods.base import Method
 from sparring.trainers.types import Metrics
 
 SPAN = 0.25  # seconds that a call may take: so long a stop waits for nothing, and a lost call loses little
@@ -24,6 +26,11 @@ class Pace:
     def seen(self, metrics: Mapping[str, Metrics]) -> None:
         """What the newest step took."""
         self._seconds = max(sum(m.seconds.values()) for m in metrics.values())
+
+    def submitted(self, team: Team, method: Method, t: int) -> Pending:
+        """What is submitted next: step ``t``, or several from it on."""
+        steps = self.steps(t) if team.spans else 1
+        return team.submit(method, t) if steps == 1 else team.submit_span(t, steps)
 
     def steps(self, t: int) -> int:
         """How many from step ``t`` on: up to where a checkpoint or a change of settings comes between, one until a step is known."""

@@ -10,7 +10,7 @@ Where checkpoints follow each other faster than the steps in flight, or than the
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,15 +55,17 @@ class Saver:
         """Whether a checkpoint is begun and not committed."""
         return self._part is not None
 
-    def leaving(self) -> list[str]:
-        """Addresses of nodes with agents that have begun to be drained since the last look: what they hold is to be saved now."""
+    def node_leaves(self, say: Callable[[str], None]) -> bool:
+        """Whether nodes with agents have begun to be drained since the last look: what they hold is to be saved now."""
         if time.monotonic() - self._looked < LOOK:
-            return []
+            return False
         self._looked = time.monotonic()
         leaving = self.team.leaving()
         new = [address for node, address in sorted(leaving.items()) if node not in self._leaving]
         self._leaving |= set(leaving)
-        return new
+        if new:
+            say(f"node {', '.join(new)} is being drained: saving now")
+        return bool(new)
 
     def begin(self, t: int, *, compare: bool) -> list[Pending]:
         """Ask for what step ``t - 1`` left behind and, unless it is not to be compared, for its accuracies."""
