@@ -17,9 +17,9 @@ endif
 demo: $(READY)
 	$(PY) -m sparring.cluster demo
 
-# Two at a time: many tests wait for processes to start, to be lost, or for a timeout to pass. By file: what a file sets up is set up once.
+# More at a time than there are cores: many tests wait for processes to start, to be lost, or for a timeout to pass. By file: what a file sets up is set up once.
 test: check browser
-	$(PY) -m pytest -m "not soak" -n 3 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -m "not soak" -n 4 --dist loadfile --no-loadscope-reorder
 
 # What takes longer; UNTIL (seconds since 1970) skips what would end later.
 soak: $(READY) browser

@@ -73,7 +73,8 @@ class Direct(Endpoint):
         links = linked(self._pipes, places, timeout=timeout)
         group = None
         if self._meeting is not None:
-            group = self._meeting.join({k: v for offer in offers.values() for k, v in offer.addresses.items()})
+            addresses = {k: v for offer in offers.values() for k, v in offer.addresses.items()}
+            group = self._meeting.join(addresses, timeout=timeout)
             self._meeting = None
         self._wire = Wire(links or {}, group, ranks, device=self.agent.batches.device, timeout=timeout)
         self._links = links or {}

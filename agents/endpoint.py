@@ -5,13 +5,15 @@ Both teams use this class, so one process and many exchange the same bytes and c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from sparring.agents import checkpoint
 from sparring.agents.exchange import nest, pack, unpack
-from sparring.agents.lanes import Lanes, Place, join
+from sparring.agents.lanes import Lanes, joined
+from sparring.agents.meeting import Meeting
 from sparring.agents.spec import AgentSpec, Facts, describe
 from sparring.trainers import user
 from sparring.trainers.config import Measure
@@ -24,13 +26,30 @@ class Endpoint:
     @user.telling
     def __init__(self, spec: AgentSpec, lanes: Lanes = Lanes()) -> None:
         self.agent = spec.build(lanes)
+        self._entrance: Meeting | None = None
         self._writer, self._written = ThreadPoolExecutor(1), dict[int, Future[dict[str, str]]]()
 
-    def join(self, place: Place, agent: str, index: int, count: int) -> None:
-        """Become one of several lanes; a frozen agent has nothing to average."""
-        device = self.agent.batches.device
-        learns = self.agent.learns
-        self.agent.lanes = join(place, agent, index, count, device=device) if learns else Lanes(index, count)
+    def open(self, index: int, count: int, host: str, timeout: float) -> dict[str, bytes]:
+        """Become one of several lanes; where the others find it, if it learns: a frozen agent has nothing to average.
+
+        Args:
+            host: this host's address as the others see it.
+            timeout: seconds in which all must have come.
+        """
+        self.agent.lanes = Lanes(index, count)
+        self._entrance = Meeting(index, count, host, timeout=timeout) if self.agent.learns else None
+        return {} if self._entrance is None else self._entrance.address()
+
+    def join(self, addresses: Mapping[str, bytes], timeout: float) -> None:
+        """Meet the other lanes of this agent, at the addresses of all of them.
+
+        Args:
+            timeout: seconds after which a lane that waits for another gives up.
+        """
+        if self._entrance is not None:
+            index, count, device = self.agent.lanes.index, self.agent.lanes.count, self.agent.batches.device
+            self.agent.lanes = joined(self._entrance, addresses, index, count, device=device, timeout=timeout)
+            self._entrance = None
 
     def describe(self) -> Facts:
         return describe(self.agent)

@@ -6,7 +6,6 @@ what one process would, except that batch statistics are each lane's own, and th
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-MEETING = 60.0  # seconds in which all lanes must have come; processes start at different times, names resolve slowly
+from sparring.agents.meeting import Meeting
 
 
 class LaneBroken(RuntimeError):
@@ -78,58 +77,36 @@ class Lanes:
             raise LaneBroken(f"lane {self.index} of {self.count} lost the others: {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the lanes of all agents meet: a store on the driver. ``attempt`` keeps lost members of earlier groups out."""
-
-    host: str
-    port: int
-    attempt: int
-    timeout: float
-
-
-class Meeting:
-    """The driver's store, for as long as the object lives.
+def joined(
+    meeting: Meeting, addresses: Mapping[str, bytes], index: int, count: int, *, device: torch.device, timeout: float
+) -> Lanes:
+    """One lane, once all have come: over gloo on CPUs, NCCL on GPUs.
 
     Args:
-        host: the driver's address as the agents' hosts see it.
+        addresses: of all lanes of this agent.
         timeout: seconds after which a lane that waits for another gives up.
-    """
-
-    def __init__(self, host: str, *, timeout: float) -> None:
-        self._host, self._timeout, self._attempt = host, timeout, 0
-        self._store = distributed.TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-
-    def anew(self) -> Place:
-        """A place where nobody has met."""
-        self._attempt += 1
-        return Place(self._host, self._store.port, self._attempt, self._timeout)
-
-
-def _address(place: Place) -> str:
-    """This host's address on the way to the driver; its own name may stand for the loopback."""
-    with socket.create_connection((place.host, place.port), timeout=place.timeout) as connection:
-        return str(connection.getsockname()[0])
-
-
-def join(place: Place, agent: str, index: int, count: int, *, device: torch.device) -> Lanes:
-    """Lane ``index`` of an agent, once all of its lanes have come: gloo on CPUs, NCCL on GPUs.
 
     Raises:
-        LaneBroken: the others did not come in time.
+        PeerLost: the others did not come in time.
     """
-    timeout = timedelta(seconds=place.timeout)
-    try:
-        patient = timedelta(seconds=max(place.timeout, MEETING))
-        store = distributed.TCPStore(place.host, place.port, is_master=False, timeout=patient)  # type: ignore[attr-defined]
-        own = distributed.PrefixStore(f"{agent}-{place.attempt}", store)  # type: ignore[attr-defined]
-        if device.type == "cuda":
-            options = distributed.ProcessGroupNCCL.Options()
-            options._timeout = timeout
-            return Lanes(index, count, distributed.ProcessGroupNCCL(own, index, count, options))
-        options = distributed.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        options._timeout = timeout
-        options._devices = [distributed.ProcessGroupGloo.create_device(hostname=_address(place))]
-        return Lanes(index, count, distributed.ProcessGroupGloo(own, index, count, options))
-    except (RuntimeError, OSError) as error:
-        raise LaneBroken(f"lane {index} of {count} of {agent} met nobody: {error}") from error
+    group = meeting.join(addresses, timeout=timeout)
+    if device.type == "cuda":
+        group = _nccl(group, meeting.host, index, count, timedelta(seconds=timeout))
+    return Lanes(index, count, group)
+
+
+def _nccl(group: Any, host: str, index: int, count: int, timeout: timedelta) -> Any:
+    """The same lanes over NCCL, which exchanges its identifier through a store of the first one's."""
+    own, port = None, torch.zeros(1, dtype=torch.int64)
+    name = torch.zeros(64, dtype=torch.uint8)
+    if index == 0:
+        own = distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+        port[0] = own.port
+        name[: len(host)] = torch.tensor(list(host.encode()), dtype=torch.uint8)
+    for told in (port, name):
+        group.broadcast([told]).wait()
+    where = bytes(name[name > 0].tolist()).decode()
+    store = own or distributed.TCPStore(where, int(port), is_master=False, timeout=timeout)  # type: ignore[attr-defined]
+    options = distributed.ProcessGroupNCCL.Options()
+    options._timeout = timeout
+    return distributed.ProcessGroupNCCL(store, index, count, options)

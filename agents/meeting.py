@@ -24,11 +24,11 @@ class Meeting:
     Args:
         rank, size: its place, and how many there are.
         host: this host's address as the others see it.
-        timeout: seconds in which all must have come, and after which a silent one counts as lost.
+        timeout: seconds in which all must have come.
     """
 
     def __init__(self, rank: int, size: int, host: str, *, timeout: float) -> None:
-        self._store = distributed.HashStore()  # type: ignore[attr-defined]
+        self.host, self._store = host, distributed.HashStore()  # type: ignore[attr-defined]
         self._timeout, self._made = timeout, dict[str, Any]()
         options = distributed.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._timeout = timedelta(seconds=timeout)
@@ -52,8 +52,11 @@ class Meeting:
             time.sleep(0.001)
         return {key: self._store.get(key) for key in keys}
 
-    def join(self, addresses: Mapping[str, bytes]) -> Any:
+    def join(self, addresses: Mapping[str, bytes], *, timeout: float) -> Any:
         """The group, once all have been told everybody's address.
+
+        Args:
+            timeout: seconds after which a silent one counts as lost.
 
         Raises:
             PeerLost: somebody did not come in time.
@@ -63,4 +66,5 @@ class Meeting:
         self._thread.join(self._timeout + 1)
         if "group" not in self._made:
             raise PeerLost(f"the agents did not meet: {self._made.get('error', 'no answer in time')}")
+        self._made["group"]._set_default_timeout(timedelta(seconds=timeout))
         return self._made["group"]

@@ -79,3 +79,19 @@ def _met(lane: Lane, place: Mapping[str, str], start: float, timeout: float, *, 
     met = ray.get([h.actor.meet.remote(offers, ranks, timeout) for h in lane.values()], timeout=start)
     ray.get([h.actor.settle.remote() for h in lane.values()], timeout=start)
     return all(met)
+
+
+def averaging(lanes: Sequence[Lane], nodes: Mapping[tuple[str, int], str], *, start: float, timeout: float) -> None:
+    """Let the lanes of every agent find each other, likewise.
+
+    Args:
+        nodes: role and lane -> address of its host.
+        start: seconds in which all must have come.
+        timeout: seconds after which a silent one counts as lost, later.
+    """
+    each = [(role, i, handle.actor) for i, lane in enumerate(lanes) for role, handle in lane.items()]
+    opened = ray.get([a.open.remote(i, len(lanes), nodes[role, i], start) for role, i, a in each], timeout=start)
+    addresses: dict[str, dict[str, bytes]] = {role: {} for role in lanes[0]}
+    for (role, _, _), found in zip(each, opened, strict=True):
+        addresses[role] |= found
+    ray.get([a.join.remote(addresses[role], timeout) for role, _, a in each], timeout=start)

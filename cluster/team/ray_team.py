@@ -26,11 +26,11 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sparring.agents.actors import AgentActor
-from sparring.agents.lanes import Meeting
 from sparring.agents.spec import AgentSpec, Facts
 from sparring.cluster.machines import hosts
 from sparring.cluster.team import failures
-from sparring.cluster.team.ray_handle import Lane, RayHandle, by_step, introduce, joined
+from sparring.cluster.team.crew import MANY, Asked, Crew, Name
+from sparring.cluster.team.ray_handle import Lane, RayHandle, averaging, by_step, introduce, joined
 from sparring.cluster.team.site import Site, on_bundle
 from sparring.cluster.team.team import Failure, Kind, Pending
 from sparring.trainers.config import Measure
@@ -72,10 +72,8 @@ class RayTeam:
         self._cause: BaseException | None = None  # of the failure that was diagnosed last
         self._learners = {role for role, r in specs[0].make_method().roles().items() if r.learns}
         self._refs: list[Any] = []
+        self._crew = Crew()
         self._lanes = [Lane() for _ in range(lanes)]
-        self._meeting: Meeting | None = None
-        if lanes > 1:
-            self._meeting = Meeting(ray.util.get_node_ip_address(), timeout=min(LANE_TIMEOUT, call_timeout))
         self._facts: dict[str, Facts] = {}
         try:
             self._prepare_nodes()
@@ -95,44 +93,44 @@ class RayTeam:
 
     def submit(self, method: Method, t: int) -> Pending:
         self._refs = []
-        results: dict[str, Any] = {}
         if self.spans:
-            return self._asked("step", t, [(role, h.actor.run.remote(t, 1)) for role, h in self._each()])
-        for lane in self._lanes:
+            return self._asked("step", t, self._crew.ask("run", dict.fromkeys(self._names(), (t, 1))))
+        results = []
+        for i, lane in enumerate(self._lanes):
             for handle in lane.values():
                 handle.metrics = None
             method.step(lane, t)
-            for role, h in lane.items():
-                results.setdefault(role, []).append(h.metrics or self._note(h.actor.report.remote(t)))
+            results += [
+                Asked(((role, i),), h.metrics or self._note(h.actor.report.remote(t))) for role, h in lane.items()
+            ]
         return Pending("step", t, results, self._refs)
 
     def submit_span(self, t: int, steps: int) -> Pending:
-        asked = [(role, h.actor.run.remote(t, steps)) for role, h in self._each()]
+        asked = self._crew.ask("run", dict.fromkeys(self._names(), (t, steps)))
         return replace(self._asked("steps", t, asked), steps=steps)
 
     def save(self, t: int, folder: Path) -> Pending:
-        return self._asked("save", t, [(r, h.actor.save.remote(t, str(folder / r))) for r, h in self._each()])
+        calls = {(role, i): (t, str(folder / role)) for role, i in self._names()}
+        return self._asked("save", t, self._crew.ask("save", calls))
 
     def written(self, t: int, *, wait: bool) -> Pending:
-        return self._asked("written", t, [(r, h.actor.written.remote(t, wait=wait)) for r, h in self._each()])
+        return self._asked("written", t, self._crew.ask("written", dict.fromkeys(self._names(), (t,)), wait=wait))
 
     def evaluate(self, t: int, by: Measure) -> Pending:
-        asked = [(r, h.actor.evaluate.remote(t, by)) for r, h in self._lanes[0].items() if r in self._learners]
-        return self._asked("evaluate", t, asked)
+        learners = [(role, i) for role, i in self._names() if i == 0 and role in self._learners]
+        return self._asked("evaluate", t, self._crew.ask("evaluate", dict.fromkeys(learners, (t, by))))
 
-    def _each(self) -> list[tuple[str, RayHandle]]:
-        return [(role, handle) for lane in self._lanes for role, handle in lane.items()]
+    def _names(self) -> list[Name]:
+        return [(role, i) for i, lane in enumerate(self._lanes) for role in lane]
 
-    def _asked(self, kind: Kind, t: int, calls: Sequence[tuple[str, Any]]) -> Pending:
-        results: dict[str, Any] = {}
-        for role, ref in calls:
-            results.setdefault(role, []).append(ref)
-        return Pending(kind, t, results, [ref for _, ref in calls])
+    def _asked(self, kind: Kind, t: int, asked: list[Asked]) -> Pending:
+        return Pending(kind, t, asked, [one.ref for one in asked])
 
     def collect(self, pending: Pending, *, timeout: float) -> Any:
-        refs = [ref for lanes in pending.results.values() for ref in lanes]
-        values = dict(zip(refs, ray.get(refs, timeout=timeout), strict=True))
-        found = {role: [values[ref] for ref in lanes] for role, lanes in pending.results.items()}
+        values = self._crew.gather(pending.results, timeout=timeout)
+        found: dict[str, list[Any]] = {}
+        for role, i in sorted(values, key=self._names().index):
+            found.setdefault(role, []).append(values[role, i])
         if pending.kind == "steps" or (pending.kind == "step" and self.spans):
             steps = by_step(found)
             return steps if pending.kind == "steps" else steps[0]
@@ -140,20 +138,24 @@ class RayTeam:
 
     def change(self, t: int, specs: Sequence[AgentSpec], *, timeout: float) -> None:
         made = {s.me: replace(s, device=self._specs[s.me].device) for s in specs}
-        ray.get([h.actor.change.remote(t, made[role]) for role, h in self._each()], timeout=timeout)
+        self._crew.gather(self._crew.ask("change", {n: (t, made[n[0]]) for n in self._names()}), timeout=timeout)
 
     def restore(self, folder: Path, *, timeout: float, lr_factor: float = 1.0) -> None:
-        ray.get([h.actor.load.remote(str(folder / r), lr_factor) for r, h in self._each()], timeout=timeout)
+        calls = {(role, i): (str(folder / role), lr_factor) for role, i in self._names()}
+        self._crew.gather(self._crew.ask("load", calls), timeout=timeout)
 
     def diagnose(self, error: Exception, refs: Sequence[Any]) -> Failure | None:
+        refs = self._crew.behind(refs)
         if self.spans:
-            ray.wait(list(refs), num_returns=len(refs), timeout=SETTLING, fetch_local=False)
+            ray.wait(refs, num_returns=len(refs), timeout=SETTLING, fetch_local=False)
+            refs = self._crew.behind(refs)  # of coordinators that answered meanwhile
             self._cause = failures.own(error, refs)
             if self._cause is not None:
                 return None
-        failure = failures.classify(error, refs, {h.actor._actor_id.hex(): role for role, h in self._each()})
+        roles = {self._lanes[i][role].actor._actor_id.hex(): role for role, i in self._names()}
+        failure = failures.classify(error, refs, roles)
         # lanes that survive wait for one that is gone: all are made anew
-        return failure if failure is None or self._meeting is None else replace(failure, dead=None)
+        return failure if failure is None or len(self._lanes) == 1 else replace(failure, dead=None)
 
     def unwrap(self, error: Exception) -> BaseException:
         return self._cause or failures.unwrap(error)
@@ -171,6 +173,7 @@ class RayTeam:
             Infrastructure: none came in time.
         """
         chosen = [role for role in self._specs if roles is None or role in roles]
+        self._crew.dismiss()
         self._kill(chosen, range(len(self._lanes)))
         deadline = time.monotonic() + self._site.replacement
         while True:
@@ -184,6 +187,7 @@ class RayTeam:
                     raise  # else a node is gone of which Ray did not know yet
 
     def close(self) -> None:
+        self._crew.dismiss()
         for i, lane in enumerate(self._lanes):
             self._kill(list(lane), [i])
             lane.clear()
@@ -202,35 +206,36 @@ class RayTeam:
         count = len(self._lanes)
         for role in roles:
             for i, lane in enumerate(self._lanes):
-                index = self._specs[role].index * count + i
-                at = index + self._site.borrowed  # its owner has the first bundle of a borrowed group
-                strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=at)
-                bundle = self._site.bundles[index]
-                actor = AgentActor.options(
-                    num_cpus=bundle.cpus,
-                    num_gpus=bundle.gpus,
-                    scheduling_strategy=strategy,
-                    runtime_env=self._site.runtime_env,
-                ).remote(self._specs[role], count)
-                lane[role] = RayHandle(actor, self._note)
+                bundle = self._site.bundles[self._specs[role].index * count + i]
+                options = self._beside((role, i)) | {"num_cpus": bundle.cpus, "num_gpus": bundle.gpus}
+                lane[role] = RayHandle(AgentActor.options(**options).remote(self._specs[role], count), self._note)
         for i, lane in enumerate(self._lanes):
             self._lanes[i] = Lane((role, lane[role]) for role in self._specs if role in lane)
         chosen = [(f"{role}/{i}" if i else role, lane[role]) for i, lane in enumerate(self._lanes) for role in roles]
         facts = ray.get([handle.actor.describe.remote() for _, handle in chosen], timeout=START_TIMEOUT)
         self._facts |= dict(zip((name for name, _ in chosen), facts, strict=True))
-        if self._meeting is not None:
-            place = self._meeting.anew()
-            lanes = list(enumerate(self._lanes))
-            joins = [h.actor.join.remote(place, role, i, count) for i, lane in lanes for role, h in lane.items()]
-            ray.get(joins, timeout=START_TIMEOUT)
         self._introduce()
 
     def _introduce(self) -> None:
-        """Let agents that exchange directly find each other."""
+        """Let lanes of one agent, and agents that exchange directly, find each other; choose who speaks for those of one host."""
+        nodes = {(role, i): self._facts[f"{role}/{i}" if i else role].node for role, i in self._names()}
+        if len(self._lanes) > 1:
+            patience = min(LANE_TIMEOUT, self._timeout)
+            averaging(self._lanes, nodes, start=START_TIMEOUT, timeout=patience)
         if self.spans and len(self._specs) > 1:
             for i, lane in enumerate(self._lanes):
-                hosts_of = {role: self._facts[f"{role}/{i}" if i else role].node for role in lane}
-                introduce(lane, hosts_of, start=START_TIMEOUT, timeout=self._timeout)
+                introduce(lane, {role: nodes[role, i] for role in lane}, start=START_TIMEOUT, timeout=self._timeout)
+        actors = {(role, i): self._lanes[i][role].actor for role, i in self._names()}
+        self._crew.muster(
+            actors, nodes, {name: self._beside(name) for name in actors}, many=MANY if self.spans else None
+        )
+
+    def _beside(self, name: Name) -> dict[str, Any]:
+        """Options of an actor in the bundle of an agent's lane."""
+        at = self._specs[name[0]].index * len(self._lanes) + name[1]
+        at += self._site.borrowed  # its owner has the first bundle of a borrowed group
+        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=at)
+        return {"scheduling_strategy": strategy, "runtime_env": self._site.runtime_env}
 
     def _kill(self, roles: Sequence[str], lanes: Sequence[int]) -> None:
         for role in roles:

@@ -30,7 +30,7 @@ class Pending:
 
     kind: Kind
     t: int
-    results: dict[str, Any]
+    results: Any  # of the team's own kind
     refs: list[Any] = field(default_factory=list)
     error: Exception | None = None  # LocalTeam: what ``collect`` will raise
     steps: int = 1  # of kind ``steps``

@@ -76,7 +76,7 @@ def far(*agents: str, timeout: float = 20.0) -> dict[str, Wire]:
     addresses = {k: v for meeting in meetings for k, v in meeting.address().items()}
     groups: dict[str, Any] = {}
     threads = [
-        threading.Thread(target=lambda a=a, m=m: groups.update({a: m.join(addresses)}))
+        threading.Thread(target=lambda a=a, m=m: groups.update({a: m.join(addresses, timeout=timeout)}))
         for a, m in zip(agents, meetings, strict=True)
     ]
     for thread in threads:
@@ -160,4 +160,4 @@ def test_nobody_comes() -> None:
     address = meeting.address()
     assert len(address) == 1
     with pytest.raises(PeerLost, match="did not meet"):
-        meeting.join(address)
+        meeting.join(address, timeout=1)

@@ -77,8 +77,8 @@ def test_every_method_directly(method: str, pooled: None, tmp_path: Path) -> Non
 
 
 def same_bytes(method: str, exchanges: tuple[str, ...], folder: Path) -> None:
-    """Six steps with two threads per agent; frozen roles get the weights of a short run."""
-    options: dict[str, Any] = {"max_steps": 6, "threads_per_agent": 2}
+    """Six steps, of those that are compared both ways with two threads per agent; frozen roles get the weights of a short run."""
+    options: dict[str, Any] = {"max_steps": 6, "threads_per_agent": len(exchanges)}
     config = small(method)
     options |= {f"attacks__{norm}__steps": 2 for norm in config.attacks}
     roles = config.method.roles()
