@@ -1,8 +1,8 @@
 """Where a step's time goes with several agents over Ray: own computation, exchange, waiting.
 
-    python benchmarks/agents.py [--points mat:2 mat:3 mat:4 mtard] [--steps 10] [--exchange store direct] [--compute-ms 25] [--save]
+    python benchmarks/agents.py [--points mat:2 mat:3 mat:4 mtard mat:2x4] [--steps 10] [--exchange store direct] [--compute-ms 25] [--save]
 
-With --compute-ms the agents are stand-ins that wait so long a step on the clock, without a core, and exchange what true ones would: what a
+A point is METHOD[:PEERS][xLANES]. With --compute-ms the agents are stand-ins that wait so long a step on the clock, without a core, and exchange what true ones would: what a
 step costs beside a GPU's. A step's wall time is that between two results with two steps in flight, as in training. An agent's own computation is what its
 verbs took in the same steps, beside everything else that the machine had to do; the ratio is step over own computation of the
 slowest agent, the median over all steps. On a machine with fewer cores than agents the verbs themselves get slower, not the ratio.
@@ -47,11 +47,14 @@ def main() -> None:
     parser.add_argument("--shape", default="3x32x32", help="CxHxW of the random images")
     parser.add_argument("--steps", type=int, default=10, help="per point and round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--address", help="of a cluster whose hosts share the agents evenly; default: a Ray of its own")
+    parser.add_argument("--cache", help="folder of the prepared images on every host")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="one object on stdout")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/agents.json")
     args = parser.parse_args()
-    session.start(num_cpus=8, object_store_memory=256 * 2**20)
+    if args.address is None:
+        session.start(num_cpus=8, object_store_memory=256 * 2**20)
     with tempfile.TemporaryDirectory() as folder:
         configs = {
             (exchange, point): configured(point, args, Path(folder)).replace({"exchange": exchange})
@@ -75,12 +78,16 @@ def main() -> None:
 
 
 def configured(point: str, args: argparse.Namespace, folder: Path) -> RunConfig:
-    """METHOD or METHOD:PEERS on random images, teachers like the student with random weights."""
+    """METHOD[:PEERS][xLANES] on random images, teachers like the student with random weights."""
+    point, _, lanes = point.partition("x")
     method, _, peers = point.partition(":")
-    data = random_images([int(n) for n in args.shape.split("x")])
-    config = recipe(method).replace({"data.name": data, "data.cache": str(folder / "cache"), "network": args.network})
+    data, cache = random_images([int(n) for n in args.shape.split("x")]), args.cache or str(folder / "cache")
+    config = recipe(method).replace({"data.name": data, "data.cache": cache, "network": args.network})
+    config = config.replace({"lanes": int(lanes or 1), "address": args.address, "placement.strategy": "SPREAD"})
+    if args.address is not None:
+        config = config.replace({"placement.wait": 120.0, "placement.gpus_per_agent": 0.0})
     config = config.replace({"batch_size": args.batch_size, "attack.steps": 10, "max_steps": 10**6, "seed": args.seed})
-    config = config.replace({"placement.cpus_per_agent": 0.25, **({"peers": int(peers)} if peers else {})})
+    config = config.replace({"placement.cpus_per_agent": 0.125, **({"peers": int(peers)} if peers else {})})
     dataset = images.prepare(config.data, quiet=True).load()
     for index, (role, kind) in enumerate(config.method.roles().items()):
         if not kind.learns:
@@ -123,7 +130,7 @@ def measured(config: RunConfig, made: list[AgentSpec], steps: int) -> list[dict[
 
 def waiting(config: RunConfig, made: list[AgentSpec], compute_ms: float) -> list[AgentSpec]:
     """Stand-ins: the agent that computes most waits ``compute_ms`` a step, every other one as much less as it computes less."""
-    with assemble.team_of(config.replace({"team": "local"}), made=made) as team:
+    with assemble.team_of(config.replace({"team": "local", "lanes": 1}), made=made) as team:
         steps = [team.collect(team.submit(config.method, t), timeout=600) for t in range(6)]
     verbs = {agent: tuple(name for name, _, _ in m.spans if name in OWN) for agent, m in steps[-1].items()}
     each = {agent: [_verbs(step[agent]) for step in steps[1:]] for agent in verbs}
