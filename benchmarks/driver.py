@@ -23,7 +23,7 @@ from common import CLONE, circumstances, save
 
 from tests.hosts import hosts
 
-COMMAND = (sys.executable, str(CLONE / "benchmarks" / "agents.py"), "--compute-ms=25", "--batch-size=64", "--json")
+COMMAND = (sys.executable, str(CLONE / "benchmarks" / "agents.py"), "--compute-ms=25", "--batch-size=48", "--json")
 SMALL = ("--shape=1x8x8", "--network=small_cnn:width=4")
 PEERS = 2
 
