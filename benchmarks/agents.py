@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import tempfile
 import time
 from dataclasses import fields
@@ -79,8 +80,9 @@ def main() -> None:
 
 def configured(point: str, args: argparse.Namespace, folder: Path) -> RunConfig:
     """METHOD[:PEERS][xLANES] on random images, teachers like the student with random weights."""
-    point, _, lanes = point.partition("x")
-    method, _, peers = point.partition(":")
+    parts = re.fullmatch(r"(.+?)(?::(\d+))?(?:x(\d+))?", point)
+    assert parts is not None
+    method, peers, lanes = parts.groups()
     data, cache = random_images([int(n) for n in args.shape.split("x")]), args.cache or str(folder / "cache")
     config = recipe(method).replace({"data.name": data, "data.cache": cache, "network": args.network})
     config = config.replace({"lanes": int(lanes or 1), "address": args.address, "placement.strategy": "SPREAD"})

@@ -41,13 +41,19 @@ def main() -> None:
     here: dict[str, Any] = {}
     if args.actors:
         run = [*asked, "--exchange", "store", "direct", "--points", *map(point, args.actors)]
-        here = json.loads(subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout)["exchange"]
+        here = answered(subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout)["exchange"]
     result = circumstances(seed=args.seed) | {"n": args.steps * args.rounds, "compute_ms": 25}
     result["actors"] = {exchange: {str(n): found[point(n)] for n in args.actors} for exchange, found in here.items()}
     result["hosts"] = {str(n): on_hosts(n, asked) for n in args.hosts}
     if args.save:
         save("driver", result)
     print(json.dumps(result, indent=1))
+
+
+def answered(said: str) -> dict[str, Any]:
+    """The object among lines that Ray printed."""
+    found: dict[str, Any] = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
+    return found
 
 
 def point(actors: int) -> str:
@@ -77,7 +83,7 @@ def on_hosts(count: int, asked: list[str]) -> dict[str, Any]:
             said, wrong = (process := made.run(*run)).communicate()
     if process.returncode:
         raise SystemExit(wrong)
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])["points"][point(8 * count)]
+    found: dict[str, Any] = answered(said)["points"][point(8 * count)]
     return found
 
 

@@ -41,6 +41,9 @@ class Hosts(Protocol):
     def cut(self, one: str, other: str, *, again: bool = False) -> None:
         """Let nothing pass from one worker to the other; ``again``: everything, as before."""
 
+    def slow(self, rate: str) -> None:
+        """Let what each worker sends leave it at this rate, in tc's words."""
+
     def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """A command on the head, in the clone."""
 
@@ -122,6 +125,12 @@ class _Namespaces(_Drains):
     def cut(self, one: str, other: str, *, again: bool = False) -> None:
         rule = ["iptables", "-D" if again else "-A", "INPUT", "-s", one, "-j", "DROP"]
         _ip("netns", "exec", self._names[other], *rule)
+
+    def slow(self, rate: str) -> None:
+        shape = ["root", "tbf", "rate", rate, "burst", "64kb", "latency", "400ms"]
+        for worker, name in list(self._names.items())[1:]:
+            inside = f"w{self._id}-{worker.rpartition('.')[2]}"
+            _ip("netns", "exec", name, "tc", "qdisc", "replace", "dev", inside, *shape)
 
     def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         return self._start(f"{self._net}.1", [*command], env=env or {}, own_disk=False)
@@ -216,6 +225,9 @@ class _Processes(_Drains):
 
     def cut(self, one: str, other: str, *, again: bool = False) -> None:
         pytest.skip("hosts that are processes have no links to cut")
+
+    def slow(self, rate: str) -> None:
+        pytest.skip("hosts that are processes have no links to slow down")
 
     def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE

@@ -21,7 +21,7 @@ from sparring.cluster.team.team import Failure, Pending, Team
 from sparring.cluster.training import timeline
 from sparring.cluster.training.job import Job
 from sparring.cluster.training.monitors import Alarm, Monitors
-from sparring.cluster.training.pace import Pace
+from sparring.cluster.training.pace import Links, Pace
 from sparring.cluster.training.progress import Progress
 from sparring.cluster.training.saving import Saver
 from sparring.trainers.types import Metrics
@@ -57,7 +57,7 @@ class Controller:
         self.mirror = Mirror(job.config.mirror, job.folder.path.name) if job.config.mirror else None
         self._pending: deque[Pending] = deque()
         self._saver, self._traced = Saver(job.folder, job.config, team), -1  # the step whose timeline is written
-        self._pace = Pace(job.config, total)
+        self._pace, self._links = Pace(job.config, total), Links()
         self._halved = Counter[int]()  # how often training went back to a checkpoint with half the rate
 
     def fit(self) -> None:
@@ -155,6 +155,8 @@ class Controller:
 
     def _take_in(self, t: int, metrics: dict[str, Metrics]) -> None:
         self._pace.seen(metrics)
+        if said := self._links.seen(metrics, self.team.describe()):
+            self.progress.event(said)
         self.progress.step(t, metrics)
         if t == self._traced:
             timeline.save(self.folder.path / "trace.json", t, metrics, self.team.describe())

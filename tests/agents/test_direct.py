@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,10 +72,11 @@ def met(*agents: str, timeout: float = 20.0) -> dict[str, Wire]:
     return {a: Wire(links[a] or {}, None, {}, device=CPU, timeout=timeout) for a in agents}
 
 
-def far(*agents: str, timeout: float = 20.0) -> dict[str, Wire]:
+def far(*agents: str, timeout: float = 20.0, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Wire]:
     """The same, as if each were on a host of its own."""
     meetings = [Meeting(i, len(agents), "127.0.0.1", timeout=timeout) for i in range(len(agents))]
     addresses = {k: v for meeting in meetings for k, v in meeting.address().items()}
+    meanwhile()
     groups: dict[str, Any] = {}
     threads = [
         threading.Thread(target=lambda a=a, m=m: groups.update({a: m.join(addresses, timeout=timeout)}))
@@ -153,6 +156,41 @@ def test_an_agent_out_of_sight_is_no_neighbour(wrong: str) -> None:
     pipes, places = {"b": seen, "c": Pipe.laid()}, {"b": place_of(seen.theirs), "c": other}
     assert linked(pipes, places, timeout=1.0) is None
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def listening() -> list[int]:
+    """Ports on which this process waits for connections."""
+    own = {os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.lexists(entry.path)}
+    lines = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    return [int(line[1].split(":")[1], 16) for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in own]
+
+
+@pytest.mark.parametrize("said", [None, b"", b"abc", bytes(64)], ids=["goes", "silent", "a few bytes", "more"])
+def test_a_stranger_at_the_sockets_disturbs_nothing(said: bytes | None) -> None:
+    """Before the agents meet, between two steps and when it leaves."""
+    before, strangers = set(listening()), list[socket.socket]()
+
+    def knock() -> None:
+        for port in set(listening()) - before:
+            strangers.append(socket.create_connection(("127.0.0.1", port)))
+            if said is None:
+                strangers.pop().close()
+            else:
+                strangers[-1].sendall(said)
+
+    wires = far("a", "b", meanwhile=knock)
+    assert said is None or len(strangers) == 2
+    for t in range(3):
+        if t == 1:
+            knock()
+        if t == 2:
+            for stranger in strangers:
+                stranger.close()
+        key, sent = (VALUE, CALL, 4), Adversarial(torch.full((4, 3), float(t)))
+        wires["b"].expect(t, key)
+        wires["a"].send(t, key, pack(sent), ["b"])
+        assert torch.equal(wires["b"].receive(t, key).x, sent.x)
+        wires["a"].end(t)
 
 
 def test_nobody_comes() -> None:

@@ -25,6 +25,12 @@ from tests.hosts import Hosts, can_make_namespaces, hosts, wait_for
 OPTIONS: dict[str, Any] = {"max_steps": 60, "checkpoint__every": 10, "batch_size": 64, "network": "small_cnn:width=8"}
 WAIT = ("--wait=60", "--placement.gpus-per-agent=1")  # workers may still be joining
 SPARRING = (sys.executable, "-m", "sparring.cluster")
+IMAGES = """import numpy as np
+def make():
+    draw = np.random.default_rng(0)
+    x, y = draw.integers(0, 256, (600, 32, 32, 3), dtype=np.uint8), np.arange(600) % 10
+    return x[:500], y[:500], x[500:], y[500:]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +166,38 @@ def test_a_cut_link_is_a_loss_and_no_hang(cluster: Hosts, folder: Path) -> None:
     assert driver.returncode == 0, said
     assert "recovered in " in log.read_text()
     assert bytes_of(run) == bytes_of(local.path)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("tc") is None, reason="no tc to slow a link down with")
+def test_a_slow_link_is_told_and_no_hang(cluster: Hosts, folder: Path) -> None:
+    """1.6 MB a step and agent at 10 Mbit/s: over a second, in words; the bytes are the same."""
+    chosen = flags(folder, "mat") | {"data__name": images(folder), "batch_size": 128, "max_steps": 14}
+    chosen |= {"attack__steps": 1, "network": "small_cnn:width=4", "checkpoint__every": 14}
+    local = launch.train(
+        small("mat", team="local", **chosen), runs_dir=folder, name="near", how=Circumstances(quiet=True)
+    )
+    cluster.slow("10mbit")
+    try:
+        options = small_flags(**chosen, address=cluster.address, exchange="direct", placement__strategy="STRICT_SPREAD")
+        command = (*SPARRING, "train", "mat", f"--runs-dir={folder}", "--name=slow", "--no-report", *WAIT, *options)
+        driver = cluster.run(*command)
+        _, said = driver.communicate(timeout=PATIENCE)
+    finally:
+        cluster.slow("10gbit")
+    assert driver.returncode == 0, said
+    told = re.findall(
+        r"the link between .* sets the pace, at about (\d+) Mbit/s", (folder / "slow" / "log.txt").read_text()
+    )
+    assert len(told) == 1
+    assert 3 <= int(told[0]) <= 30
+    assert bytes_of(folder / "slow") == bytes_of(local.path)
+
+
+def images(folder: Path) -> str:
+    """Random ones of 32x32 in colour, whose messages are large; the name of a function."""
+    (folder / "images.py").write_text(IMAGES)
+    return f"{folder / 'images.py'}:make"
 
 
 @pytest.mark.soak
