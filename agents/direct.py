@@ -10,16 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
+
 from sparring.agents.endpoint import Endpoint
-from sparring.agents.exchange import nest, pack, unpack
+from sparring.agents.exchange import nest, private
 from sparring.agents.lanes import Lanes
-from sparring.agents.meeting import Meeting, PeerLost
+from sparring.agents.meeting import Meeting, PeerLost, common_store, over_nccl
+from sparring.agents.near import Near
+from sparring.agents.ordered import RECEIVER, SENDER, Ordered
 from sparring.agents.program import Call, Program, Value, recorded
 from sparring.agents.shared import Link, Pipe, Place, linked, place_of
+from sparring.agents.slots import at_handle, handle
+from sparring.agents.sockets import Sockets
 from sparring.agents.spec import AgentSpec
-from sparring.agents.wire import Key, Wire
+from sparring.agents.ways import Key, Way, chosen
+from sparring.agents.wire import Wire
 from sparring.trainers import user
 from sparring.trainers.types import Metrics
 
@@ -30,6 +38,16 @@ class Offer:
 
     pipes: dict[str, Place]  # to it, by the agent that may take one
     addresses: dict[str, bytes]  # of its socket
+    device: str  # type of the device on which it computes
+    handle: bytes | None  # with which others may open memory of its GPU
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What an agent found."""
+
+    near: bool  # all others of this host were in sight
+    opened: tuple[str, ...]  # those of whose GPU it could open memory
 
 
 class Direct(Endpoint):
@@ -39,8 +57,10 @@ class Direct(Endpoint):
         super().__init__(spec, lanes)
         self._wire: Wire | None = None
         self._meeting: Meeting | None = None
+        self._group: Any = None
         self._pipes: dict[str, Pipe] = {}
         self._links: dict[str, Link] = {}
+        self._probe: torch.Tensor | None = None
         self._program = Program()  # of the last step
         self._readers: dict[Value, tuple[str, ...]] = {}
         self._keys: dict[int, dict[Value, Key]] = {}  # by number of images
@@ -55,35 +75,61 @@ class Direct(Endpoint):
         self._leave()
         self._pipes = {agent: Pipe.laid() for agent in near}
         pipes = {agent: place_of(pipe.theirs) for agent, pipe in self._pipes.items()}
+        device, told = self.agent.batches.device, None
+        if device.type == "cuda" and near:
+            self._probe = torch.zeros(1, dtype=torch.uint8, device=device)
+            told = handle(self._probe)
         if far is None:
-            return Offer(pipes, {})
+            return Offer(pipes, {}, device.type, told)
         rank, size, host = far
         self._meeting = Meeting(rank, size, host, timeout=timeout)
-        return Offer(pipes, self._meeting.address())
+        return Offer(pipes, self._meeting.address(), device.type, told)
 
-    def meet(self, offers: Mapping[str, Offer], ranks: Mapping[str, int], timeout: float) -> bool:
-        """Join the others; False when one on this host is out of sight, as in another container.
+    def meet(self, offers: Mapping[str, Offer], timeout: float) -> Sight:
+        """Find the others: one on this host can be out of sight, as in another container.
 
         Args:
             offers: everybody's.
-            ranks: everybody's place.
             timeout: seconds after which a silent agent counts as lost.
         """
         places = {agent: offers[agent].pipes[self.agent.me] for agent in self._pipes}
         links = linked(self._pipes, places, timeout=timeout)
-        group = None
+        self._links = links or {}
         if self._meeting is not None:
             addresses = {k: v for offer in offers.values() for k, v in offer.addresses.items()}
-            group = self._meeting.join(addresses, timeout=timeout)
-            self._meeting = None
-        self._wire = Wire(links or {}, group, ranks, device=self.agent.batches.device, timeout=timeout)
-        self._links = links or {}
-        return links is not None
+            self._group = self._meeting.join(addresses, timeout=timeout)
+        return Sight(links is not None, tuple(agent for agent in self._links if _opens(offers[agent].handle)))
 
-    def settle(self) -> None:
-        """All have met."""
+    def settle(self, devices: Mapping[str, str], openers: Sequence[str], timeout: float) -> None:
+        """All have met: choose the way to each.
+
+        Args:
+            devices: type of everybody's, in the order of ranks.
+            openers: those who could open memory of this agent's GPU.
+            timeout: seconds after which a silent agent counts as lost.
+        """
         for link in self._links.values():
             link.settle()
+        me, device = self.agent.me, self.agent.batches.device
+        kinds = {
+            agent: chosen(near=agent in self._links, mine=device.type, theirs=kind, opened=agent in openers)
+            for agent, kind in devices.items()
+            if agent != me
+        }
+        ranks = {agent: rank for rank, agent in enumerate(devices)}
+        near, sockets = Near(self._links, device, frozenset(openers)), Sockets(self._group, ranks, timeout=timeout)
+        ways: dict[str, Way] = {"memory": near, "ipc": near, "gloo": sockets}
+        if (
+            self._meeting is not None and list(devices.values()).count("cuda") > 1
+        ):  # all take part, whom it concerns or not
+            store = common_store(self._group, self._meeting.host, ranks[me], timeout=timeout)
+            ways["nccl"] = Ordered(me, partial(self._pair, store, timeout), sockets, device)
+        self._wire, self._meeting = Wire({agent: ways[kind] for agent, kind in kinds.items()}, device), None
+
+    def _pair(self, store: Any, timeout: float, sender: str, receiver: str) -> Any:
+        """The group of two over NCCL."""
+        rank = SENDER if self.agent.me == sender else RECEIVER
+        return over_nccl(store, f"{sender}>{receiver}", rank, 2, timeout=timeout)
 
     @user.telling
     def run(self, t: int, steps: int) -> list[Metrics]:
@@ -114,10 +160,9 @@ class Direct(Endpoint):
                 metrics = said
                 continue
             with self.agent.meter.timed("exchange"):
-                packed = pack(said)
-                held[call.gives] = unpack(packed, device=self.agent.batches.device, copy=False)
+                held[call.gives] = private(said)
                 if call.gives in readers:
-                    self._line.send(t, keys[call.gives], packed, readers[call.gives])
+                    self._line.send(t, keys[call.gives], held[call.gives], readers[call.gives])
         if readers:
             self._line.end(t)
         return metrics or self.report(t)
@@ -147,5 +192,20 @@ class Direct(Endpoint):
     def _leave(self) -> None:
         if self._wire is not None:
             self._wire.close()
-        self._wire = self._meeting = None
+        else:
+            for link in self._links.values():
+                link.settle()
+                link.close()
+        self._wire = self._meeting = self._group = self._probe = None
         self._links, self._pipes = {}, {}
+
+
+def _opens(told: bytes | None) -> bool:
+    """Whether this process can open memory of another one's GPU."""
+    if told is None:
+        return False
+    try:
+        at_handle(told)
+    except RuntimeError:  # CUDA's: another GPU than this process may see
+        return False
+    return True

@@ -46,6 +46,11 @@ def pack(message: Any) -> Any:
     return map_leaves(_to_numpy, message)
 
 
+def private(message: Any) -> Any:
+    """The message in memory of its own, contiguous and on its device: what its sender does next cannot change it."""
+    return map_leaves(_own, message)
+
+
 def unpack(message: Any, *, device: torch.device | str = "cpu", copy: bool = True) -> Any:
     """Numpy arrays -> tensors of this agent's own on its device.
 
@@ -91,9 +96,13 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def _own(t: Tensor, device: str | None = None) -> Tensor:
+    there = t.detach().to(device or t.device).contiguous()
+    return there.clone() if there.data_ptr() == t.data_ptr() else there
+
+
 def _to_numpy(t: Tensor) -> Any:
-    own = t.detach().cpu().contiguous()
-    t = own.clone() if own.data_ptr() == t.data_ptr() else own  # a message never shares memory with its sender
+    t = _own(t, "cpu")
     return BFloat16(t.view(torch.int16).numpy()) if t.dtype == torch.bfloat16 else t.numpy()
 
 

@@ -1,4 +1,4 @@
-"""A packed message as its layout and its arrays, and back."""
+"""A message as its layout and its tensors, and back from bytes."""
 
 from __future__ import annotations
 
@@ -6,58 +6,59 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from sparring.agents.exchange import BFloat16, map_leaves
+from sparring.agents.exchange import map_leaves
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """The place of an array in a message."""
+    """The place of a tensor in a message."""
 
     index: int
-    dtype: str
+    dtype: torch.dtype
     shape: tuple[int, ...]
-    bits: bool = False  # the integers of a bfloat16
 
     @property
     def nbytes(self) -> int:
         """Its size."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """A message without its numbers."""
 
-    frame: Any  # the message with a Leaf at the place of every array
+    frame: Any  # the message with a Leaf at the place of every tensor
     leaves: tuple[Leaf, ...]
 
     @property
     def nbytes(self) -> int:
-        """Of all arrays together."""
+        """Of all tensors together."""
         return sum(leaf.nbytes for leaf in self.leaves)
 
 
-def taken_apart(message: Any) -> tuple[Layout, list[np.ndarray[Any, Any]]]:
-    """A packed message's layout and its arrays, contiguous."""
+def taken_apart(message: Any) -> tuple[Layout, list[Tensor]]:
+    """A message's layout and the bytes of its tensors, which must be contiguous: no copies, on the device of each."""
     leaves: list[Leaf] = []
-    arrays: list[np.ndarray[Any, Any]] = []
+    parts: list[Tensor] = []
 
-    def take(a: Any) -> Leaf:
-        array = np.ascontiguousarray(a.bits if isinstance(a, BFloat16) else a)
-        leaf = Leaf(len(leaves), array.dtype.str, array.shape, isinstance(a, BFloat16))
+    def take(tensor: Tensor) -> Leaf:
+        leaf = Leaf(len(leaves), tensor.dtype, tuple(tensor.shape))
         leaves.append(leaf)
-        arrays.append(array)
+        parts.append(tensor.reshape(-1).view(torch.uint8))
         return leaf
 
-    return Layout(map_leaves(take, message), tuple(leaves)), arrays
+    return Layout(map_leaves(take, message), tuple(leaves)), parts
 
 
-def put_together(layout: Layout, arrays: Sequence[np.ndarray[Any, Any]]) -> Any:
-    """The message again."""
+def put_together(layout: Layout, parts: Sequence[Tensor], device: torch.device | str = "cpu") -> Any:
+    """The message again, on a device; its tensors may share the memory of the parts."""
 
-    def give(leaf: Leaf) -> Any:
-        return BFloat16(arrays[leaf.index]) if leaf.bits else arrays[leaf.index]
+    def give(leaf: Leaf) -> Tensor:
+        part = parts[leaf.index]
+        aligned = part if part.storage_offset() % leaf.dtype.itemsize == 0 else part.clone()
+        return aligned.view(leaf.dtype).reshape(leaf.shape).to(device)
 
     return map_leaves(give, layout.frame)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
-from sparring.agents.meeting import Meeting
+from sparring.agents.meeting import Meeting, common_store, over_nccl
 
 
 class LaneBroken(RuntimeError):
@@ -91,22 +90,6 @@ def joined(
     """
     group = meeting.join(addresses, timeout=timeout)
     if device.type == "cuda":
-        group = _nccl(group, meeting.host, index, count, timedelta(seconds=timeout))
+        store = common_store(group, meeting.host, index, timeout=timeout)
+        group = over_nccl(store, "lanes", index, count, timeout=timeout)
     return Lanes(index, count, group)
-
-
-def _nccl(group: Any, host: str, index: int, count: int, timeout: timedelta) -> Any:
-    """The same lanes over NCCL, which exchanges its identifier through a store of the first one's."""
-    own, port = None, torch.zeros(1, dtype=torch.int64)
-    name = torch.zeros(64, dtype=torch.uint8)
-    if index == 0:
-        own = distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-        port[0] = own.port
-        name[: len(host)] = torch.tensor(list(host.encode()), dtype=torch.uint8)
-    for told in (port, name):
-        group.broadcast([told]).wait()
-    where = bytes(name[name > 0].tolist()).decode()
-    store = own or distributed.TCPStore(where, int(port), is_master=False, timeout=timeout)  # type: ignore[attr-defined]
-    options = distributed.ProcessGroupNCCL.Options()
-    options._timeout = timeout
-    return distributed.ProcessGroupNCCL(store, index, count, options)

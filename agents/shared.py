@@ -1,4 +1,4 @@
-"""What processes of one host share: pipes for words, memory for messages.
+"""What processes of one host share: pipes for words, and how they find each other's open files.
 
     sender: write the message into a slot, say READY ---> reader: copy it from there, say TAKEN ---> the slot may be written again
 
@@ -8,65 +8,19 @@ user alone, and all is gone with the processes, however they end. A reader whose
 
 from __future__ import annotations
 
-import mmap
 import os
 import select
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import TypeAlias
 
 from sparring.agents.meeting import PeerLost
 
-SLOTS = 2  # messages of one value that can be under way
 LAYOUT, READY, TAKEN = range(3)  # what is said
 WORD = struct.Struct("<qiii")  # step, value, what is said of it, bytes that follow
 Place: TypeAlias = tuple[int, int, int]  # process, the number of an open file there, and the file's own
-
-
-class Outbox:
-    """A sender's memory for one value: two slots, one to be read while the other is written.
-
-    Args:
-        size: bytes of a message.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._file, self._size = os.memfd_create("sparring"), size
-        os.ftruncate(self._file, max(size, 1) * SLOTS)
-        self._memory = mmap.mmap(self._file, max(size, 1) * SLOTS)
-        self.place = place_of(self._file)
-
-    def write(self, count: int, arrays: Sequence[np.ndarray[Any, Any]]) -> None:
-        """Put the message that is the ``count``-th of its value into its slot: the arrays one behind the other."""
-        at = count % SLOTS * self._size
-        for array in arrays:
-            part = np.frombuffer(self._memory, np.uint8, array.nbytes, at)
-            part[:] = array.reshape(-1).view(np.uint8)
-            at += array.nbytes
-
-    def close(self) -> None:
-        """Readers keep what they have mapped."""
-        os.close(self._file)
-
-
-class Inbox:
-    """A sender's slots, as a reader sees them."""
-
-    def __init__(self, place: Place, size: int) -> None:
-        try:
-            file = _opened(place, os.O_RDONLY)
-        except OSError as error:
-            raise PeerLost(f"its memory cannot be seen any more: {error}") from error
-        self._memory, self._size = mmap.mmap(file, max(size, 1) * SLOTS, prot=mmap.PROT_READ), size
-        os.close(file)
-
-    def read(self, count: int) -> np.ndarray[Any, Any]:
-        """The bytes of the ``count``-th message, until the slot's next one."""
-        return np.frombuffer(self._memory, np.uint8, self._size, count % SLOTS * self._size)
 
 
 @dataclass(slots=True)
@@ -97,7 +51,7 @@ class Link:
 
     def __init__(self, agent: str, pipe: Pipe, place: Place, *, timeout: float) -> None:
         self._agent, self._pipe, self._timeout = agent, pipe, timeout
-        self._out = _opened(place, os.O_WRONLY)
+        self._out = opened(place, os.O_WRONLY)
         self._poll = select.poll()
         self._poll.register(pipe.end, select.POLLIN)
         self._bytes, self._heard = b"", dict[tuple[int, int, int], bytes]()
@@ -168,7 +122,12 @@ def place_of(file: int) -> Place:
     return os.getpid(), file, os.fstat(file).st_ino
 
 
-def _opened(place: Place, how: int) -> int:
+def opened(place: Place, how: int) -> int:
+    """Another process's open file, opened by this one.
+
+    Raises:
+        OSError: it is out of sight, or another one has its number.
+    """
     process, file, number = place
     opened = os.open(f"/proc/{process}/fd/{file}", how | os.O_NONBLOCK)
     if os.fstat(opened).st_ino != number:  # in another container the same process number is somebody else's

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import ray
-
 from sparring.agents.exchange import flatten
 from sparring.agents.program import asked
 from sparring.cluster.team.team import Kind
@@ -54,44 +52,3 @@ def by_step(spans: Mapping[str, Sequence[Sequence[Metrics]]]) -> list[dict[str, 
     """Role -> lanes -> steps, as a list of steps."""
     each = {role: [joined("step", step) for step in zip(*lanes, strict=True)] for role, lanes in spans.items()}
     return [dict(zip(each, step, strict=True)) for step in zip(*each.values(), strict=True)]
-
-
-def introduce(lane: Lane, place: Mapping[str, str], *, start: float, timeout: float) -> None:
-    """Let the agents of a lane find each other: their addresses go through Ray's calls, so nobody else learns them.
-
-    Args:
-        place: address of each one's host.
-        start: seconds in which all must have come.
-        timeout: seconds after which a silent one counts as lost, later.
-    """
-    for together in (True, False):  # False: as if everyone were on a host of its own
-        if _met(lane, place, start, timeout, together=together):
-            return
-
-
-def _met(lane: Lane, place: Mapping[str, str], start: float, timeout: float, *, together: bool) -> bool:
-    ranks = {role: i for i, role in enumerate(lane)}
-    near = {a: [b for b in lane if b != a and together and place[a] == place[b]] for a in lane}
-    apart = any(len(others) < len(lane) - 1 for others in near.values())
-    far = {role: (ranks[role], len(lane), place[role]) if apart else None for role in lane}
-    asked = [h.actor.offer.remote(near[role], far[role], start) for role, h in lane.items()]
-    offers = dict(zip(lane, ray.get(asked, timeout=start), strict=True))
-    met = ray.get([h.actor.meet.remote(offers, ranks, timeout) for h in lane.values()], timeout=start)
-    ray.get([h.actor.settle.remote() for h in lane.values()], timeout=start)
-    return all(met)
-
-
-def averaging(lanes: Sequence[Lane], nodes: Mapping[tuple[str, int], str], *, start: float, timeout: float) -> None:
-    """Let the lanes of every agent find each other, likewise.
-
-    Args:
-        nodes: role and lane -> address of its host.
-        start: seconds in which all must have come.
-        timeout: seconds after which a silent one counts as lost, later.
-    """
-    each = [(role, i, handle.actor) for i, lane in enumerate(lanes) for role, handle in lane.items()]
-    opened = ray.get([a.open.remote(i, len(lanes), nodes[role, i], start) for role, i, a in each], timeout=start)
-    addresses: dict[str, dict[str, bytes]] = {role: {} for role in lanes[0]}
-    for (role, _, _), found in zip(each, opened, strict=True):
-        addresses[role] |= found
-    ray.get([a.join.remote(addresses[role], timeout) for role, _, a in each], timeout=start)

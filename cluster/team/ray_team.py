@@ -30,7 +30,8 @@ from sparring.agents.spec import AgentSpec, Facts
 from sparring.cluster.machines import hosts
 from sparring.cluster.team import failures
 from sparring.cluster.team.crew import MANY, Asked, Crew, Name
-from sparring.cluster.team.ray_handle import Lane, RayHandle, averaging, by_step, introduce, joined
+from sparring.cluster.team.introductions import averaging, introduce
+from sparring.cluster.team.ray_handle import Lane, RayHandle, by_step, joined
 from sparring.cluster.team.site import Site, on_bundle
 from sparring.cluster.team.team import Failure, Kind, Pending
 from sparring.trainers.config import Measure

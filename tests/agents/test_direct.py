@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 
-from sparring.agents.exchange import pack, unpack
+from sparring.agents.exchange import private
 from sparring.agents.frames import put_together, taken_apart
-from sparring.agents.meeting import Meeting, PeerLost
+from sparring.agents.meeting import TOKEN, Meeting, PeerLost
+from sparring.agents.near import Near
+from sparring.agents.ordered import Ordered
 from sparring.agents.program import Call, Value, recorded
 from sparring.agents.shared import Pipe, linked, place_of
+from sparring.agents.sockets import Sockets
+from sparring.agents.ways import chosen
 from sparring.agents.wire import Wire
 from sparring.trainers import methods
 from sparring.trainers.methods.mat import Mat
@@ -53,27 +60,56 @@ def test_a_message_is_taken_apart_and_put_together() -> None:
         "one": Answer(torch.rand(3, 4).to(torch.bfloat16), (torch.rand(3, 2), torch.empty(0, 5))),
         "two": Adversarial(torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)),
     }
-    layout, arrays = taken_apart(pack(message))
-    assert layout.nbytes == 3 * 4 * 2 + 3 * 2 * 4 + 2 * 3 * 16 * 4
-    again = unpack(put_together(layout, arrays))
+    layout, parts = taken_apart(private(message))
+    assert layout.nbytes == sum(map(len, parts)) == 3 * 4 * 2 + 3 * 2 * 4 + 2 * 3 * 16 * 4
+    again = put_together(layout, torch.cat(parts).split([len(part) for part in parts]))
     assert torch.equal(again["one"].logits, message["one"].logits)  # type: ignore[union-attr]
     assert torch.equal(again["two"].x, message["two"].x)  # type: ignore[union-attr]
     assert again["one"].maps[1].shape == (0, 5)
 
 
-def met(*agents: str, timeout: float = 20.0) -> dict[str, Wire]:
-    """The agents of one host."""
+def test_parts_need_no_place_that_suits_their_type() -> None:
+    """Three bytes ahead of what has eight each."""
+    message = (torch.tensor([True, False, True]), torch.tensor([2**40, -1]))
+    layout, parts = taken_apart(message)
+    again = put_together(layout, torch.cat(parts).split([3, 16]))
+    assert again[1].tolist() == [2**40, -1]
+
+
+@pytest.mark.parametrize(
+    ("where", "kind"),
+    [
+        ({"near": True, "mine": "cpu", "theirs": "cpu", "opened": False}, "memory"),
+        ({"near": True, "mine": "cuda", "theirs": "cpu", "opened": False}, "memory"),
+        ({"near": True, "mine": "cuda", "theirs": "cuda", "opened": False}, "memory"),  # each sees its own GPU alone
+        ({"near": True, "mine": "cuda", "theirs": "cuda", "opened": True}, "ipc"),
+        ({"near": False, "mine": "cuda", "theirs": "cuda", "opened": False}, "nccl"),
+        ({"near": False, "mine": "cpu", "theirs": "cuda", "opened": False}, "gloo"),
+    ],
+)
+def test_the_way_between_two(where: Any, kind: str) -> None:
+    assert chosen(**where) == kind
+
+
+def met(*agents: str, timeout: float = 20.0, openers: tuple[str, ...] = ()) -> dict[str, Wire]:
+    """The agents of one host; ``openers`` read out of a device's memory, which is the CPU's here."""
     pipes = {a: {b: Pipe.laid() for b in agents if b != a} for a in agents}
     places = {a: {b: place_of(pipes[b][a].theirs) for b in agents if b != a} for a in agents}
-    links = {a: linked(pipes[a], places[a], timeout=timeout) for a in agents}
+    links = {a: linked(pipes[a], places[a], timeout=timeout) or {} for a in agents}
     for each in links.values():
-        for link in (each or {}).values():
+        for link in each.values():
             link.settle()
-    return {a: Wire(links[a] or {}, None, {}, device=CPU, timeout=timeout) for a in agents}
+    ways = {a: Near(links[a], CPU, frozenset(openers) - {a}) for a in agents}
+    return {a: Wire(dict.fromkeys(links[a], ways[a]), CPU) for a in agents}
 
 
-def far(*agents: str, timeout: float = 20.0, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Wire]:
-    """The same, as if each were on a host of its own."""
+def on_device(*agents: str, timeout: float = 20.0) -> dict[str, Wire]:
+    """One host; every message lies where CUDA's would."""
+    return met(*agents, timeout=timeout, openers=agents)
+
+
+def sockets(agents: Sequence[str], timeout: float, meanwhile: Callable[[], None]) -> dict[str, Sockets]:
+    """Agents that each are on a host of their own."""
     meetings = [Meeting(i, len(agents), "127.0.0.1", timeout=timeout) for i in range(len(agents))]
     addresses = {k: v for meeting in meetings for k, v in meeting.address().items()}
     meanwhile()
@@ -87,10 +123,30 @@ def far(*agents: str, timeout: float = 20.0, meanwhile: Callable[[], None] = lam
     for thread in threads:
         thread.join()
     ranks = {a: i for i, a in enumerate(agents)}
-    return {a: Wire({}, groups[a], ranks, device=CPU, timeout=timeout) for a in agents}
+    return {a: Sockets(groups[a], ranks, timeout=timeout) for a in agents}
 
 
-@pytest.mark.parametrize("way", [met, far])
+def far(*agents: str, timeout: float = 20.0, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Wire]:
+    made = sockets(agents, timeout, meanwhile)
+    return {a: Wire(dict.fromkeys(set(agents) - {a}, made[a]), CPU) for a in agents}
+
+
+def ordered(*agents: str, timeout: float = 20.0) -> dict[str, Wire]:
+    """The same with messages that have no tags, as NCCL's; over gloo here."""
+    made, store = sockets(agents, timeout, lambda: None), distributed.HashStore()
+
+    def pair(me: str, sender: str, receiver: str) -> Any:
+        own = distributed.PrefixStore(f"{sender}>{receiver}", store)
+        return distributed.ProcessGroupGloo(own, int(me == receiver), 2, timedelta(seconds=timeout))
+
+    ways = {a: Ordered(a, partial(pair, a), made[a], CPU) for a in agents}
+    return {a: Wire(dict.fromkeys(set(agents) - {a}, ways[a]), CPU) for a in agents}
+
+
+WAYS = [met, on_device, far, ordered]
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", [1, 200_000])
 def test_messages_arrive_as_they_were(way: Callable[..., dict[str, Wire]], size: int) -> None:
     """Six steps, two batch sizes, in order; what was received does not change when the next one comes."""
@@ -108,19 +164,46 @@ def test_messages_arrive_as_they_were(way: Callable[..., dict[str, Wire]], size:
     reader = threading.Thread(target=receive)
     reader.start()
     for t, message in enumerate(sent):
-        wires["a"].send(t, (VALUE, CALL, 1 + (t == 3)), pack(message), ["b"])
+        wires["a"].send(t, (VALUE, CALL, 1 + (t == 3)), private(message), ["b"])
         wires["a"].end(t)
     reader.join(30)
     assert [g.x.shape for g in got] == [s.x.shape for s in sent]
     assert all(torch.equal(g.x, s.x) for g, s in zip(got, sent, strict=True))
 
 
-@pytest.mark.parametrize("way", [met, far])
+@pytest.mark.parametrize("way", WAYS)
+def test_values_are_taken_in_another_order_than_published(way: Callable[..., dict[str, Wire]]) -> None:
+    """Three agents: two publish two values each, which the third takes as it needs them, over three steps."""
+    wires = way("a", "b", "c")
+    keys = [(Value(a, i), CALL, 4) for a in "ab" for i in (0, 1)]
+    said = {key: float(10 * n) for n, key in enumerate(keys)}
+
+    def publish(me: str) -> None:
+        for t in range(3):
+            for key in keys:
+                if key[0].of == me:
+                    wires[me].send(t, key, Adversarial(torch.full((4, 1 + key[0].index), said[key] + t)), ["c"])
+            wires[me].end(t)
+
+    threads = [threading.Thread(target=publish, args=(me,)) for me in "ab"]
+    for thread in threads:
+        thread.start()
+    for t in range(3):
+        for key in reversed(keys):
+            wires["c"].expect(t, key)
+        for key in (keys[1], keys[2], keys[0], keys[3]):
+            assert torch.equal(wires["c"].receive(t, key).x, torch.full((4, 1 + key[0].index), said[key] + t))
+        wires["c"].end(t)
+    for thread in threads:
+        thread.join(30)
+
+
+@pytest.mark.parametrize("way", [met, on_device, far])
 def test_another_shape_for_the_same_images_is_refused(way: Callable[..., dict[str, Wire]]) -> None:
     wires, key = way("a", "b"), (VALUE, CALL, 4)
-    wires["a"].send(0, key, pack(Adversarial(torch.rand(4, 2))), ["b"])
+    wires["a"].send(0, key, private(Adversarial(torch.rand(4, 2))), ["b"])
     with pytest.raises(ValueError, match=r"a: what craft publishes in step 1 has other shapes .* --exchange store"):
-        wires["a"].send(1, key, pack(Adversarial(torch.rand(4, 3))), ["b"])
+        wires["a"].send(1, key, private(Adversarial(torch.rand(4, 3))), ["b"])
 
 
 @pytest.mark.parametrize("way", [met, far])
@@ -165,7 +248,7 @@ def listening() -> list[int]:
     return [int(line[1].split(":")[1], 16) for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in own]
 
 
-@pytest.mark.parametrize("said", [None, b"", b"abc", bytes(64)], ids=["goes", "silent", "a few bytes", "more"])
+@pytest.mark.parametrize("said", [None, b"", b"abc"], ids=["goes", "silent", "says something"])
 def test_a_stranger_at_the_sockets_disturbs_nothing(said: bytes | None) -> None:
     """Before the agents meet, between two steps and when it leaves."""
     before, strangers = set(listening()), list[socket.socket]()
@@ -188,14 +271,36 @@ def test_a_stranger_at_the_sockets_disturbs_nothing(said: bytes | None) -> None:
                 stranger.close()
         key, sent = (VALUE, CALL, 4), Adversarial(torch.full((4, 3), float(t)))
         wires["b"].expect(t, key)
-        wires["a"].send(t, key, pack(sent), ["b"])
+        wires["a"].send(t, key, private(sent), ["b"])
         assert torch.equal(wires["b"].receive(t, key).x, sent.x)
         wires["a"].end(t)
+
+
+def test_who_cannot_prove_itself_is_no_member() -> None:
+    """The group was made, and one of them is not whom the other was told of."""
+    meetings = [Meeting(i, 2, "127.0.0.1", timeout=20) for i in range(2)]
+    addresses = {k: v for meeting in meetings for k, v in meeting.address().items()}
+    told = [addresses | {f"{TOKEN}1": bytes(32)}, addresses]
+    found: dict[int, Any] = {}
+
+    def join(i: int) -> None:
+        try:
+            found[i] = meetings[i].join(told[i], timeout=1)
+        except PeerLost as error:
+            found[i] = str(error)
+
+    threads = [threading.Thread(target=join, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert found[0] == "who connected in the place of [1] is somebody else"
+    assert not isinstance(found[1], str)
 
 
 def test_nobody_comes() -> None:
     meeting = Meeting(0, 2, "127.0.0.1", timeout=0.3)
     address = meeting.address()
-    assert len(address) == 1
+    assert len(address) == 2
     with pytest.raises(PeerLost, match="did not meet"):
         meeting.join(address, timeout=1)
