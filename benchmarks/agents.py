@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import tempfile
 import time
 from dataclasses import fields
@@ -20,15 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import circumstances, random_images, save
-from stand_ins import StandInSpec
+from common import circumstances, save
+from stand_ins import StandInSpec, configured
 
-from sparring.agents import checkpoint, networks
 from sparring.agents.spec import AgentSpec
-from sparring.cluster.config.recipes import recipe
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.machines import session
-from sparring.cluster.runs import images
 from sparring.cluster.team import assemble
 from sparring.cluster.team.team import Pending
 from sparring.cluster.training.pace import Pace
@@ -76,26 +72,6 @@ def main() -> None:
     if args.save:
         save("stand_ins" if args.compute_ms else "agents", result)
     print(json.dumps(result, indent=None if args.json else 1))
-
-
-def configured(point: str, args: argparse.Namespace, folder: Path) -> RunConfig:
-    """METHOD[:PEERS][xLANES] on random images, teachers like the student with random weights."""
-    parts = re.fullmatch(r"(.+?)(?::(\d+))?(?:x(\d+))?", point)
-    assert parts is not None
-    method, peers, lanes = parts.groups()
-    data, cache = random_images([int(n) for n in args.shape.split("x")]), args.cache or str(folder / "cache")
-    config = recipe(method).replace({"data.name": data, "data.cache": cache, "network": args.network})
-    config = config.replace({"lanes": int(lanes or 1), "address": args.address, "placement.strategy": "SPREAD"})
-    if args.address is not None:
-        config = config.replace({"placement.wait": 120.0, "placement.gpus_per_agent": 0.0})
-    config = config.replace({"batch_size": args.batch_size, "attack.steps": 10, "max_steps": 10**6, "seed": args.seed})
-    config = config.replace({"placement.cpus_per_agent": 0.125, **({"peers": int(peers)} if peers else {})})
-    dataset = images.prepare(config.data, quiet=True).load()
-    for index, (role, kind) in enumerate(config.method.roles().items()):
-        if not kind.learns:
-            checkpoint.save_model(networks.build(networks.configure(args.network, dataset), index), folder / role)
-            config = config.replace({f"agents.{role}.init": str(folder / role)})
-    return config
 
 
 def agents_of(config: RunConfig, compute_ms: float | None) -> list[AgentSpec]:

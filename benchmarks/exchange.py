@@ -28,9 +28,8 @@ from typing import Any
 import ray
 import torch
 from common import CLONE, circumstances, save
-from stand_ins import StandInSpec
+from stand_ins import StandInSpec, configured
 
-from agents import configured
 from sparring.cluster.machines import session
 from sparring.cluster.team import assemble
 from sparring.cluster.training.pace import Pace

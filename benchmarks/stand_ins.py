@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from common import random_images
+
+from sparring.agents import checkpoint, networks
 from sparring.agents.lanes import Lanes
 from sparring.agents.spec import AgentSpec
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.runs import images
 from sparring.trainers.types import Metrics
 
 TRUE = 1  # steps that are computed
@@ -67,3 +76,23 @@ class StandIn:
             time.sleep(self._waits[self._next])
         self._next += 1
         return self._said[self._next - 1]
+
+
+def configured(point: str, args: argparse.Namespace, folder: Path) -> RunConfig:
+    """METHOD[:PEERS][xLANES] on random images, teachers like the student with random weights."""
+    parts = re.fullmatch(r"(.+?)(?::(\d+))?(?:x(\d+))?", point)
+    assert parts is not None
+    method, peers, lanes = parts.groups()
+    data, cache = random_images([int(n) for n in args.shape.split("x")]), args.cache or str(folder / "cache")
+    config = recipe(method).replace({"data.name": data, "data.cache": cache, "network": args.network})
+    config = config.replace({"lanes": int(lanes or 1), "address": args.address, "placement.strategy": "SPREAD"})
+    if args.address is not None:
+        config = config.replace({"placement.wait": 120.0, "placement.gpus_per_agent": 0.0})
+    config = config.replace({"batch_size": args.batch_size, "attack.steps": 10, "max_steps": 10**6, "seed": args.seed})
+    config = config.replace({"placement.cpus_per_agent": 0.125, **({"peers": int(peers)} if peers else {})})
+    dataset = images.prepare(config.data, quiet=True).load()
+    for index, (role, kind) in enumerate(config.method.roles().items()):
+        if not kind.learns:
+            checkpoint.save_model(networks.build(networks.configure(args.network, dataset), index), folder / role)
+            config = config.replace({f"agents.{role}.init": str(folder / role)})
+    return config
