@@ -119,9 +119,8 @@ class Direct(Endpoint):
         ranks = {agent: rank for rank, agent in enumerate(devices)}
         near, sockets = Near(self._links, device, frozenset(openers)), Sockets(self._group, ranks, timeout=timeout)
         ways: dict[str, Way] = {"memory": near, "ipc": near, "gloo": sockets}
-        if (
-            self._meeting is not None and list(devices.values()).count("cuda") > 1
-        ):  # all take part, whom it concerns or not
+        on_gpus = list(devices.values()).count("cuda")
+        if self._meeting is not None and on_gpus > 1:  # all take part, whom it concerns or not
             store = common_store(self._group, self._meeting.host, ranks[me], timeout=timeout)
             ways["nccl"] = Ordered(me, partial(self._pair, store, timeout), sockets, device)
         self._wire, self._meeting = Wire({agent: ways[kind] for agent, kind in kinds.items()}, device), None
@@ -139,14 +138,14 @@ class Direct(Endpoint):
             PeerLost: another agent is gone or silent.
         """
         try:
-            return [self._step(s) for s in range(t, t + steps)]
+            program = recorded(self.agent.method, t)  # the same for every step
+            return [self._step(s, program) for s in range(t, t + steps)]
         except BaseException:
             self._leave()  # whoever waits for this agent is told so
             raise
 
-    def _step(self, t: int) -> Metrics:
-        me, program = self.agent.me, recorded(self.agent.method, t)
-        keys, readers, metrics = self._keyed(t, program), self._readers, None
+    def _step(self, t: int, program: Program) -> Metrics:
+        me, keys, readers, metrics = self.agent.me, self._keyed(t, program), self._readers, None
         held: dict[Value, Any] = {}  # what this agent has published or taken, as its verbs see it
         for value, takers in readers.items():
             if me in takers:
@@ -160,9 +159,9 @@ class Direct(Endpoint):
                 metrics = said
                 continue
             with self.agent.meter.timed("exchange"):
-                held[call.gives] = private(said)
-                if call.gives in readers:
-                    self._line.send(t, keys[call.gives], held[call.gives], readers[call.gives])
+                to = readers.get(call.gives)
+                kept = private(said) if to is None else self._line.publish(t, keys[call.gives], said, to)
+                held[call.gives] = kept
         if readers:
             self._line.end(t)
         return metrics or self.report(t)

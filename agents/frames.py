@@ -1,4 +1,4 @@
-"""A message as its layout and its tensors, and back from bytes."""
+"""A message as its layout and its tensors; memory in which messages of one layout lie, in turn."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from torch import Tensor
 
 from sparring.agents.exchange import map_leaves
 
+ALIGNED = 64  # bytes: where a tensor may begin
+
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """The place of a tensor in a message."""
+    """The place of a tensor in a message, and of its bytes in memory."""
 
     index: int
     dtype: torch.dtype
     shape: tuple[int, ...]
+    start: int
 
     @property
     def nbytes(self) -> int:
@@ -35,30 +38,51 @@ class Layout:
 
     @property
     def nbytes(self) -> int:
-        """Of all tensors together."""
-        return sum(leaf.nbytes for leaf in self.leaves)
+        """Memory that a message takes."""
+        return self.leaves[-1].start + self.leaves[-1].nbytes if self.leaves else 0
 
 
 def taken_apart(message: Any) -> tuple[Layout, list[Tensor]]:
-    """A message's layout and the bytes of its tensors, which must be contiguous: no copies, on the device of each."""
+    """A message's layout and its tensors."""
     leaves: list[Leaf] = []
-    parts: list[Tensor] = []
+    tensors: list[Tensor] = []
 
     def take(tensor: Tensor) -> Leaf:
-        leaf = Leaf(len(leaves), tensor.dtype, tuple(tensor.shape))
-        leaves.append(leaf)
-        parts.append(tensor.reshape(-1).view(torch.uint8))
-        return leaf
+        start = leaves[-1].start + leaves[-1].nbytes if leaves else 0
+        leaves.append(Leaf(len(leaves), tensor.dtype, tuple(tensor.shape), -(-start // ALIGNED) * ALIGNED))
+        tensors.append(tensor.detach())
+        return leaves[-1]
 
-    return Layout(map_leaves(take, message), tuple(leaves)), parts
+    return Layout(map_leaves(take, message), tuple(leaves)), tensors
 
 
-def put_together(layout: Layout, parts: Sequence[Tensor], device: torch.device | str = "cpu") -> Any:
-    """The message again, on a device; its tensors may share the memory of the parts."""
+def put_together(layout: Layout, tensors: Sequence[Tensor]) -> Any:
+    """The message again."""
+    return map_leaves(lambda leaf: tensors[leaf.index], layout.frame)
 
-    def give(leaf: Leaf) -> Tensor:
-        part = parts[leaf.index]
-        aligned = part if part.storage_offset() % leaf.dtype.itemsize == 0 else part.clone()
-        return aligned.view(leaf.dtype).reshape(leaf.shape).to(device)
 
-    return map_leaves(give, layout.frame)
+def views(layout: Layout, memory: Tensor) -> list[Tensor]:
+    """The tensors of a message that lies in memory, a tensor of bytes."""
+    return [memory[x.start : x.start + x.nbytes].view(x.dtype).view(x.shape) for x in layout.leaves]
+
+
+class Doubled:
+    """Two places for messages of one value, in turn: each is its holder's alone until the next but one comes.
+
+    Places are used again, since the system gives new memory page by page, which takes longer than to copy a message into it.
+    """
+
+    def __init__(self, layout: Layout, device: torch.device | str = "cpu") -> None:
+        self._places = [views(layout, torch.empty(layout.nbytes, dtype=torch.uint8, device=device)) for _ in range(2)]
+
+    def next(self) -> list[Tensor]:
+        """The tensors of the next one, to be written."""
+        self._places.reverse()
+        return self._places[0]
+
+    def take(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The next one, with these numbers."""
+        place = self.next()
+        for mine, tensor in zip(place, tensors, strict=True):
+            mine.copy_(tensor)
+        return place

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sparring.agents.frames import Layout
+from sparring.agents.frames import Doubled, Layout
 from sparring.agents.shared import LAYOUT, READY, TAKEN, Link
-from sparring.agents.slots import SLOTS, DeviceInbox, DeviceOutbox, Inbox, Outbox
+from sparring.agents.slots import SLOTS, DeviceOutbox, Outbox, Slots, inbox
 from sparring.agents.ways import Key
 
 
@@ -30,7 +30,8 @@ class _Heard:
     """A value that another publishes."""
 
     layout: Layout
-    inbox: Inbox | DeviceInbox
+    slots: Slots
+    mine: Doubled
     count: int = 0
 
 
@@ -50,7 +51,7 @@ class Near:
     def expect(self, t: int, key: Key) -> None:
         """A message arrives while this agent computes, whether it is ready or not."""
 
-    def send(self, t: int, key: Key, layout: Layout, parts: Sequence[Tensor], to: Sequence[str]) -> None:
+    def send(self, t: int, key: Key, layout: Layout, tensors: Sequence[Tensor], to: Sequence[str]) -> None:
         index = key[0].index
         if key not in self._said:
             self._said[key] = _Said(self._open(t, index, layout, to))
@@ -60,7 +61,7 @@ class Near:
             for agent in to:
                 self._links[agent].hear(TAKEN, before, index)
         for box in said.boxes:
-            box.write(said.count, parts)
+            box.write(said.count, tensors)
         said.slots.append(t)
         said.count += 1
         for agent in to:
@@ -70,14 +71,13 @@ class Near:
         link, index = self._links[key[0].of], key[0].index
         if key not in self._heard:
             layout, place = pickle.loads(link.hear(LAYOUT, t, index))
-            box = DeviceInbox if isinstance(place, bytes) else Inbox
-            self._heard[key] = _Heard(layout, box(place, layout.nbytes))
+            self._heard[key] = _Heard(layout, inbox(place, layout), Doubled(layout, self._device))
         heard = self._heard[key]
         link.hear(READY, t, index)
-        parts = list(torch.split(heard.inbox.read(heard.count), [leaf.nbytes for leaf in heard.layout.leaves]))
+        tensors = heard.slots.read(heard.count, heard.mine)
         heard.count += 1
         link.say(TAKEN, t, index)
-        return heard.layout, parts
+        return heard.layout, tensors
 
     def end(self, t: int) -> None:
         """What was sent lies in its slot."""
@@ -98,6 +98,6 @@ class Near:
         for agent in to:
             on_device = agent in self._openers
             if on_device not in boxes:
-                boxes[on_device] = DeviceOutbox(layout.nbytes, self._device) if on_device else Outbox(layout.nbytes)
+                boxes[on_device] = DeviceOutbox(layout, self._device) if on_device else Outbox(layout)
             self._links[agent].say(LAYOUT, t, index, pickle.dumps((layout, boxes[on_device].place)))
         return list(boxes.values())

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparring.agents.frames import Layout
+from sparring.agents.frames import Layout, views
 from sparring.agents.meeting import PeerLost
 from sparring.agents.sockets import Sockets
 from sparring.agents.ways import Key
@@ -42,11 +42,13 @@ class Ordered:
         due.append(key)
         due.sort(key=lambda each: each[0].index)
 
-    def send(self, t: int, key: Key, layout: Layout, parts: Sequence[Tensor], to: Sequence[str]) -> None:
+    def send(self, t: int, key: Key, layout: Layout, tensors: Sequence[Tensor], to: Sequence[str]) -> None:
         if key not in self._said:
             self._said.add(key)
             self._sockets.tell(t, key, layout, to)
-        whole = torch.cat(list(parts))
+        whole = torch.empty(layout.nbytes, dtype=torch.uint8, device=self._device)
+        for there, tensor in zip(views(layout, whole), tensors, strict=True):
+            there.copy_(tensor)
         for agent in to:
             self._going.append((t, self._group(self._me, agent).send([whole], RECEIVER, 0), whole))
 
@@ -61,7 +63,7 @@ class Ordered:
         work, buffer = self._coming.pop(key)
         self._wait(work, sender)
         layout = self._layouts[key]
-        return layout, list(torch.split(buffer, [leaf.nbytes for leaf in layout.leaves]))
+        return layout, views(layout, buffer)
 
     def end(self, t: int) -> None:
         for step, work, _ in self._going:

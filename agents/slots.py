@@ -9,89 +9,85 @@ from collections.abc import Sequence
 from io import BytesIO
 from multiprocessing.reduction import ForkingPickler
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sparring.agents.frames import ALIGNED, Doubled, Layout, views
 from sparring.agents.meeting import PeerLost
 from sparring.agents.shared import Place, opened, place_of
 
 SLOTS = 2  # messages of one value that can be under way
 
 
-class Outbox:
-    """Memory without a name, which readers find through this process.
+class Slots:
+    """The slots of one value in memory that both ends see: the sender writes, readers copy.
 
     Args:
-        size: bytes of a message.
+        memory: bytes for all slots.
     """
 
-    def __init__(self, size: int) -> None:
-        self._file, self._size = os.memfd_create("sparring"), size
-        os.ftruncate(self._file, max(size, 1) * SLOTS)
-        self._memory = torch.frombuffer(mmap.mmap(self._file, max(size, 1) * SLOTS), dtype=torch.uint8)
-        self.place: Place | bytes = place_of(self._file)
+    def __init__(self, layout: Layout, memory: Tensor) -> None:
+        self._slots = [views(layout, part) for part in memory.chunk(SLOTS)]
 
-    def write(self, count: int, parts: Sequence[Tensor]) -> None:
-        """Put the message that is the ``count``-th of its value into its slot: the parts one behind the other."""
-        at = count % SLOTS * self._size
-        for part in parts:
-            self._memory[at : at + len(part)].copy_(part)
-            at += len(part)
+    def write(self, count: int, tensors: Sequence[Tensor]) -> None:
+        """Put the message that is the ``count``-th of its value into its slot; it is there when this returns."""
+        for there, tensor in zip(self._slots[count % SLOTS], tensors, strict=True):
+            there.copy_(tensor)
+        _wait(self._slots[0])
+
+    def read(self, count: int, into: Doubled) -> list[Tensor]:
+        """A copy of the ``count``-th message; its slot may be written again when this returns."""
+        mine = into.take(self._slots[count % SLOTS])
+        _wait(mine)
+        return mine
+
+
+class Outbox(Slots):
+    """A sender's, in memory without a name, which readers find through this process."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._file = os.memfd_create("sparring")
+        os.ftruncate(self._file, size_of(layout))
+        self.place: Place | bytes = place_of(self._file)
+        super().__init__(layout, torch.frombuffer(mmap.mmap(self._file, size_of(layout)), dtype=torch.uint8))
 
     def close(self) -> None:
         """Readers keep what they have mapped."""
         os.close(self._file)
 
 
-class Inbox:
-    """A sender's slots, as a reader sees them."""
+class DeviceOutbox(Slots):
+    """A sender's, in memory of its GPU, which CUDA lets other processes of the host open. Untried on a GPU."""
 
-    def __init__(self, place: Place, size: int) -> None:
-        try:
-            file = opened(place, os.O_RDONLY)
-        except OSError as error:
-            raise PeerLost(f"its memory cannot be seen any more: {error}") from error
-        self._memory, self._size = mmap.mmap(file, max(size, 1) * SLOTS, prot=mmap.PROT_READ), size
-        os.close(file)
-
-    def read(self, count: int) -> Tensor:
-        """The ``count``-th message, copied."""
-        return torch.from_numpy(np.frombuffer(self._memory, np.uint8, self._size, count % SLOTS * self._size).copy())
-
-
-class DeviceOutbox:
-    """Memory of this process's GPU, which CUDA lets other processes of the host open. Untried on a GPU."""
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self._size = size
-        self._memory = torch.empty(max(size, 1) * SLOTS, dtype=torch.uint8, device=device)
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self._memory = torch.empty(size_of(layout), dtype=torch.uint8, device=device)
         self.place: Place | bytes = handle(self._memory)
-
-    def write(self, count: int, parts: Sequence[Tensor]) -> None:
-        """As :meth:`Outbox.write`; it is there when this returns."""
-        at = count % SLOTS * self._size
-        for part in parts:
-            self._memory[at : at + len(part)].copy_(part)
-            at += len(part)
-        _wait(self._memory)
+        super().__init__(layout, self._memory)
 
     def close(self) -> None:
         """CUDA keeps it while somebody has it open."""
 
 
-class DeviceInbox:
-    """The same, as a reader sees it."""
+def inbox(place: Place | bytes, layout: Layout) -> Slots:
+    """A sender's slots, as a reader sees them.
 
-    def __init__(self, place: bytes, size: int) -> None:
-        self._memory, self._size = at_handle(place), size
+    Raises:
+        PeerLost: they cannot be opened any more.
+    """
+    try:
+        if isinstance(place, bytes):
+            return Slots(layout, at_handle(place))
+        file = opened(place, os.O_RDWR)
+    except (OSError, RuntimeError) as error:
+        raise PeerLost(f"its memory cannot be seen any more: {error}") from error
+    seen = mmap.mmap(file, size_of(layout))
+    os.close(file)
+    return Slots(layout, torch.frombuffer(seen, dtype=torch.uint8))
 
-    def read(self, count: int) -> Tensor:
-        """The ``count``-th message, copied within the GPU."""
-        at = count % SLOTS * self._size
-        made = self._memory[at : at + self._size].clone()
-        _wait(made)  # before the slot is given back
-        return made
+
+def size_of(layout: Layout) -> int:
+    """Bytes of all slots of a value."""
+    return SLOTS * max(-(-layout.nbytes // ALIGNED), 1) * ALIGNED
 
 
 def handle(tensor: Tensor) -> bytes:
@@ -111,6 +107,6 @@ def at_handle(told: bytes) -> Tensor:
     return made
 
 
-def _wait(tensor: Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.current_stream(tensor.device).synchronize()
+def _wait(tensors: Sequence[Tensor]) -> None:
+    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()

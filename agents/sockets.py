@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparring.agents.frames import Layout
+from sparring.agents.frames import Doubled, Layout
 from sparring.agents.meeting import PeerLost
 from sparring.agents.program import Value
 from sparring.agents.ways import Key
@@ -25,8 +25,9 @@ class _Heard:
     """A value that another publishes."""
 
     layout: Layout
-    buffers: list[Tensor] = field(default_factory=list)
-    works: list[Any] = field(default_factory=list)  # of the message under way
+    places: Doubled
+    coming: list[Tensor] = field(default_factory=list)  # the message under way
+    works: list[Any] = field(default_factory=list)
 
 
 class Sockets:
@@ -40,34 +41,35 @@ class Sockets:
 
     def __init__(self, group: Any, ranks: Mapping[str, int], *, timeout: float) -> None:
         self._group, self._ranks, self._timeout = group, ranks, timeout
-        self._told, self._heard = set[Key](), dict[Key, _Heard]()
+        self._said, self._heard = dict[Key, Doubled](), dict[Key, _Heard]()
         self._going: list[tuple[int, Any, Tensor]] = []  # step, work, and what must live until then
 
     def expect(self, t: int, key: Key) -> None:
         if key in self._heard:
             self._listen(t, key)
 
-    def send(self, t: int, key: Key, layout: Layout, parts: Sequence[Tensor], to: Sequence[str]) -> None:
-        if key not in self._told:
+    def send(self, t: int, key: Key, layout: Layout, tensors: Sequence[Tensor], to: Sequence[str]) -> None:
+        if key not in self._said:
+            self._said[key] = Doubled(layout)
             self.tell(t, key, layout, to)
-        for i, part in enumerate(part.cpu() for part in parts):
+        for i, tensor in enumerate(self._said[key].take(tensors)):
             for agent in to:
-                self._post(t, part, agent, _tag(t, key[0], 1 + i))
+                self._post(t, bytes_of(tensor), agent, _tag(t, key[0], 1 + i))
 
     def receive(self, t: int, key: Key) -> tuple[Layout, list[Tensor]]:
         if key not in self._heard:
-            self._heard[key] = _Heard(self.told(t, key))
+            layout = self.told(t, key)
+            self._heard[key] = _Heard(layout, Doubled(layout))
         heard = self._heard[key]
         if not heard.works:
             self._listen(t, key)
         for work in heard.works:
             self._wait(work, key[0].of)
         heard.works.clear()
-        return heard.layout, [buffer.clone() for buffer in heard.buffers]
+        return heard.layout, heard.coming
 
     def tell(self, t: int, key: Key, layout: Layout, to: Sequence[str]) -> None:
         """Say what messages of a value look like."""
-        self._told.add(key)
         text = torch.frombuffer(bytearray(pickle.dumps(layout)), dtype=torch.uint8)
         for agent in to:
             for part in (torch.tensor([len(text)]), text):
@@ -96,12 +98,11 @@ class Sockets:
 
     def _listen(self, t: int, key: Key) -> None:
         heard, rank = self._heard[key], self._ranks[key[0].of]
-        if not heard.buffers:
-            heard.buffers = [torch.empty(leaf.nbytes, dtype=torch.uint8) for leaf in heard.layout.leaves]
+        heard.coming = heard.places.next()
         heard.works = [
-            self._group.recv([buffer], rank, _tag(t, key[0], 1 + i))
-            for i, buffer in enumerate(heard.buffers)
-            if buffer.numel()
+            self._group.recv([bytes_of(tensor)], rank, _tag(t, key[0], 1 + i))
+            for i, tensor in enumerate(heard.coming)
+            if tensor.numel()
         ]
 
     def _post(self, t: int, part: Tensor, agent: str, tag: int) -> None:
@@ -113,6 +114,11 @@ class Sockets:
             work.wait(timedelta(seconds=self._timeout))
         except RuntimeError as error:
             raise PeerLost(f"{whom} is gone or silent: {str(error).splitlines()[0]}") from error
+
+
+def bytes_of(tensor: Tensor) -> Tensor:
+    """A contiguous tensor as its bytes, in the same memory."""
+    return tensor.view(-1).view(torch.uint8)
 
 
 def _tag(t: int, value: Value, part: int) -> int:

@@ -28,11 +28,11 @@ class Way(Protocol):
     def expect(self, t: int, key: Key) -> None:
         """A value of step ``t`` is to come."""
 
-    def send(self, t: int, key: Key, layout: Layout, parts: Sequence[Tensor], to: Sequence[str]) -> None:
-        """Begin to send a message, which must not change until the next step."""
+    def send(self, t: int, key: Key, layout: Layout, tensors: Sequence[Tensor], to: Sequence[str]) -> None:
+        """Begin to send a message, which may change when this returns."""
 
     def receive(self, t: int, key: Key) -> tuple[Layout, list[Tensor]]:
-        """A message's layout and its bytes, in memory of the receiver's own."""
+        """A message's layout and its tensors, the receiver's alone until the next but one of this value."""
 
     def end(self, t: int) -> None:
         """Step ``t`` is over."""

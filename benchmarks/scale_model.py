@@ -1,7 +1,7 @@
 """A model of the time of a step, and what it says of machines that nobody measured here.
 
 python benchmarks/scale_model.py                                              # fit, and check on points it has not seen
-python benchmarks/scale_model.py --agents 8 --lanes 8 --gpu-step-ms 150 --nic-gbps 100     # predict
+python benchmarks/scale_model.py --agents 8 --lanes 8 --gpu-step-ms 150 --nic-gbps 100     # predict, both ways of exchange
 
 Where cores are full, as in benchmarks/scaling.py, with M agents of R lanes on C cores:
 
@@ -17,6 +17,14 @@ With an own device for every lane, an agent's path and the driver's run side by 
     driver = M R c
 
 ``gpu`` is an agent's compute for the whole batch at this M; ``across`` the share of the other agents that run on another host.
+
+Directly, a step is one call per agent and quick ones go several to a call, so the calls are out of the path; the driver makes one for each of H
+hosts a quarter of a second, which takes it a share of a core that does not depend on the step:
+
+    path   = gpu / R + (M - 1) payload / R (1 / direct + across / nic) + 2 (R - 1) / R parameters / nic
+    driver = (s + h H) of a core; above 1 it is the wall, and the step path (s + h H)
+
+s and h are from one and two hosts of benchmarks/driver.py; four hosts are what the model has not seen.
 """
 
 from __future__ import annotations
@@ -24,6 +32,8 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +41,7 @@ from common import RESULTS
 from scipy.optimize import nnls
 
 HELD_OUT = {(6, 1), (7, 1), (8, 1), (2, 4)}
+HOSTS_SEEN = (1, 2)
 ALLOWED = 0.25  # relative error
 
 
@@ -78,12 +89,45 @@ def check(record: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def constants(record: dict[str, Any], args: argparse.Namespace) -> dict[str, Constant]:
+def shares(driver: dict[str, Any]) -> dict[int, float]:
+    """Of a core, what the driver took with so many hosts."""
+    return {int(n): found["driver_cpu_ms"] / found["step_ms"] for n, found in driver["hosts"].items()}
+
+
+def line(driver: dict[str, Any]) -> tuple[float, float]:
+    """s and h."""
+    found = shares(driver)
+    (a, b), (low, high) = HOSTS_SEEN, (found[n] for n in HOSTS_SEEN)
+    per_host = (high - low) / (b - a)
+    return low - a * per_host, per_host
+
+
+def check_hosts(driver: dict[str, Any]) -> list[dict[str, Any]]:
+    """Numbers of hosts that the line was not drawn through, measured and predicted."""
+    share, per_host = line(driver)
+    return [
+        {"hosts": n, "measured": found, "predicted": share + per_host * n, "error": (share + per_host * n) / found - 1}
+        for n, found in shares(driver).items()
+        if n not in HOSTS_SEEN
+    ]
+
+
+def constants(
+    record: dict[str, Any], driver: dict[str, Any], exchange: dict[str, Any], args: argparse.Namespace
+) -> dict[str, Constant]:
     """All numbers of a prediction."""
     here = f"measured: scaling.json, {record['device']}"
     per_actor = float(np.median([s["driver_ms"] / (s["agents"] * s["lanes"]) for s in record["samples"]]))
     given = "assumed; a flag of the command"
+    share, per_host = line(driver)
+    hosts = f"measured: driver.json, {driver['device']}"
+    handed = exchange["bytes"] / exchange["ms"]["direct"] / 1e6
     return {
+        "driver_share": Constant(share, f"{hosts}; of a core, whatever it drives"),
+        "driver_share_per_host": Constant(per_host, f"{hosts}; of a core"),
+        "direct_gbps": Constant(
+            handed, f"measured: exchange.json, {exchange['device']}; gigabytes per second each way"
+        ),
         "driver_ms_per_actor": Constant(per_actor, here),
         "call_ms": Constant(record["call_ms"], here),
         "store_gbps": Constant(record["store_gbps"], f"{here}; gigabytes per second"),
@@ -95,17 +139,22 @@ def constants(record: dict[str, Any], args: argparse.Namespace) -> dict[str, Con
     }
 
 
-def predict(c: dict[str, Constant], agents: int, lanes: int) -> dict[str, float]:
+def predict(c: dict[str, Constant], agents: int, lanes: int, *, direct: bool = False) -> dict[str, float]:
     """Milliseconds of every part of a step; ``step`` is the largest of the path and the driver."""
     v = {name: constant.value for name, constant in c.items()}
     across = max(0.0, 1 - v["agents_per_host"] / (agents * lanes))
     payload = (agents - 1) * v["payload_mb"] / lanes
     parts = {
         "gpu": v["gpu_step_ms"] / lanes,
-        "calls": 3 * v["call_ms"],
-        "exchange": payload / v["store_gbps"] + payload * across / v["nic_gbps"],  # MB / (GB/s) = ms
+        "calls": 0.0 if direct else 3 * v["call_ms"],
+        "exchange": payload / v["direct_gbps" if direct else "store_gbps"]
+        + payload * across / v["nic_gbps"],  # MB / (GB/s) = ms
         "averaging": 2 * (lanes - 1) / lanes * v["parameters_mb"] / v["nic_gbps"],
     }
+    if direct:
+        hosts = ceil(agents * lanes / v["agents_per_host"])
+        share, path = v["driver_share"] + v["driver_share_per_host"] * hosts, sum(parts.values())
+        return {**parts, "driver": share * path, "step": max(1.0, share) * path}
     driver = agents * lanes * v["driver_ms_per_actor"]
     return {**parts, "driver": driver, "step": max(sum(parts.values()), driver)}
 
@@ -119,24 +168,35 @@ def main() -> None:
     parser.add_argument("--gpus-per-host", type=int, default=8)
     parser.add_argument("--payload-mb", type=float, default=1.58)
     parser.add_argument("--parameters-mb", type=float, default=44.7)
-    parser.add_argument("--results", default=str(RESULTS / "scaling.json"))
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of scaling.json, driver.json and exchange.json"
+    )
     args = parser.parse_args()
-    with open(args.results) as file:
-        record = json.load(file)
+    record, driver, exchange = (
+        json.loads((args.results / f"{name}.json").read_text()) for name in ("scaling", "driver", "exchange")
+    )
     if args.agents is None:
-        found = check(record)
+        found, hosts = check(record), check_hosts(driver)
         print(
             json.dumps(
-                {"constants_ms": dict(zip("abkd", fit(record).tolist(), strict=True)), "held_out": found}, indent=1
+                {
+                    "constants_ms": dict(zip("abkd", fit(record).tolist(), strict=True)),
+                    "held_out": found,
+                    "hosts": hosts,
+                },
+                indent=1,
             )
         )
-        raise SystemExit(any(abs(f["error"]) > ALLOWED for f in found))
-    known = constants(record, args)
+        raise SystemExit(any(abs(f["error"]) > ALLOWED for f in [*found, *hosts]))
+    known = constants(record, driver, exchange, args)
     print(
         json.dumps(
             {
                 "constants": {k: [c.value, c.origin] for k, c in known.items()},
-                "ms": predict(known, args.agents, args.lanes),
+                "ms": {
+                    "store": predict(known, args.agents, args.lanes),
+                    "direct": predict(known, args.agents, args.lanes, direct=True),
+                },
             },
             indent=1,
         )

@@ -3,11 +3,15 @@
 attack       PGD-20 on small_cnn as a tutorial writes it, and sparring.attack
 autoattack   pyautoattack called directly, and ours, on the robust model of digits that comes along
 batch        128 CIFAR-sized images cropped and flipped by an index per pixel, and by windows
+exchange     two agents that hand each other 1.5 MiB a step, through Ray's object store and directly
 start        the first step of ``sparring train mat`` (plain is torch and Ray alone: the ratio says how much of the wait that is)
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -85,6 +89,13 @@ def first_step(seed: int) -> Pair:
         return start.bare(), start.started(CLONE, Path(folder) / "run")["first step"]
 
 
+def exchange(seed: int) -> Pair:
+    command = [sys.executable, str(CLONE / "benchmarks" / "exchange.py"), "--rounds=1", "--json", f"--seed={seed}"]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found = json.loads(next(line for line in said.splitlines() if line.startswith("{")))["ms"]
+    return found["store"] / 1e3, found["direct"] / 1e3
+
+
 def seconds(work: Callable[[], object]) -> float:
     """CPU seconds of this process."""
     began = time.process_time()
@@ -92,4 +103,10 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-WAITS: dict[str, Callable[[int], Pair]] = {"attack": attack, "autoattack": aa, "batch": batch, "start": first_step}
+WAITS: dict[str, Callable[[int], Pair]] = {
+    "attack": attack,
+    "autoattack": aa,
+    "batch": batch,
+    "exchange": exchange,
+    "start": first_step,
+}

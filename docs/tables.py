@@ -164,18 +164,75 @@ def scale(result: dict[str, Any]) -> str:
 
 
 def walls(result: dict[str, Any]) -> str:
-    """The parts of a step on GPUs, by the model."""
+    """A step on GPUs by the model, through the object store and directly."""
     args = argparse.Namespace(gpu_step_ms=150.0, nic_gbps=100.0, gpus_per_host=8, payload_mb=1.58, parameters_mb=44.7)
-    known = scale_model.constants(result, args)
+    driver, exchange = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("driver", "exchange"))
+    known = scale_model.constants(result, driver, exchange, args)
     body = []
     for agents, lanes in ((8, 1), (2, 4), (8, 8), (2, 32), (8, 64), (2, 256)):
-        ms = scale_model.predict(known, agents, lanes)
+        store = scale_model.predict(known, agents, lanes)
+        ms = scale_model.predict(known, agents, lanes, direct=True)
         first = max((p for p in ms if p != "step"), key=lambda p: ms[p])
-        parts = [f"{ms[p]:.1f}" for p in ("gpu", "calls", "exchange", "averaging", "driver", "step")]
-        body.append([str(agents * lanes), f"{agents} x {lanes}", *parts, first])
-    header = ["GPUs", "agents x lanes", "gpu", "calls", "exchange", "averaging", "driver", "step [ms]", "first wall"]
+        parts = [f"{ms[p]:.1f}" for p in ("gpu", "exchange", "averaging", "step")]
+        share = f"{100 * ms['driver'] / (ms['step'] if ms['driver'] < ms['step'] else 1):.0f} %"
+        body.append(
+            [
+                str(agents * lanes),
+                f"{agents} x {lanes}",
+                f"{store['driver']:.1f}",
+                f"{store['step']:.1f}",
+                *parts,
+                share,
+                first,
+            ]
+        )
+    header = [
+        "GPUs",
+        "agents x lanes",
+        "store: driver",
+        "store: step [ms]",
+        "direct: gpu",
+        "exchange",
+        "averaging",
+        "direct: step [ms]",
+    ]
+    header += ["driver, of a core", "first wall, direct"]
     origins = "".join(f"- `{name}` = {c.value:.3g}: {c.origin}\n" for name, c in known.items())
     return rows(header, body) + source(result) + "Constants:\n\n" + origins
+
+
+def driver(result: dict[str, Any]) -> str:
+    """What the driver itself costs a step, by actors and by hosts."""
+
+    def cells(found: dict[str, float]) -> list[str]:
+        return [
+            f"{found['driver_cpu_ms']:.2f}",
+            f"{found['step_ms']:.0f}",
+            f"{100 * found['driver_cpu_ms'] / found['step_ms']:.1f} %",
+        ]
+
+    body = [
+        ["1", n, exchange, *cells(found)] for exchange, each in result["actors"].items() for n, found in each.items()
+    ]
+    body += [[f"{n} of 8", str(8 * int(n)), "direct", *cells(found)] for n, found in result["hosts"].items()]
+    header = ["hosts", "actors", "exchange", "driver's CPU a step [ms]", "step [ms]", "of a core"]
+    note = (
+        f"Stand-ins that wait {result['compute_ms']} ms a step, lanes of two peers of MAT; medians over steps. The last rows: as many network "
+        "namespaces of this machine, whose two cores all processes share, so that steps get longer.\n"
+    )
+    return rows(header, body) + source(result) + note
+
+
+def exchange(result: dict[str, Any]) -> str:
+    """What handing each other a message costs, by way."""
+    names = {"store": "Ray's object store, as training uses it", "direct": "`--exchange direct`, as training uses it"}
+    names |= {
+        "ray gloo": f"Ray {result['versions']['ray']}'s own transport, gloo",
+        "torchmonarch": f"torchmonarch {result['versions'].get('torchmonarch', '')}, ports",
+    }
+    body = [[names[way], f"{ms:.1f}", f"{result['ratio'][way]:.1f}"] for way, ms in result["ms"].items()]
+    note = f"Two agents of one host, {result['bytes'] / 2**20:g} MiB each way a step, nothing computed; medians of {result['n']} interleaved rounds of {result['steps']} steps.\n"
+    return rows(["way", "a step [ms]", "over direct"], body) + source(result) + note
 
 
 def union(result: dict[str, Any]) -> str:
@@ -275,6 +332,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "step_time": speed.step_time,
     "agents": speed.agents,
     "stand_ins": speed.stand_ins,
+    "driver": driver,
+    "exchange": exchange,
     "overheads": speed.overheads,
     "attack": speed.attack,
     "start": speed.start,

@@ -15,8 +15,7 @@ import pytest
 import torch
 from torch import distributed
 
-from sparring.agents.exchange import private
-from sparring.agents.frames import put_together, taken_apart
+from sparring.agents.frames import Doubled, put_together, taken_apart
 from sparring.agents.meeting import TOKEN, Meeting, PeerLost
 from sparring.agents.near import Near
 from sparring.agents.ordered import Ordered
@@ -60,20 +59,25 @@ def test_a_message_is_taken_apart_and_put_together() -> None:
         "one": Answer(torch.rand(3, 4).to(torch.bfloat16), (torch.rand(3, 2), torch.empty(0, 5))),
         "two": Adversarial(torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)),
     }
-    layout, parts = taken_apart(private(message))
-    assert layout.nbytes == sum(map(len, parts)) == 3 * 4 * 2 + 3 * 2 * 4 + 2 * 3 * 16 * 4
-    again = put_together(layout, torch.cat(parts).split([len(part) for part in parts]))
+    layout, tensors = taken_apart(message)
+    places = Doubled(layout)
+    again = put_together(layout, places.take(tensors))
     assert torch.equal(again["one"].logits, message["one"].logits)  # type: ignore[union-attr]
     assert torch.equal(again["two"].x, message["two"].x)  # type: ignore[union-attr]
+    assert again["two"].x.is_contiguous()
     assert again["one"].maps[1].shape == (0, 5)
+    tensors[0].zero_()
+    assert again["one"].logits.any()  # in memory of its own,
+    places.take(tensors)
+    assert again["one"].logits.any()  # also when the next one comes
 
 
-def test_parts_need_no_place_that_suits_their_type() -> None:
+def test_types_of_every_size_lie_side_by_side() -> None:
     """Three bytes ahead of what has eight each."""
     message = (torch.tensor([True, False, True]), torch.tensor([2**40, -1]))
-    layout, parts = taken_apart(message)
-    again = put_together(layout, torch.cat(parts).split([3, 16]))
-    assert again[1].tolist() == [2**40, -1]
+    layout, tensors = taken_apart(message)
+    assert layout.nbytes == 64 + 16
+    assert put_together(layout, Doubled(layout).take(tensors))[1].tolist() == [2**40, -1]
 
 
 @pytest.mark.parametrize(
@@ -149,26 +153,31 @@ WAYS = [met, on_device, far, ordered]
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", [1, 200_000])
 def test_messages_arrive_as_they_were(way: Callable[..., dict[str, Wire]], size: int) -> None:
-    """Six steps, two batch sizes, in order; what was received does not change when the next one comes."""
+    """Six steps, two batch sizes, in order; what was received does not change when the next one comes, and can be written to."""
     wires = way("a", "b")
     sent = [Adversarial(torch.full((size, 1 + (t == 3)), float(t))) for t in range(6)]
-    got: list[Adversarial] = []
+    held: list[torch.Tensor] = []
+    got: list[list[torch.Tensor]] = []
 
     def receive() -> None:
         for t in range(6):
             key = (VALUE, CALL, 1 + (t == 3))
             wires["b"].expect(t, key)
-            got.append(wires["b"].receive(t, key))
+            held.append(wires["b"].receive(t, key).x)
+            got.append([x.clone() for x in held[-2:]])
+            if t > 0:
+                held[-2].fill_(-1)
             wires["b"].end(t)
 
     reader = threading.Thread(target=receive)
     reader.start()
     for t, message in enumerate(sent):
-        wires["a"].send(t, (VALUE, CALL, 1 + (t == 3)), private(message), ["b"])
+        wires["a"].publish(t, (VALUE, CALL, 1 + (t == 3)), message, ["b"])
         wires["a"].end(t)
     reader.join(30)
-    assert [g.x.shape for g in got] == [s.x.shape for s in sent]
-    assert all(torch.equal(g.x, s.x) for g, s in zip(got, sent, strict=True))
+    assert [each[-1].shape for each in got] == [s.x.shape for s in sent]
+    assert all(torch.equal(each[-1], s.x) for each, s in zip(got, sent, strict=True))
+    assert all(torch.equal(each[0], s.x) for each, s in zip(got[1:], sent, strict=False))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -182,7 +191,7 @@ def test_values_are_taken_in_another_order_than_published(way: Callable[..., dic
         for t in range(3):
             for key in keys:
                 if key[0].of == me:
-                    wires[me].send(t, key, Adversarial(torch.full((4, 1 + key[0].index), said[key] + t)), ["c"])
+                    wires[me].publish(t, key, Adversarial(torch.full((4, 1 + key[0].index), said[key] + t)), ["c"])
             wires[me].end(t)
 
     threads = [threading.Thread(target=publish, args=(me,)) for me in "ab"]
@@ -201,9 +210,9 @@ def test_values_are_taken_in_another_order_than_published(way: Callable[..., dic
 @pytest.mark.parametrize("way", [met, on_device, far])
 def test_another_shape_for_the_same_images_is_refused(way: Callable[..., dict[str, Wire]]) -> None:
     wires, key = way("a", "b"), (VALUE, CALL, 4)
-    wires["a"].send(0, key, private(Adversarial(torch.rand(4, 2))), ["b"])
+    wires["a"].publish(0, key, Adversarial(torch.rand(4, 2)), ["b"])
     with pytest.raises(ValueError, match=r"a: what craft publishes in step 1 has other shapes .* --exchange store"):
-        wires["a"].send(1, key, private(Adversarial(torch.rand(4, 3))), ["b"])
+        wires["a"].publish(1, key, Adversarial(torch.rand(4, 3)), ["b"])
 
 
 @pytest.mark.parametrize("way", [met, far])
@@ -271,7 +280,7 @@ def test_a_stranger_at_the_sockets_disturbs_nothing(said: bytes | None) -> None:
                 stranger.close()
         key, sent = (VALUE, CALL, 4), Adversarial(torch.full((4, 3), float(t)))
         wires["b"].expect(t, key)
-        wires["a"].send(t, key, private(sent), ["b"])
+        wires["a"].publish(t, key, sent, ["b"])
         assert torch.equal(wires["b"].receive(t, key).x, sent.x)
         wires["a"].end(t)
 

@@ -132,16 +132,35 @@ def test_a_lost_host_is_replaced(method: str, cluster: Hosts, folder: Path, teac
 
 @pytest.mark.soak
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_direct_exchange_between_hosts(lanes: int, cluster: Hosts, folder: Path, ray_session: str) -> None:
-    """Sockets between hosts, pipes and memory within one: the bytes that the object store gives."""
-    name, chosen = f"direct-{lanes}", flags(folder, "mat") | {"placement__cpus_per_agent": 0.5, "lanes": lanes}
-    store = launch.train(small("mat", **chosen), runs_dir=folder, name=f"store-{lanes}", how=Circumstances(quiet=True))
-    driver = train(cluster, folder, "mat", name, exchange="direct", placement__strategy="SPREAD", lanes=lanes)
+@pytest.mark.parametrize("method", ["mat", "mtard", "peeraid", "mixacm"])
+def test_direct_exchange_between_hosts(
+    method: str, lanes: int, cluster: Hosts, folder: Path, teacher: None, ray_session: str
+) -> None:
+    """Sockets between hosts, pipes and memory within one: the bytes that the object store gives, and those of pipes alone."""
+    config = small(method)
+    frozen = [
+        name for name in config.networks() if name not in (roles := config.method.roles()) or not roles[name].learns
+    ]
+    chosen = OPTIONS | {"max_steps": 20, "data__cache": str(folder / "cache"), "lanes": lanes}
+    chosen |= {"placement__cpus_per_agent": 0.5} | {f"agents.{role}.init": str(folder / "teacher") for role in frozen}
+    near = [
+        launch.train(
+            small(method, exchange=exchange, **chosen),
+            runs_dir=folder,
+            name=f"{method}-{exchange}-{lanes}",
+            how=Circumstances(quiet=True),
+        )
+        for exchange in ("store", "direct")
+    ]
+    name = f"{method}-far-{lanes}"
+    options = {"placement__strategy": "SPREAD", "placement__gpus_per_agent": 0.5, "wait": 60}
+    flags = small_flags(**chosen, **options, exchange="direct", address=cluster.address)
+    driver = cluster.run(*SPARRING, "train", method, f"--runs-dir={folder}", f"--name={name}", "--no-report", *flags)
     _, said = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, said
     agents = json.loads((folder / name / "env.json").read_text())["agents"]
     assert len({a["node"] for a in agents.values()}) == 2
-    assert bytes_of(folder / name) == bytes_of(store.path)
+    assert bytes_of(near[0].path) == bytes_of(near[1].path) == bytes_of(folder / name)
 
 
 @pytest.mark.soak
