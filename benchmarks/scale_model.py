@@ -121,16 +121,15 @@ def constants(
     given = "assumed; a flag of the command"
     share, per_host = line(driver)
     hosts = f"measured: driver.json, {driver['device']}"
-    handed = exchange["bytes"] / exchange["ms"]["direct"] / 1e6
+    handed = {way: exchange["bytes"] / exchange["ms"][way] / 1e6 for way in ("store", "direct")}
+    pair = f"measured: exchange.json, {exchange['device']}; gigabytes per second each way, calls and waiting included"
     return {
         "driver_share": Constant(share, f"{hosts}; of a core, whatever it drives"),
         "driver_share_per_host": Constant(per_host, f"{hosts}; of a core"),
-        "direct_gbps": Constant(
-            handed, f"measured: exchange.json, {exchange['device']}; gigabytes per second each way"
-        ),
+        "store_gbps": Constant(handed["store"], pair),
+        "direct_gbps": Constant(handed["direct"], pair),
         "driver_ms_per_actor": Constant(per_actor, here),
         "call_ms": Constant(record["call_ms"], here),
-        "store_gbps": Constant(record["store_gbps"], f"{here}; gigabytes per second"),
         "gpu_step_ms": Constant(args.gpu_step_ms, given),
         "nic_gbps": Constant(args.nic_gbps / 8, f"{given}; gigabytes per second"),
         "payload_mb": Constant(args.payload_mb, "computed: images and soft labels of one agent at batch 128, 3x32x32"),
