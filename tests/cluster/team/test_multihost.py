@@ -153,7 +153,7 @@ def test_direct_exchange_between_hosts(
         for exchange in ("store", "direct")
     ]
     name = f"{method}-far-{lanes}"
-    options = {"placement__strategy": "SPREAD", "placement__gpus_per_agent": 0.5, "wait": 60}
+    options = {"placement__strategy": "SPREAD", "placement__gpus_per_agent": 0, "wait": 60}
     flags = small_flags(**chosen, **options, exchange="direct", address=cluster.address)
     driver = cluster.run(*SPARRING, "train", method, f"--runs-dir={folder}", f"--name={name}", "--no-report", *flags)
     _, said = driver.communicate(timeout=PATIENCE)
