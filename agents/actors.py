@@ -16,9 +16,11 @@ import torch
 
 from sparring.agents.direct import Direct
 from sparring.agents.spec import AgentSpec, Facts
+from sparring.trainers import user
 
 
 class _Actor(Direct):
+    @user.telling
     def __init__(self, spec: AgentSpec, lanes: int) -> None:
         torch.set_num_threads(spec.threads)
         super().__init__(spec)

@@ -366,7 +366,7 @@ def test_bench_fails_only_when_surely_slower(
 def test_the_committed_baseline_has_five_pairs_of_everything() -> None:
     ratios = json.loads((CLONE / "benchmarks" / "results" / "bench.json").read_text())["ratios"]
     steps = {f"{m} {v}" for m in ("at", "mtard", "peeraid", "mat") for v in ("exact", "bf16")}
-    assert set(ratios) == steps | {"attack", "autoattack", "batch", "start"}
+    assert set(ratios) == steps | {"attack", "autoattack", "batch", "exchange", "start"}
     assert {len(v) for v in ratios.values()} == {5}
 
 

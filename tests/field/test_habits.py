@@ -8,8 +8,11 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import ray
 import torch
 from rich.console import Console
 
@@ -19,7 +22,10 @@ from sparring.cluster.config.recipes import recipe
 from sparring.cluster.config.settings import Placement
 from sparring.cluster.evaluation.direct import canonical
 from sparring.cluster.machines import placement, session
+from sparring.cluster.machines.fitting import Node
+from sparring.cluster.pretraining import pretrain
 from sparring.cluster.runs import listing
+from sparring.cluster.team import assemble
 from sparring.cluster.training.live import LiveView
 from sparring.serve.catalogue import robustness
 from sparring.trainers.types import Metrics
@@ -115,6 +121,15 @@ def test_sockets_fit_below_a_long_folder(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setattr(session.tempfile, "gettempdir", lambda: "/scratch/" + "j" * 61)
     assert session._short_folder() == {"_temp_dir": "/tmp/ray"}
+    asked: dict[str, Any] = {}
+
+    def started(**options: Any) -> SimpleNamespace:
+        asked.update(options)
+        return SimpleNamespace(address_info={"address": "nowhere:1"})
+
+    monkeypatch.setattr(ray, "init", started)
+    session.start()
+    assert asked["_temp_dir"] == "/tmp/ray"
     monkeypatch.setattr(session.tempfile, "gettempdir", lambda: "/tmp")
     assert session._short_folder() == {}
 
@@ -128,6 +143,30 @@ def test_agents_share_a_small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert placement.on_one_machine(Placement(), 2) == (Placement(), None)
     asked = Placement(cpus_per_agent=2)
     assert placement.on_one_machine(asked, 3) == (asked, None)  # what is asked for is not changed
+
+
+class _Reached(Exception):
+    """What is looked at lies behind."""
+
+
+def test_training_and_pretraining_share_a_small_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Up to where Ray would be started."""
+
+    def reached(*args: Any) -> None:
+        raise _Reached
+
+    monkeypatch.setattr(session, "brings_its_own", lambda address: True)
+    monkeypatch.setattr(session, "connected", reached)
+    monkeypatch.setattr(placement, "usable", lambda: 1)
+    monkeypatch.setattr(placement, "this_machine", lambda: Node("here", {"CPU": 1.0}, {}))
+    with pytest.raises(_Reached), assemble.team_of(small("mat", placement__cpus_per_agent=1.0), quiet=False):
+        pass
+    assert "2 agents share this machine's 1 core (0.5 each)" in capsys.readouterr().err
+    with pytest.raises(_Reached):
+        pretrain.pretrain(small("at", placement__cpus_per_agent=1.0), workers=2, runs_dir=tmp_path)
+    assert "2 agents share this machine's 1 core (0.5 each)" in capsys.readouterr().err
 
 
 def test_only_code_is_shipped() -> None:

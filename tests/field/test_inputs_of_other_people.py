@@ -181,7 +181,13 @@ def test_answers_that_are_refused(
 
 def test_answers_that_are_no_numbers(net: nn.Module, data: tuple[Tensor, Tensor]) -> None:
     """The largest of a row with NaN is the NaN: such an answer may look right. It ends an evaluation, or counts as wrong, as asked."""
-    some = Told(net, lambda z: torch.where(torch.arange(len(z))[:, None] % 4 == 1, torch.nan, z))
+
+    def partly(z: Tensor) -> Tensor:
+        """NaN in the place of the largest logit, for every fourth image."""
+        where = nn.functional.one_hot(z.argmax(1), 10).bool() & (torch.arange(len(z))[:, None] % 4 == 1)
+        return z.masked_fill(where, torch.nan)
+
+    some = Told(net, partly)
     asked: dict[str, Any] = {"attacks": "clean, pgd3", "threats": "linf:0.05"}
     with pytest.raises(ValueError, match="answers NaN or infinity to 4 of 16 images, first to image 1"):
         sparring.evaluate(some, data, **asked)
@@ -189,6 +195,24 @@ def test_answers_that_are_no_numbers(net: nn.Module, data: tuple[Tensor, Tensor]
     assert whole == sparring.evaluate(net, data, **asked)
     lost = (torch.arange(24) % 4 == 1) & (net(data[0]).argmax(1) == data[1])
     assert lenient.clean_accuracy == pytest.approx(whole.clean_accuracy - float(lost.double().mean()))
+
+
+class OnlyOnImages(nn.Module):
+    """Answers NaN to what no digit of the data set is: their pixels are sixteenths."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        other = ((16 * x).frac() > 1e-3).flatten(1).any(1)
+        return torch.where(other[:, None], torch.nan, self.net(x))
+
+
+def test_answers_to_attacked_images_that_are_no_numbers(net: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    """Clean images get an answer: that of an attacked one is looked at too."""
+    with pytest.raises(ValueError, match=r"answers NaN or infinity to \d+ of \d+ images"):
+        sparring.evaluate(OnlyOnImages(net), data, attacks="clean, fgsm", threats="linf:0.05")
 
 
 def test_a_plain_function(net: nn.Module, data: tuple[Tensor, Tensor], right: Tensor) -> None:

@@ -64,6 +64,12 @@ class Tenth(Plain):
             if Tenth.calls > 5:
                 raise KeyError("a name")
         return self.layer(x.flatten(1))
+
+class Attacked(Plain):
+    def forward(self, x):
+        if x.requires_grad and not self.training:
+            raise KeyError("under attack")
+        return self.layer(x.flatten(1))
 """
 QUICK = ["--attacks=clean,fgsm", "--threat=linf:0.1", "--examples=32", "--masking=0", "--block=8"]
 
@@ -189,6 +195,14 @@ def test_a_users_error_ends_every_engine_at_once(engine: str, nets: Path, sparri
     assert done.returncode == 2, done.stderr
     assert f"{nets}, line {line}: KeyError: 'a name'" in done.stderr
     assert "restarts" not in done.stderr
+
+
+def test_an_error_under_attack_has_its_place(nets: Path, sparring: Command, ray_session: str) -> None:
+    """In another process, where an agent attacks itself."""
+    done = sparring("train", "at", *small_flags(network=f"{nets}:Attacked"), "--name=r")
+    line = NETS.splitlines().index('            raise KeyError("under attack")') + 1
+    assert done.returncode == 2, done.stderr
+    assert f"{nets}, line {line}: KeyError: 'under attack'" in done.stderr
 
 
 TIMM: list[tuple[str, int, str | None]] = [

@@ -204,6 +204,10 @@ def test_answers_that_are_no_numbers_are_refused(bad: str, words: str, tmp_path:
     )
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
+    asked = ("--attacks=clean", "--threat=linf:0.1", "--examples=first:120", "--block=60", "--nan-is-wrong", "--json")
+    done = sparring("evaluate", "own.py:net", *asked)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["clean_accuracy"] < 0.5
 
 
 def test_files_as_other_tools_write_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from sparring.agents import networks
 from sparring.agents.networks import NetworkConfig
 from sparring.cluster.evaluation import verify
+from sparring.cluster.models.resolve import single
+from sparring.cluster.models.target import Elsewhere
 from tests.conftest import Command
 
 PLAIN = NetworkConfig("small_cnn:width=4", 1, 8, 8, 10, (0.0,), (1.0,))
@@ -25,6 +27,13 @@ def make():
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
 def wrong():
     return 3
+"""
+IMAGES = """
+import numpy as np
+def images():
+    x = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
+    y = np.arange(60) % 10
+    return x[:40], y[:40], x[40:], y[40:]
 """
 
 
@@ -44,6 +53,28 @@ def test_a_users_function(sparring: Command) -> None:
     assert verify.evaluation(folder).problems == []  # by the kept copy
     other = json.loads(sparring("evaluate", "mine.py:make", *FLAGS).stdout)
     assert Path(other["report"]).parent.parent.parent != folder.parent.parent
+
+
+def test_a_folder_is_of_one_network_on_one_data_set(tmp_path: Path) -> None:
+    """Two functions whose networks are equal, other test images, weights that were written over: three times another folder."""
+    nets = tmp_path / "nets.py"
+    nets.write_text(MODEL.replace("def wrong", "def same():\n    return make()\ndef wrong"))
+    data = tmp_path / "data.py"
+    data.write_text(IMAGES)
+    asked = [
+        (f"{nets}:make", Elsewhere()),
+        (f"{nets}:same", Elsewhere()),
+        (f"{nets}:make", Elsewhere(data=f"{data}:images")),
+    ]
+    folders = [single(*each)[2].path for each in asked]
+    assert len(set(folders)) == 3
+    assert single(*asked[0])[2].path == folders[0]
+    weights, network = tmp_path / "weights.safetensors", Elsewhere(network="small_cnn:width=4")
+    found = []
+    for seed in (0, 1):
+        save_file(networks.build(PLAIN, seed).state_dict(), weights)
+        found.append(single(str(weights), network)[2].path)
+    assert found[0] != found[1]
 
 
 def test_weights_in_the_layouts_that_people_have(sparring: Command) -> None:
