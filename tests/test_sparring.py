@@ -42,6 +42,15 @@ def test_python_api_end_to_end(tmp_path: Path) -> None:
     assert sparring.resume(run.path, quiet=True).best == run.best
 
 
+def test_the_api_is_what_it_names() -> None:
+    """A function for each command that a notebook needs, and the errors that they raise."""
+    assert {"pretrain", "publish", "report", "verify"} <= set(sparring.__all__)
+    for name in set(sparring.__all__) - {"errors"}:
+        assert callable(getattr(sparring, name)), name
+    with pytest.raises(sparring.errors.UsageError):
+        sparring.load("nothing-of-this-name")
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("whole", [False, True], ids=["train", "tune-and-serve-too"])
 def test_other_packages_of_our_names_do_no_harm(whole: bool, tmp_path: Path) -> None:

@@ -15,8 +15,11 @@ import pytest
 import ray
 import torch
 from rich.console import Console
+from torch import nn
 
+from sparring.agents import robustness
 from sparring.cluster import terminal
+from sparring.cluster.config.environment import cpu
 from sparring.cluster.config.measuring import measure, per_image, per_step
 from sparring.cluster.config.recipes import recipe
 from sparring.cluster.config.settings import Placement
@@ -26,8 +29,9 @@ from sparring.cluster.machines.fitting import Node
 from sparring.cluster.pretraining import pretrain
 from sparring.cluster.runs import listing
 from sparring.cluster.team import assemble
+from sparring.cluster.training import progress
 from sparring.cluster.training.live import LiveView
-from sparring.serve.catalogue import robustness
+from sparring.serve import catalogue
 from sparring.trainers.types import Metrics
 from tests.conftest import Command
 from tests.helpers import CLONE, small, small_flags
@@ -192,6 +196,29 @@ def test_looking_costs_a_tenth_of_training() -> None:
     assert small().checkpoint.going_on(small(checkpoint__looking=0.0).checkpoint).looking == 0  # as it was begun
 
 
+def test_networks_are_compared_on_so_many_images_and_not_before_training(
+    monkeypatch: pytest.MonkeyPatch, sparring: Command
+) -> None:
+    """Never at step 0; from the first checkpoint on, on what the budget allows, which is said."""
+    seen: list[int] = []
+    real = robustness.correct
+
+    def counted(model: nn.Module, split: Any, *rest: Any) -> Any:
+        seen.append(len(split))
+        return real(model, split, *rest)
+
+    monkeypatch.setattr(robustness, "correct", counted)
+    monkeypatch.setattr(progress, "SLOW", 0.0)  # else only what takes long is said
+    done = sparring(
+        "train", "at", *small_flags(max_steps=10, checkpoint__every=5), "--team=local", "--name=r", "--no-report"
+    )
+    assert done.returncode == 0, done.stderr
+    lines = Path("runs/r/validation.jsonl").read_text().splitlines()
+    assert [json.loads(line)["t"] for line in lines] == [5, 10]
+    assert set(seen) == {32}
+    assert "comparing networks on 32 held-out images at most" in done.stderr
+
+
 def test_the_report_of_a_short_run_is_short(sparring: Command) -> None:
     done = sparring("train", "mat", *small_flags(max_steps=2), "--team=local", "--name=r")
     assert done.returncode == 0, done.stderr
@@ -272,6 +299,8 @@ def test_a_dry_run_names_its_device_and_starts_no_ray(tmp_path: Path) -> None:
     assert 0 < low < high
     assert plan["activation_bytes_per_agent"] > 0
     assert plan["device"].endswith("1 thread")
+    assert cpu()
+    assert cpu() in plan["device"]
     cores = len(os.sched_getaffinity(0))
     if cores < 5:
         assert f"5 agents share this machine's {cores} core" in plan["text"]
@@ -293,9 +322,9 @@ def test_the_headline_of_a_card_is_the_threat_trained_for() -> None:
         "clean_accuracy": 0.9, "robust_accuracy": 0.1, "ci95": [0.05, 0.2], "n": 100, "attacks": ["pgd-20"], "flags": [],
         "threats": {"linf:0.15": seen, "l2:2": {**seen, "robust_accuracy": 0.1}},
     }  # fmt: skip
-    shown = robustness({"threats": ["linf:0.15"], "evaluations": [measured]})
+    shown = catalogue.robustness({"threats": ["linf:0.15"], "evaluations": [measured]})
     assert shown is not None
     assert (shown["robust_accuracy"], shown["threats"]) == (0.4, ["linf:0.15"])
-    union = robustness({"threats": [], "evaluations": [measured]})
+    union = catalogue.robustness({"threats": [], "evaluations": [measured]})
     assert union is not None
     assert (union["robust_accuracy"], union["threats"]) == (0.1, ["linf:0.15", "l2:2"])

@@ -177,6 +177,10 @@ def test_a_wrapper_in_the_names_is_taken_off_and_said(wrapper: str, tmp_path: Pa
     done = sparring("evaluate", path, f"--network={SPEC}", "--threat=linf:0.1", "--attacks=fgsm", "--examples=8")
     assert done.returncode == 0, done.stderr
     assert f"names without '{wrapper}'" in done.stderr
+    init = (f"--agents.model.init={path}", f"--agents.model.network={SPEC}", f"--network={SPEC}")
+    done = sparring("train", "at", *init, "--team=local", "--max-steps=1", "--batch-size=8", "--no-report")
+    assert done.returncode == 0, done.stderr
+    assert f"names without '{wrapper}'" in done.stderr
 
 
 def test_the_average_beside_the_weights_is_taken(tmp_path: Path) -> None:
