@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from pathlib import Path
@@ -81,7 +82,7 @@ def measured(fraction: float, args: argparse.Namespace) -> dict[str, list[dict[s
 
 def trained(config: RunConfig, name: str, runs_dir: Path) -> dict[str, float]:
     """Means over the run's networks."""
-    name = name.replace(" ", "_").replace(",", "")
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", name)
     run = launch.train(config, runs_dir=runs_dir, name=name, resume_if_exists=True, how=Circumstances(quiet=True)).path
     found = {}
     for checkpoint in ("best", "last"):
