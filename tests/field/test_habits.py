@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,18 +19,24 @@ from rich.console import Console
 from torch import nn
 
 from sparring.agents import robustness
+from sparring.agents.spec import Facts
 from sparring.cluster import terminal
 from sparring.cluster.config.environment import cpu
 from sparring.cluster.config.measuring import measure, per_image, per_step
 from sparring.cluster.config.recipes import recipe
+from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.settings import Placement
+from sparring.cluster.errors import Interrupted
+from sparring.cluster.evaluation import evaluation
 from sparring.cluster.evaluation.direct import canonical
 from sparring.cluster.machines import placement, session
 from sparring.cluster.machines.fitting import Node
 from sparring.cluster.pretraining import pretrain
 from sparring.cluster.runs import listing
+from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.team import assemble
-from sparring.cluster.training import progress
+from sparring.cluster.training import launch, plan, progress
+from sparring.cluster.training.job import Circumstances
 from sparring.cluster.training.live import LiveView
 from sparring.serve import catalogue
 from sparring.trainers.types import Metrics
@@ -305,6 +312,63 @@ def test_a_dry_run_names_its_device_and_starts_no_ray(tmp_path: Path) -> None:
     if cores < 5:
         assert f"5 agents share this machine's {cores} core" in plan["text"]
         assert plan["agents"]["peer4"]["bundle"] == {"CPU": int(100 * cores / 5) / 100}
+
+
+def test_a_dry_run_tells_a_steps_overhead_from_what_its_images_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of 1 s and 0.1 s an image: from one size of batch alone nobody knows which it is."""
+
+    def measured(probe: RunConfig) -> plan.Probe:
+        return plan.Probe(probe.batch_size, {}, {"model": facts}, 1 + 0.1 * probe.batch_size, kept=0)
+
+    facts = Facts(
+        steps_per_epoch=1, total_steps=1, data_sha256="", classes=10, parameters=1, device="cpu", host="here", pid=1
+    )
+    monkeypatch.setattr(plan, "_measure", measured)
+    said = plan.dry_run(small("at", team="local", batch_size=64, max_steps=100))
+    low, high = said["seconds_one_process"]
+    assert low < 100 * 7.4 < high
+    assert high < 2 * 100 * 7.4
+
+
+@pytest.mark.parametrize(
+    ("command", "begins"),
+    [
+        (["evaluate", "r"], "sparring.cluster.evaluation.evaluation.evaluate_target"),
+        (["resume", "r"], "sparring.cluster.training.launch.go_on"),
+        (["pretrain", "at", *small_flags()], "sparring.cluster.pretraining.pretrain.pretrain"),
+    ],
+)
+def test_a_time_budget_is_that_of_what_it_was_given_to(
+    command: list[str], begins: str, sparring: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal after it reaches what runs, which then stops as after Ctrl-C."""
+    launch.train(small("at", team="local", max_steps=1), runs_dir=tmp_path, name="r", how=Circumstances(quiet=True))
+    came: list[int] = []
+
+    def endless(*_: Any, **__: Any) -> None:
+        assert signal.sigtimedwait({signal.SIGTERM}, 20), "no signal came"
+        came.append(signal.SIGTERM)
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(begins, endless)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        done = sparring(*command, "--time-budget=0.1")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    assert (done.returncode, came) == (130, [signal.SIGTERM])
+    assert "the time budget of 0.1 s is used up" in done.stderr
+
+
+def test_an_evaluation_goes_on_under_any_spelling_of_its_attacks(tmp_path: Path) -> None:
+    """``PGD3`` and ``pgd-3`` are one setting, and written down as one."""
+    run = launch.train(
+        small("at", team="local", max_steps=1), runs_dir=tmp_path, name="r", how=Circumstances(quiet=True)
+    )
+    report = evaluation.evaluate_run(RunFolder(run.path), attacks=["CLEAN", "PGD3"], examples=64, masking=0)
+    (written,) = run.path.glob("evaluation/*/settings.json")
+    assert json.loads(written.read_text())["attacks"] == ["clean", "pgd-3"]
+    assert report["n"] == 64
 
 
 @pytest.mark.soak

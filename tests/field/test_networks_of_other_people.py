@@ -15,6 +15,8 @@ from sparring.agents import networks
 from sparring.agents.carried import pack, unpack
 from sparring.agents.networks import NetworkConfig
 from sparring.cluster.errors import UsageError
+from sparring.cluster.evaluation import attacking
+from sparring.cluster.evaluation import workers as evaluation_workers
 from sparring.cluster.models.resolve import resolve, single
 from tests.conftest import Command
 from tests.helpers import small_flags
@@ -269,6 +271,22 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(hub, "snapshot_download", empty)
     with pytest.raises(UsageError, match="holds no model that sparring published"):
         api.load("hf:somebody/else")
+
+
+def test_workers_that_a_caller_asks_for_are_those_that_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    asked: dict[str, Any] = {"attacks": "fgsm", "threats": "linf:0.1", "examples": 300}
+    alone = api.evaluate(model, "digits", **asked)
+    numbers: list[int] = []
+
+    def here(*args: Any, workers: int) -> None:
+        numbers.append(workers)
+        attacking.run(*args)
+
+    monkeypatch.setattr(evaluation_workers, "run", here)
+    assert api.evaluate(model, "digits", workers=2, **asked) == alone
+    assert api.evaluate(model, "digits", workers=9, **asked) == alone
+    assert numbers == [2, 3]  # blocks of 128: three
 
 
 @pytest.mark.soak
