@@ -124,8 +124,9 @@ def _refused(address: str, error: Exception) -> str:
     text = str(error)
     if "working_dir" in text or "package" in text.lower():
         count, size = shipped_size()
+        why = text.splitlines()[:2][-1].partition(". ")[0].rstrip(".")  # after Ray's heading; without its advice
         return (
-            f"the cluster at {address} was not reached, as our code could not be packed: {text.splitlines()[0]}. What is packed is "
+            f"the cluster at {address} was not reached, as our code could not be packed: {why}. What is packed is "
             f"{', '.join(OURS)} in {HOME}: {count} files, {size / 2**20:.1f} MiB; move what is not code out of there"
         )
     if "Version mismatch" in text:

@@ -165,18 +165,20 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
                 "--resume-if-exists"
             ) from None
         except ray.train.TrainingFailedError as error:
-            if stopped(folder).exists():
-                told = json.loads(stopped(folder).read_bytes())
-                stopped(folder).unlink()
-                raise SparringError.told(told["text"], told["code"]) from error
+            _say_what_stopped(folder)
             raise Infrastructure(
                 f"gave up after {config.max_failures} restarts: {str(error).splitlines()[-1]}. Nothing committed is lost"
             ) from error
-        if stopped(folder).exists():
-            told = json.loads(stopped(folder).read_bytes())
-            stopped(folder).unlink()
-            raise SparringError.told(told["text"], told["code"])
+        _say_what_stopped(folder)
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _say_what_stopped(folder: RunFolder) -> None:
+    """Raise what a worker met that no other could go on from; nothing if none did."""
+    if stopped(folder).exists():
+        told = json.loads(stopped(folder).read_bytes())
+        stopped(folder).unlink()
+        raise SparringError.told(told["text"], told["code"]) from None
 
 
 def _backend(bundle: Mapping[str, float]) -> str:

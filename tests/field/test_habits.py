@@ -304,6 +304,7 @@ def test_a_dry_run_names_its_device_and_starts_no_ray(tmp_path: Path) -> None:
     plan = json.loads(done.stdout)
     low, high = plan["seconds_one_process"]
     assert 0 < low < high
+    assert "the cluster gets" not in plan["text"]
     assert plan["activation_bytes_per_agent"] > 0
     assert plan["device"].endswith("1 thread")
     assert cpu()
@@ -328,6 +329,14 @@ def test_a_dry_run_tells_a_steps_overhead_from_what_its_images_cost(monkeypatch:
     low, high = said["seconds_one_process"]
     assert low < 100 * 7.4 < high
     assert high < 2 * 100 * 7.4
+
+
+def test_a_dry_run_says_what_a_cluster_would_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_bundles", lambda config: ({}, None))  # no cluster is there to be asked
+    count, size = session.shipped_size()
+    said = plan.dry_run(small("at", address="10.0.0.1:6379"))["text"]
+    assert f"the cluster gets our code ({count} files, {size / 2**20:.1f} MiB) and the files that the run names" in said
+    assert 100 < count < 1000
 
 
 @pytest.mark.parametrize(

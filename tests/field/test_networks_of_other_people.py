@@ -187,12 +187,22 @@ def test_an_error_of_one_of_several_agents_is_the_one_that_is_told(
     assert "lost: " not in Path("runs/r/log.txt").read_text()
 
 
-@pytest.mark.parametrize("engine", ["local", "ray", pytest.param("train", marks=pytest.mark.soak)])
-def test_a_users_error_ends_every_engine_at_once(engine: str, nets: Path, sparring: Command, ray_session: str) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "at", "--team=local"),
+        ("train", "at", "--team=ray"),
+        pytest.param(("pretrain", "at"), marks=pytest.mark.soak),
+        pytest.param(("pretrain", "at", "--workers=2"), marks=pytest.mark.soak),
+        pytest.param(("pretrain", "at", "--workers=2", "--max-failures=0"), marks=pytest.mark.soak),
+    ],
+    ids=" ".join,
+)
+def test_a_users_error_ends_every_engine_at_once(
+    command: tuple[str, ...], nets: Path, sparring: Command, ray_session: str
+) -> None:
     """A restart would meet it again."""
-    flags = [*small_flags(network=f"{nets}:Tenth"), "--name=r"]
-    flags += [] if engine == "train" else [f"--team={engine}"]
-    done = sparring("pretrain" if engine == "train" else "train", "at", *flags)
+    done = sparring(*command, *small_flags(network=f"{nets}:Tenth"), "--name=r")
     line = NETS.splitlines().index('                raise KeyError("a name")') + 1
     assert done.returncode == 2, done.stderr
     assert f"{nets}, line {line}: KeyError: 'a name'" in done.stderr

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+from ray._private.runtime_env import packaging
+from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 from ray._private.utils import check_version_info
 
 from sparring.cluster.errors import NoResources
@@ -29,6 +33,23 @@ def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch, ray_session: 
     ours = f"this process Ray {ray.__version__} on Python"
     assert f"{ray_session} runs Ray 2.50.0 on Python 3.10.1, {ours}" in str(caught.value)
     assert "pip install -e . -c constraints.txt" in str(caught.value)
+
+
+def test_a_package_that_ray_refuses_is_no_missing_token(monkeypatch: pytest.MonkeyPatch, ray_session: str) -> None:
+    """Ray's own complaint about a working directory that is too large, which it raises while joining."""
+    monkeypatch.setattr(packaging, "GCS_STORAGE_MAX_SIZE", 1000)
+
+    def pack(runtime_env: dict[str, Any], **options: object) -> None:
+        upload_working_dir_if_needed(dict(runtime_env), include_gitignore=False, scratch_dir="/tmp")
+
+    monkeypatch.setattr(ray, "init", pack)
+    with pytest.raises(NoResources) as caught:
+        session._join(ray_session, session.shipped())
+    count, size = session.shipped_size()
+    assert f"{ray_session} was not reached, as our code could not be packed: " in str(caught.value)
+    assert re.search(r"exceeds the maximum size of [\d.]+MiB\. What is packed is agents, ", str(caught.value))
+    assert f"in {CLONE}: {count} files, {size / 2**20:.1f} MiB" in str(caught.value)
+    assert "token" not in str(caught.value)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:free", "nowhere", "127.0.0.1:port"])

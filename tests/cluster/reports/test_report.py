@@ -175,6 +175,8 @@ def test_in_a_browser(folder: RunFolder, browser: Any, width: int, scheme: str) 
     expected = [f"{100 * v:.1f} %" for row in numbers(folder)["cross"]["accuracy"] for v in row]
     assert matrix.all_inner_texts() == expected
     assert len(expected) == size**2
+    letters = page.evaluate("parseFloat(getComputedStyle(document.querySelector('td')).fontSize)")
+    assert letters == (15 if width > 480 else pytest.approx(0.82 * 15))
     assert page.locator("img:not([alt])").count() == 0
     assert page.locator("svg:not([aria-label])").count() == 0
     broken = page.evaluate("[...document.images].filter(i => !i.naturalWidth).length")

@@ -80,6 +80,23 @@ def test_what_a_search_leaves(done: Path) -> None:
     assert {p.name for p in (done / "tensorboard").iterdir() if p.is_dir()} == {"000", "001", "002", "003"}
 
 
+def test_the_axes_of_a_searchs_page() -> None:
+    """A setting that is drawn by its logarithm is shown by it; accuracies that lie close are told apart."""
+    values = {0.001: 0.80, 0.01: 0.82, 0.1: 0.81}
+    every = [
+        {"trial": f"{i}", "status": "finished", "params": {"optim.lr": lr}, "reports": [{"step": 9, "objective": seen}]}
+        for i, (lr, seen) in enumerate(values.items())
+    ]
+    asked = searched(objective="clean", spaces={"optim.lr": Uniform(0.001, 0.1, log=True)})
+    page = search_report.page("s", asked, every, None)
+    (drawn,) = (svg for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if "by optim.lr" in svg)
+    marks = re.findall(r">([^<>]+)</text>", drawn)
+    assert {"0.001", "0.01", "0.1"} <= set(marks)
+    heights = [float(mark.removesuffix("%").strip()) for mark in marks if mark.endswith("%")]
+    assert min(heights) >= 79
+    assert max(heights) <= 83
+
+
 def test_a_search_of_the_same_name(done: Path) -> None:
     with pytest.raises(Exists, match=r"never overwritten; .*--resume to go on"):
         search.tune(searched(objective="clean,robust"), runs_dir=done.parent, name="asha")
