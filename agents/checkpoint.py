@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from sparring.agents import networks
@@ -116,7 +117,9 @@ def load_model(path: Path) -> Network:
         CheckpointError: a file is missing or cannot be read, or the weights do not fit the network.
     """
     folder, name = (path.parent, path.stem) if path.suffix == ".safetensors" else (path, "model")
-    model = networks.build(network_config(path))
+    config = network_config(path)
+    _check_shapes(config, folder / f"{name}.safetensors", prefix="" if name == "model" else "network.")
+    model = networks.build(config)
     tensors = _tensors(folder, name)
     if name != "model":  # an average: the network, and how often it was averaged
         tensors = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
@@ -127,6 +130,37 @@ def load_model(path: Path) -> Network:
             f"{folder / name}.safetensors does not fit the network {model.config.spec}: {error}"
         ) from error
     return model.eval()
+
+
+def _check_shapes(config: NetworkConfig, path: Path, *, prefix: str) -> None:
+    """Compare what the network has with what the file says that it holds, before room is made for either.
+
+    Raises:
+        CheckpointError: they differ; the first tensor that does.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with torch.device("meta"):
+            wanted = {key: list(value.shape) for key, value in networks.build(config).state_dict().items()}
+    except (
+        Exception
+    ):  # a network of somebody's own may need real numbers to be made; its weights are compared when they are read
+        return
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in list(file.keys()) if name.startswith(prefix)]
+            held = {name.removeprefix(prefix): file.get_slice(name).get_shape() for name in names}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    for key in [*wanted, *held]:
+        if wanted.get(key) != held.get(key):
+            seen, expected = (shape if shape is not None else "nothing" for shape in (held.get(key), wanted.get(key)))
+            raise CheckpointError(
+                f"{path} does not fit the network {config.spec}: {key} is {seen}, the network has {expected}"
+            )
 
 
 def _facts(folder: Path, *fields: str) -> dict[str, object]:

@@ -19,11 +19,21 @@ from typing import Any
 
 from torch import nn
 
-from sparring.agents.checkpoint import CheckpointError, load_model, save_model, sha256, to_json, write
+from sparring.agents.checkpoint import (
+    CheckpointError,
+    load_model,
+    network_config,
+    save_model,
+    sha256,
+    to_json,
+    write,
+)
 from sparring.agents.ensemble import Ensemble
 from sparring.agents.networks import Network
 
 FORMAT = 1
+JSON_BYTES = 4 * 2**20  # of a card or a manifest at most
+MEMBERS = 64  # of an ensemble at most
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -93,20 +103,65 @@ def card(folder: Path) -> dict[str, Any]:
     return _json(folder / "card.json")
 
 
+def manifest(folder: Path) -> dict[str, Any]:
+    """``members`` and ``files`` (name -> sha256) of a version.
+
+    Raises:
+        CheckpointError: it cannot be read, or does not list what a model has.
+    """
+    path = folder / "MANIFEST.json"
+    found = _json(path)
+    if found.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {found.get('format')!r}; this version reads {FORMAT}")
+    files, members = found.get("files"), found.get("members")
+    if not isinstance(files, dict) or not isinstance(members, int) or not 1 <= members <= MEMBERS:
+        raise CheckpointError(f"{path} names no files, or not from 1 to {MEMBERS} members")
+    missing = {
+        f"{part}{name}" for part in _parts(members) for name in ("model.safetensors", "state.json")
+    } - files.keys()
+    if missing:
+        raise CheckpointError(f"{path} does not list {min(missing)}")
+    for name, value in files.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts or not isinstance(value, str):
+            raise CheckpointError(f"{path} lists {name!r}, which is no file of this folder with its sha256")
+    return found
+
+
+def _parts(members: int) -> list[str]:
+    return [""] if members == 1 else [f"members/{i}/" for i in range(members)]
+
+
 def problems(folder: Path) -> list[str]:
-    """What is wrong with a version: every missing or altered file by name; [] when whole."""
+    """What is wrong with a version: every missing or altered file by name, and what its files say differently; [] when whole."""
     try:
-        manifest = _json(folder / "MANIFEST.json")
+        found = manifest(folder)
+        wrong = []
+        for name, expected in found["files"].items():
+            if not (folder / name).is_file():
+                wrong.append(f"{folder / name} is missing")
+            elif sha256(folder / name) != expected:
+                wrong.append(f"{folder / name} is altered")
+        return wrong or _disagreements(folder, found)
     except CheckpointError as error:
         return [str(error)]
-    if manifest.get("format") != FORMAT:
-        return [f"{folder / 'MANIFEST.json'} has format {manifest.get('format')!r}; this version reads {FORMAT}"]
+
+
+def _disagreements(folder: Path, found: Mapping[str, Any]) -> list[str]:
+    """What the card says otherwise than the networks and the manifest do."""
+    told, path = card(folder), folder / "card.json"
+    configs = [network_config(folder / part) for part in _parts(found["members"])]
+    first = configs[0]
+    size = {"channels": first.channels, "height": first.height, "width": first.width}
+    given, classes = told.get("input"), told.get("classes")
     wrong = []
-    for name, expected in manifest["files"].items():
-        if not (folder / name).is_file():
-            wrong.append(f"{folder / name} is missing")
-        elif sha256(folder / name) != expected:
-            wrong.append(f"{folder / name} is altered")
+    if told.get("sha256") != found["files"]:
+        wrong.append(f"{path} is the card of other files than MANIFEST.json lists")
+    if not isinstance(given, dict) or {k: given.get(k) for k in size} != size:
+        wrong.append(f"{path} names images of another size than the network's {tuple(size.values())}")
+    if not isinstance(classes, list) or {len(classes)} != {c.classes for c in configs}:
+        wrong.append(f"{path} names other classes than the network's {first.classes}")
+    if told.get("networks") != [c.spec for c in configs]:
+        wrong.append(f"{path} names other networks than {', '.join(c.spec for c in configs)}")
     return wrong
 
 
@@ -119,10 +174,8 @@ def load(folder: Path) -> nn.Module:
     wrong = problems(folder)
     if wrong:
         raise CheckpointError("; ".join(wrong))
-    count = _json(folder / "MANIFEST.json")["members"]
-    if count == 1:
-        return load_model(folder)
-    return Ensemble([load_model(folder / "members" / str(i)) for i in range(count)]).eval()
+    members = [load_model(folder / part) for part in _parts(manifest(folder)["members"])]
+    return members[0] if len(members) == 1 else Ensemble(members).eval()
 
 
 def weights_sha256(folder: Path) -> str:
@@ -133,7 +186,20 @@ def weights_sha256(folder: Path) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """An object of standard JSON that can be sent on as it is: no NaN, no half characters."""
     try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError) as error:
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing, or no file")
+        if path.stat().st_size > JSON_BYTES:
+            raise CheckpointError(f"{path} is larger than {JSON_BYTES} bytes")
+        found = json.loads(path.read_bytes(), parse_constant=_refuse)
+        json.dumps(found, ensure_ascii=False).encode()
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no object")
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -10,15 +11,41 @@ import torch
 from torch import Tensor
 
 from sparring.agents.robustness import judged
-from sparring.serve.models import Served
+from sparring.serve import background
+from sparring.serve.models import Models
+from sparring.serve.settings import Settings
+from sparring.serve.versions import Served
 from sparring.trainers.attacks import run
 from sparring.trainers.config import Attack, Threat
 from sparring.trainers.losses import cross_entropy
 from sparring.trainers.rng import generator
 
+NICE = 19  # predictions go first
+
 
 class _OutOfTimeError(Exception):
     pass
+
+
+class Attacker:
+    """Attacks one image at a time, on one thread of a process of its own, which this makes."""
+
+    def __init__(self, settings: Settings) -> None:
+        background.log_lines()
+        os.nice(NICE)
+        torch.set_num_threads(1)
+        self._models = Models(settings.model_copy(update={"gpus": 0.0}))
+        self._models.poll()
+        background.every(settings.poll, self._models.poll)
+
+    def attack(self, name: str, version: int | None, x: np.ndarray, **options: Any) -> dict[str, Any]:
+        """``version``, and what :func:`attack` finds.
+
+        Raises:
+            NotFound: no such version is served.
+        """
+        number, served = self._models.get(name, version, x.shape)
+        return {"version": number, **attack(served, x, **options)}
 
 
 def attack(

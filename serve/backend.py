@@ -1,13 +1,15 @@
-"""What the HTTP surface needs of whoever answers for the models: replicas of Ray Serve, or models in its own process."""
+"""What the HTTP surface needs of whoever answers for the models, and what that one needs of others."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import numpy as np
 
 from sparring.serve.guard import Watcher
+from sparring.serve.ledger import Event
 
 
 class Busy(Exception):
@@ -21,14 +23,17 @@ class Backend(Watcher, Protocol):
         """Per served name ``versions`` (number -> card) and ``refused`` (number -> why), as known now."""
 
     async def predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
-        """See ``sparring.serve.models.Models.predict``, for one question.
+        """``version``; ``logits`` and ``probabilities`` [B, K] float32; of an ensemble ``disagreement`` [B].
+
+        Args:
+            x: [B, C, H, W] float32 in [0, 1].
 
         Raises:
-            NotFound, Busy
+            NotFound, Busy, NotFiniteError
         """
 
     async def attack(self, name: str, version: int | None, x: np.ndarray, **options: Any) -> dict[str, Any]:
-        """See ``sparring.serve.attack.attack``; ``options``: eps, steps, seconds, label.
+        """See :meth:`Attacks.attack`.
 
         Raises:
             NotFound, Busy
@@ -39,3 +44,30 @@ class Backend(Watcher, Protocol):
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """What goes on in the background while requests are answered."""
+
+
+class Attacks(Protocol):
+    """Who attacks, for the page."""
+
+    async def attack(self, name: str, version: int | None, x: np.ndarray, **options: Any) -> dict[str, Any]:
+        """``version``, and see ``sparring.serve.attack.attack``; ``options``: eps, steps, seconds, label.
+
+        Raises:
+            NotFound, Busy
+        """
+
+
+class Counts(Protocol):
+    """Who sums what all processes of a service tell; see ``sparring.serve.ledger.Ledger``."""
+
+    async def note(
+        self, events: Iterable[Event], newest: dict[str, int], *, replica: str, open_now: int, stopping: bool
+    ) -> bool:
+        """Add requests; whether the process is to take no more."""
+
+    async def text(self) -> bytes:
+        """Prometheus' text format.
+
+        Raises:
+            Busy
+        """

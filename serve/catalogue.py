@@ -10,6 +10,10 @@ class NotFound(Exception):
     """No such model or version."""
 
 
+class NotFiniteError(Exception):
+    """A model answers NaN or infinite numbers."""
+
+
 def version_of(text: str | None) -> int | None:
     """A version in a path; None stays None.
 
@@ -59,3 +63,13 @@ def robustness(card: Mapping[str, Any]) -> dict[str, Any] | None:
         return {**kept, "threats": list(best["threats"])}
     seen = best["threats"][own]
     return {**kept, "robust_accuracy": seen["robust_accuracy"], "ci95": seen["ci95"], "threats": [own]}
+
+
+def line(name: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    """One model in the list."""
+    known: dict[str, Any] = {"name": name, "versions": sorted(model["versions"]), "refused": model["refused"]}
+    if model["versions"]:
+        card = model["versions"][max(model["versions"])]
+        known |= {"classes": card["classes"], "input": card["input"], "threats": card["threats"]}
+        known |= {"networks": card["networks"], "robustness": robustness(card) or "not measured"}
+    return known

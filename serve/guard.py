@@ -1,24 +1,22 @@
-"""What stands before every request, as ASGI middleware: token, size, time, headers, one line of log."""
+"""What stands before every request, as ASGI middleware: its head, its body's bounds, the time it may take, one line of log."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import ipaddress
 import json
 import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias
-from urllib.parse import urlsplit
 
-from sparring.serve.settings import Limits, Settings
+from sparring.serve import heads
+from sparring.serve.bodies import Body, Late, Message, Receive
+from sparring.serve.heads import LIVE, Rejection, Scope
+from sparring.serve.settings import Settings
+from sparring.serve.tokens import Tokens
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 
@@ -33,10 +31,8 @@ class Watcher(Protocol):
 
 
 log = logging.getLogger("sparring.serve")
-LIVE = "/v2/health/live"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-OPEN_MOST = 224  # requests of one ingress: below the number at which Ray Serve's proxy refuses in its own words
-OPEN = ("/", "/docs", "/openapi.json", LIVE, "/v2/health/ready")  # need no token, nor do /static/ files
+OPEN_MOST = 224  # requests of one process at a time
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
@@ -53,153 +49,114 @@ HEADERS = [
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
-class TooLargeError(Exception):
-    """More bytes came than a body may have."""
-
-
-class TooSlowError(Exception):
-    """The body did not come in time."""
-
-
 class Guard:
     """Wraps an ASGI application.
 
     Args:
-        token: that requests must carry; None: none. Without a token only requests to this machine by its own name are
-            answered, so that a page from elsewhere cannot reach the service through its reader's browser.
-        watcher: told of every request.
+        tokens: that requests must carry. Where none is needed only requests to this machine by its own name are answered, so
+            that a page from elsewhere cannot reach the service through its reader's browser.
+        watcher: told of every request but those that ask whether the service lives.
+        names_requests: answers carry the request's id; False where whoever stands before this writes it there.
     """
 
-    def __init__(self, app: Any, settings: Settings, *, token: str | None, watcher: Watcher) -> None:
-        self._app, self._limits, self._token, self._watcher = app, settings.limits, token, watcher
-        self._open = 0
+    def __init__(
+        self, app: Any, settings: Settings, *, tokens: Tokens, watcher: Watcher, names_requests: bool = True
+    ) -> None:
+        self._app, self._limits, self._tokens, self._watcher = app, settings.limits, tokens, watcher
+        self._open, self._late, self._names = 0, Late(), names_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.monotonic()
-        headers = {k.lower(): v for k, v in scope["headers"]}
-        given = headers.get(b"x-request-id", b"")
-        request_id = given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-        status = 500
-        begun = False
-
-        async def sending(message: Message) -> None:
-            nonlocal status, begun
-            if message["type"] == "http.response.start":
-                status, begun = message["status"], True
-                own = [(k, v) for k, v in message.get("headers", []) if k.lower() != b"server"]
-                message = {**message, "headers": [*own, *HEADERS, (b"x-request-id", request_id.encode())]}
-            await send(message)
-
+        asked = _Asked(scope, send, names=self._names)
+        if scope["path"] == LIVE:  # whatever the load is
+            await self._answer(asked, receive)
+            return
+        self._open += 1
+        stopping = not self._watcher.came()
         try:
-            refused = self._refused(scope, headers)
-            self._open += 1
-            if not self._watcher.came() and scope["path"] != LIVE:
-                await error(sending, 503, "the service is stopping", self._limits.retry_after)
-            elif self._open > OPEN_MOST:
-                await error(sending, 503, "too many requests wait; come again later", self._limits.retry_after)
-            elif refused is not None:
-                await error(sending, *refused)
+            if stopping or self._open > OPEN_MOST:
+                text = "the service is stopping" if stopping else "too many requests wait; come again later"
+                await asked.reject(self._later(text))
             else:
-                body = _Body(receive, most=self._limits.body_bytes, seconds=self._limits.body_seconds)
-                async with asyncio.timeout(self._limits.seconds):
-                    await self._app(scope, body, sending)
-        except asyncio.CancelledError:
-            status = 499  # who asked has gone
-            raise
-        except TimeoutError:
-            await _once(begun, sending, 503, f"no answer within {self._limits.seconds:g} s", self._limits.retry_after)
-        except Exception:
-            log.exception("request %s", request_id)
-            await _once(begun, sending, 500, f"internal error; request {request_id}")
+                await self._answer(asked, receive)
         finally:
             self._open -= 1
-            route = getattr(scope.get("route"), "path", "other")
-            seconds = time.monotonic() - started
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            self._watcher.noted(method, route, status, seconds)
-            line = {"request": request_id, "method": method, "route": route, "status": status}
-            log.info("%s", json.dumps({**line, "ms": round(1000 * seconds, 1)}))
+            self._watcher.noted(asked.method, asked.route, asked.status, asked.seconds)
+            log.info("%s", asked.line())
 
-    def _refused(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
-        length = headers.get(b"content-length")
-        if length is not None and not (length.isdigit() and len(length) < 16):
-            return 400, "content-length is not a number"
-        if length is not None and int(length) > self._limits.body_bytes:
-            return 413, too_large(self._limits)
-        if self._token is None:
-            return self._foreign(scope, headers)
-        path = scope["path"]
-        if path in OPEN or path.startswith("/static/"):
-            return None
-        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token.encode()):
-            return 401, "a bearer token is needed: Authorization: Bearer TOKEN"
-        return None
-
-    def _foreign(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
-        """Without a token only this machine is answered, by its own name, and no page from elsewhere in its browser."""
-        client = scope.get("client")
-        named = urlsplit(f"//{headers.get(b'host', b'').decode('latin-1')}").hostname
-        if not _here(named) or (client is not None and not _here(client[0])):
-            return 421, "this service answers only to this machine's own name; others need it to have a token"
-        origin = headers.get(b"origin")
-        elsewhere = origin is not None and not _here(urlsplit(origin.decode("latin-1")).hostname)
-        if elsewhere or headers.get(b"sec-fetch-site") == b"cross-site":
-            return 403, "a page from elsewhere may not ask this service"
-        return None
-
-
-def _here(host: str | None) -> bool:
-    """Whether a name or address is this machine's own."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
-
-
-def too_large(limits: Limits) -> str:
-    """What a client hears whose body is too large."""
-    return f"the body is larger than {limits.body_bytes} bytes"
-
-
-class _Body:
-    """``receive`` that counts bytes and seconds while a body comes."""
-
-    def __init__(self, receive: Receive, *, most: int, seconds: float) -> None:
-        self._receive, self._most, self._deadline = receive, most, time.monotonic() + seconds
-        self._whole = False
-
-    async def __call__(self) -> Message:
-        if self._whole:
-            return await self._receive()  # waits for the client to go away
+    async def _answer(self, asked: _Asked, receive: Receive) -> None:
+        scope = asked.scope
         try:
-            async with asyncio.timeout(max(self._deadline - time.monotonic(), 0.001)):
-                message = await self._receive()
+            headers = heads.checked(scope, self._limits, self._tokens)
+            self._late.watch()
+            body = Body(
+                receive,
+                most=self._limits.body_bytes,
+                seconds=self._limits.body_seconds,
+                coding=heads.coding(headers),
+                late=self._late,
+            )
+            async with asyncio.timeout(self._limits.seconds):
+                await self._app(scope, body, asked.send)
+        except Rejection as rejection:
+            await asked.reject(rejection)
+        except asyncio.CancelledError:
+            asked.status = 499  # who asked has gone
+            raise
         except TimeoutError:
-            raise TooSlowError from None
-        self._most -= len(message.get("body", b""))
-        if self._most < 0:
-            raise TooLargeError
-        self._whole = not message.get("more_body", False)
-        return message
+            await asked.reject(self._later(f"no answer within {self._limits.seconds:g} s"))
+        except Exception:
+            log.exception("request %s", asked.id)
+            await asked.reject(Rejection(500, f"internal error; request {asked.id}"))
+
+    def _later(self, text: str) -> Rejection:
+        return Rejection(503, text, ((b"retry-after", str(self._limits.retry_after).encode()),))
 
 
-async def _once(begun: bool, send: Send, status: int, text: str, retry_after: int | None = None) -> None:
-    """An error, unless an answer is on its way already."""
-    if not begun:
-        await error(send, status, text, retry_after)
+class _Asked:
+    """One request, and what becomes of it."""
 
+    def __init__(self, scope: Scope, send: Send, *, names: bool) -> None:
+        self.method = scope["method"] if scope["method"] in METHODS else "other"
+        self._head = scope["method"] == "HEAD"  # answered as GET, without the content (RFC 9110, 9.3.2)
+        self.scope: Scope = {**scope, "method": "GET"} if self._head else scope
+        self._send, self._started = send, time.monotonic()
+        self.status, self._begun = 500, False
+        given = next((v for k, v in scope["headers"] if k.lower() == b"x-request-id"), b"")
+        self.id = given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self._own = [*HEADERS, (b"x-request-id", self.id.encode())] if names else HEADERS
+        self.scope["state"] = {**scope.get("state", {}), "request_id": self.id}
 
-async def error(send: Send, status: int, text: str, retry_after: int | None = None) -> None:
-    """Send an answer of the one shape that all errors have."""
-    headers = [(b"content-type", b"application/json")]
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    if retry_after is not None:
-        headers.append((b"retry-after", str(retry_after).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"error": text}).encode()})
+    @property
+    def route(self) -> str:
+        """The form of its path: a caller cannot make as many as it likes."""
+        return getattr(self.scope.get("route"), "path", "other")
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def line(self) -> str:
+        """Of log."""
+        line = {"request": self.id, "method": self.method, "route": self.route, "status": self.status}
+        return json.dumps({**line, "ms": round(1000 * self.seconds, 1)})
+
+    async def send(self, message: Message) -> None:
+        """A part of the answer."""
+        if message["type"] == "http.response.start":
+            self.status, self._begun = message["status"], True
+            own = [(k, v) for k, v in message.get("headers", []) if k.lower() != b"server"]
+            message = {**message, "headers": [*own, *self._own]}
+        elif self._head and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await self._send(message)
+
+    async def reject(self, why: Rejection) -> None:
+        """An error in the one shape that all have, unless an answer is on its way already."""
+        if self._begun:
+            return
+        headers = [(b"content-type", b"application/json"), *why.headers]
+        await self.send({"type": "http.response.start", "status": why.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": json.dumps({"error": why.text}).encode()})

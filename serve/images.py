@@ -19,13 +19,17 @@ def decode(content: bytes, shape: tuple[int, int, int], *, pixels: int) -> np.nd
     """[C, H, W] float32 in [0, 1], by the decoder that training uses (``trainers/decoder.py``).
 
     Args:
-        shape: channels (1 or 3), height, width.
+        shape: channels, height, width.
         pixels: that a file may have at most.
 
     Raises:
-        Refused: not one still PNG or JPEG image, too large, or damaged.
+        Refused: not one still PNG or JPEG image, too large, or damaged; or a model of other than 1 or 3 channels.
     """
     channels, height, width = shape
+    if channels not in (1, 3):
+        raise Refused(
+            f"this model takes {channels} channels, which no file of these kinds has; send its pixels to /v2/models/NAME/infer"
+        )
     seen = decoder.pixels(content, size=(height, width), grey=channels == 1, most=pixels, formats=FORMATS)
     values = seen.astype(np.float32) / np.float32(255)
     return np.ascontiguousarray(values.transpose(2, 0, 1))

@@ -27,6 +27,7 @@ class Ledger:
             str, tuple[int, bool, float]
         ] = {}  # per replica: open requests; whether it takes no more; when it said so
         self._draining = False
+        self._now = Gauge("sparring_open_requests", "Requests that are not answered yet.", registry=self._registry)
         self._models = Gauge("sparring_model_version", "Newest served version.", ["model"], registry=self._registry)
 
     def note(
@@ -63,4 +64,6 @@ class Ledger:
 
     def text(self) -> bytes:
         """Prometheus' text format."""
+        now = time.monotonic()
+        self._now.set(sum(count for count, _, at in self._open.values() if now - at < GONE))
         return bytes(generate_latest(self._registry))

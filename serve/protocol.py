@@ -10,25 +10,44 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 PLATFORM = "pytorch"
+FEW = 1000  # values of a request that has no tensor
 
 
 class Invalid(ValueError):
     """A request that means nothing; the text says what was seen and what is allowed."""
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
+class Most(NamedTuple):
+    """What a body may hold; some more than its tensor needs, for what stands beside that."""
+
+    values: int = FEW
+    lists: int = FEW
+
+
+def most_of(shape: tuple[int, int, int], images: int) -> Most:
+    """Of a request of so many images, flat or nested."""
+    channels, height, _ = shape
+    return Most(FEW + images * prod(shape), FEW + images * (1 + channels + channels * height))
+
+
+def parse_json(body: bytes, *, most: Most = Most()) -> dict[str, Any]:
     """An object of standard JSON.
 
+    Args:
+        most: of more nothing is made, since a value takes ten times its bytes, and a list thirty times.
+
     Raises:
-        Invalid: not JSON, not an object, holds NaN or Infinity, or is nested too deeply.
+        Invalid: not JSON, not an object, holds NaN or Infinity, a key twice or too many values, or is nested too deeply.
     """
+    if body.count(b",") > most.values or body.count(b"[") + body.count(b"{") > most.lists:
+        raise Invalid(f"the body holds more than {most.values} values or {most.lists} lists; send fewer images")
     try:
-        value = json.loads(body, parse_constant=_refuse)
+        value = json.loads(body, parse_constant=_refuse, object_pairs_hook=_unique)
     except RecursionError:
         raise Invalid("the body is nested too deeply") from None
     except Invalid:
@@ -165,6 +184,16 @@ def _flat(data: Any, shape: tuple[int, ...]) -> list[Any] | None:
         if values is None:
             return None
         found += values
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key that is given twice nobody knows which value is meant."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise Invalid(f"the key {_short(twice)} is given twice")
     return found
 
 

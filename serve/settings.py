@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from sparring.serve.tokens import TOKEN
+
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
-READERS = 2  # bodies that an ingress decodes at a time: each may take 20 bytes per pixel of the largest image
-TOKEN = "SPARRING_TOKEN"  # environment variable that holds the bearer token
 
 
 class Limits(BaseModel):
@@ -18,6 +17,7 @@ class Limits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     body_bytes: int = Field(default=8 * 2**20, ge=1024, description="Bytes of a request's body.")
+    header_bytes: int = Field(default=64 * 2**10, ge=1024, description="Bytes of a request's headers.")
     images: int = Field(default=64, ge=1, description="Images of one :infer request.")
     pixels: int = Field(
         default=16 * 2**20, ge=1024, description="Pixels of an uploaded image before it is scaled down."
@@ -43,11 +43,10 @@ class Settings(BaseModel):
     token_file: str | None = Field(
         default=None, description=f"File with the bearer token; else {TOKEN}; none: no token."
     )
-    predictors: int = Field(default=1, ge=1, description="Replicas of the predictor at least.")
+    predictors: int = Field(default=1, ge=1, description="Replicas at least.")
     max_predictors: int | None = Field(
         default=None, description="Replicas at most, by load; default as many as at least."
     )
-    ingresses: int = Field(default=1, ge=1, description="Replicas of the ingress.")
     gpus: float = Field(default=0.0, ge=0, description="GPUs of a predictor.")
     threads: int = Field(default=1, ge=1, description="CPU threads of a predictor.")
     batch: int = Field(default=16, ge=1, description="Requests that a predictor answers together, when so many wait.")
@@ -80,16 +79,3 @@ class Settings(BaseModel):
         if self.models_dir is not None:
             found = {p.name: p for p in sorted(Path(self.models_dir).iterdir()) if p.is_dir()}
         return found | {name: Path(p) for name, p in self.models.items()}
-
-    def token(self) -> str | None:
-        """The bearer token that requests must carry.
-
-        Raises:
-            ValueError: the file is empty.
-        """
-        if self.token_file is None:
-            return os.environ.get(TOKEN, "").strip() or None
-        token = Path(self.token_file).read_text().strip()
-        if not token:
-            raise ValueError(f"{self.token_file} is empty; it must hold the bearer token")
-        return token

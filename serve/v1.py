@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypeGuard
 
 import numpy as np
@@ -12,9 +10,10 @@ from fastapi import APIRouter, Query, Request
 
 from sparring.serve import images, schemas
 from sparring.serve.backend import Backend
-from sparring.serve.catalogue import card_of, robustness, shape_of, version_of
+from sparring.serve.catalogue import NotFiniteError, card_of, line, shape_of, version_of
 from sparring.serve.protocol import Invalid, parse_json
-from sparring.serve.settings import READERS, Settings
+from sparring.serve.reading import Readers
+from sparring.serve.settings import Settings
 from sparring.trainers.decoder import Refused
 
 MODEL = "/v1/models/{name}"
@@ -22,14 +21,13 @@ Top = Annotated[int, Query(ge=1, le=1000, description="Classes to name, most pro
 Version = Annotated[str | None, Query(description="Default the newest.")]
 
 
-def router(backend: Backend, settings: Settings) -> APIRouter:
+def router(backend: Backend, settings: Settings, readers: Readers) -> APIRouter:
     """All paths below ``/v1``."""
     paths = APIRouter(responses=schemas.ERRORS)
-    reading = ThreadPoolExecutor(READERS)
 
     @paths.get("/v1/models", summary="Served models, their versions and how robust the newest was found to be")
     async def models() -> dict[str, Any]:
-        return {"models": [_line(n, m) for n, m in sorted(backend.models().items())], "demo": settings.demo}
+        return {"models": [line(n, m) for n, m in sorted(backend.models().items())], "demo": settings.demo}
 
     @paths.get(f"{MODEL}/card", summary="What a model is, learnt from, and withstands")
     async def card(name: str, version: Version = None) -> dict[str, Any]:
@@ -47,7 +45,7 @@ def router(backend: Backend, settings: Settings) -> APIRouter:
                 content = images.decode_base64(_text(parse_json(body), "image"))
             return images.decode(content, shape_of(card), pixels=settings.limits.pixels)
 
-        x = await asyncio.get_running_loop().run_in_executor(reading, read)
+        x = await readers.file(body, read)
         result = await backend.predict(name, asked_version, x[None])  # without one: the newest that the predictor has
         answer = {
             "model": name,
@@ -59,11 +57,11 @@ def router(backend: Backend, settings: Settings) -> APIRouter:
         return answer
 
     if settings.demo:
-        _attack(paths, backend, settings, reading)
+        _attack(paths, backend, settings, readers)
     return paths
 
 
-def _attack(paths: APIRouter, backend: Backend, settings: Settings, reading: ThreadPoolExecutor) -> None:
+def _attack(paths: APIRouter, backend: Backend, settings: Settings, readers: Readers) -> None:
     @paths.post(f"{MODEL}:attack", summary="An image attacked on a model, for show", openapi_extra=schemas.ATTACK)
     async def attack(name: str, request: Request, version: Version = None, top: Top = 5) -> dict[str, Any]:
         asked_version = version_of(version)
@@ -77,8 +75,12 @@ def _attack(paths: APIRouter, backend: Backend, settings: Settings, reading: Thr
                 asked, card, settings
             )
 
-        x, options = await asyncio.get_running_loop().run_in_executor(reading, read)
+        x, options = await readers.file(body, read)
         found = await backend.attack(name, asked_version, x, **options, seconds=settings.limits.attack_seconds)
+        if not all(np.isfinite(found[key]).all() for key in ("before", "after", "adversarial")):
+            raise NotFiniteError(
+                f"model {name!r} version {found['version']} answers numbers that are not finite to this image"
+            )
         difference = found["adversarial"] - x
         scale = max(float(np.abs(difference).max()), 1e-9)
         return {
@@ -128,13 +130,3 @@ def _is_json(request: Request) -> bool:
 def _top(probabilities: np.ndarray, classes: list[str], count: int) -> list[dict[str, Any]]:
     order = np.argsort(-probabilities, kind="stable")[:count]
     return [{"class": classes[i], "index": int(i), "probability": float(probabilities[i])} for i in order]
-
-
-def _line(name: str, model: Mapping[str, Any]) -> dict[str, Any]:
-    """One model in the list."""
-    line: dict[str, Any] = {"name": name, "versions": sorted(model["versions"]), "refused": model["refused"]}
-    if model["versions"]:
-        card = model["versions"][max(model["versions"])]
-        line |= {"classes": card["classes"], "input": card["input"], "threats": card["threats"]}
-        line |= {"networks": card["networks"], "robustness": robustness(card) or "not measured"}
-    return line

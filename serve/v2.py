@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -12,16 +10,16 @@ from fastapi.responses import JSONResponse
 from sparring.serve import protocol, schemas
 from sparring.serve.backend import Backend
 from sparring.serve.catalogue import card_of, shape_of, version_of
-from sparring.serve.settings import READERS, Settings
+from sparring.serve.reading import Readers
+from sparring.serve.settings import Settings
 
 MODEL = "/v2/models/{name}"
 VERSIONED = f"{MODEL}/versions/{{version}}"
 
 
-def router(backend: Backend, settings: Settings) -> APIRouter:
+def router(backend: Backend, settings: Settings, readers: Readers) -> APIRouter:
     """All paths below ``/v2``."""
     paths = APIRouter(responses=schemas.ERRORS)
-    reading = ThreadPoolExecutor(READERS)
 
     @paths.get("/v2", summary="Server metadata")
     async def server() -> dict[str, Any]:
@@ -59,12 +57,12 @@ def router(backend: Backend, settings: Settings) -> APIRouter:
         body = await request.body()
 
         def read() -> tuple[Any, list[str], str | None]:
-            asked = protocol.parse_json(body)
+            asked = protocol.parse_json(body, most=protocol.most_of(shape_of(card), settings.limits.images))
             wanted = protocol.outputs(asked, protocol.output_names(card))
             x = protocol.images(asked, shape_of(card), most=settings.limits.images)
             return x, wanted, protocol.request_id(asked)
 
-        x, wanted, own_id = await asyncio.get_running_loop().run_in_executor(reading, read)
+        x, wanted, own_id = await readers.numbers(body, read)
         result = await backend.predict(name, asked_version, x)  # without one: the newest that the predictor has
         return JSONResponse(protocol.answer(name, result, wanted, id=own_id))
 

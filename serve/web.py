@@ -8,26 +8,31 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from sparring.serve import manual, v1, v2
+from sparring.serve import manual, strict, v1, v2
 from sparring.serve.backend import Backend, Busy
-from sparring.serve.catalogue import NotFound
-from sparring.serve.guard import Guard, TooLargeError, TooSlowError, too_large
+from sparring.serve.bodies import TooLargeError, TooSlowError
+from sparring.serve.catalogue import NotFiniteError, NotFound
+from sparring.serve.codings import DamagedError
+from sparring.serve.guard import Guard
+from sparring.serve.heads import too_large
 from sparring.serve.protocol import Invalid
+from sparring.serve.reading import Readers
 from sparring.serve.settings import Settings
+from sparring.serve.tokens import Tokens
 from sparring.trainers.decoder import Refused
 
 VERSION = "1"
 PAGE = Path(__file__).parent / "page"
 
 
-def build(backend: Backend, settings: Settings) -> Guard:
-    """The whole application, as an ASGI callable."""
+def build(backend: Backend, settings: Settings, *, names_requests: bool = True) -> Guard:
+    """The whole application, as an ASGI callable; ``names_requests``: see :class:`Guard`."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -42,14 +47,16 @@ def build(backend: Backend, settings: Settings) -> Guard:
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
+        dependencies=[Depends(strict.query)],
         default_response_class=JSONResponse,
     )
-    app.include_router(v2.router(backend, settings), tags=["Open Inference Protocol v2"])
-    app.include_router(v1.router(backend, settings), tags=["Images"])
+    readers = Readers()
+    app.include_router(v2.router(backend, settings, readers), tags=["Open Inference Protocol v2"])
+    app.include_router(v1.router(backend, settings, readers), tags=["Images"])
     _own(app, backend)
     _errors(app, settings)
     app.mount("/static", StaticFiles(directory=PAGE / "static"), name="static")
-    return Guard(app, settings, token=settings.token(), watcher=backend)
+    return Guard(app, settings, tokens=Tokens(settings.token_file), watcher=backend, names_requests=names_requests)
 
 
 def _own(app: FastAPI, backend: Backend) -> None:
@@ -98,6 +105,8 @@ def _errors(app: FastAPI, settings: Settings) -> None:
     app.add_exception_handler(Invalid, answers(422, str))
     app.add_exception_handler(Refused, answers(422, str))
     app.add_exception_handler(NotFound, answers(404, str))
+    app.add_exception_handler(NotFiniteError, answers(422, str))
     app.add_exception_handler(Busy, answers(503, str))
+    app.add_exception_handler(DamagedError, answers(400, str))
     app.add_exception_handler(TooLargeError, answers(413, lambda error: too_large(settings.limits)))
     app.add_exception_handler(TooSlowError, answers(408, lambda error: slow))

@@ -16,7 +16,7 @@ FOREIGN = "raise ImportError('this is somebody else\\'s package')\n"
 WALK = """
 import json, os, signal, sys, urllib.request
 import sparring
-from sparring.cluster.commands import served, serving
+from sparring.cluster.serving import models, options
 from sparring.cluster.commands.main import main
 from sparring.cluster.machines import session
 
@@ -46,9 +46,9 @@ def ready(answer):
 
 
 done("tune", "mat", *[s for s in SMALL if s != "--no-report"], "--team=local", "--trials=1", "--name=search")
-replicas = {"predictors": 1, "max_predictors": None, "ingresses": 1, "gpus": 0.0, "threads": 1, "batch": 16}
-settings = served.settings((), None, demo=True, token_file=None, **replicas)
-serving.serve(settings, serving.Where(port=int(sys.argv[1])), ready=ready, say=print)
+replicas = {"predictors": 1, "max_predictors": None, "gpus": 0.0, "threads": 1, "batch": 16}
+settings = models.settings((), None, demo=True, token_file=None, **replicas)
+options.serve(settings, options.Where(port=int(sys.argv[1])), ready=ready, say=print)
 """
 
 

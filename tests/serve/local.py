@@ -3,48 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
 
 from sparring.serve.attack import attack
-from sparring.serve.catalogue import NotFound
-from sparring.serve.ledger import Ledger
-from sparring.serve.models import Models, Unknown
+from sparring.serve.local import Here
+from sparring.serve.models import Models
+from sparring.serve.server import Server
 from sparring.serve.settings import Settings
 
 
-class Local:
-    """A backend whose models live here."""
+class Attacks:
+    """In a thread of this process."""
 
     def __init__(self, settings: Settings) -> None:
-        self.known, self._ledger = Models(settings), Ledger()
-        self.known.poll()
-
-    def models(self) -> dict[str, dict[str, Any]]:
-        return self.known.describe()
-
-    async def predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
-        answer = (await asyncio.to_thread(self.known.predict, [(name, version, x)]))[0]
-        if isinstance(answer, Unknown):
-            raise NotFound(str(answer))
-        return answer
+        self._models = Models(settings)
+        self._models.poll()
 
     async def attack(self, name: str, version: int | None, x: np.ndarray, **options: Any) -> dict[str, Any]:
-        number, served = self.known.get(name, version)
+        number, served = self._models.get(name, version)
         return {"version": number, **await asyncio.to_thread(attack, served, x, **options)}
 
-    async def metrics(self) -> bytes:
-        return self._ledger.text()
 
-    def came(self) -> bool:
-        return True
+class Local(Server):
+    """A service without processes of its own."""
 
-    def noted(self, method: str, route: str, status: int, seconds: float) -> None:
-        self._ledger.note([(method, route, status, seconds)], {})
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        yield
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, counts=Here(), attacks=Attacks(settings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from torch import Tensor, nn
 
 from sparring.serve.attack import attack
-from sparring.serve.models import Models, Served
+from sparring.serve.models import Models
 from sparring.serve.settings import Settings
+from sparring.serve.versions import Served
 from tests.serve.made import pixels, published
 
 
@@ -48,7 +50,7 @@ class Slow(nn.Module):
 
 
 def test_ends_with_what_it_has(served: Served) -> None:
-    slow = Served(Slow(served.model), served.card, served.state)
+    slow = replace(served, model=Slow(served.model))
     x, started = pixels()[0], time.monotonic()
     found = attack(slow, x, eps=0.1, steps=20, seconds=0.5, label=3)
     assert time.monotonic() - started < 2

@@ -72,3 +72,40 @@ def test_who_has_gone_is_not_answered() -> None:
 
     asyncio.run(ask())
     assert seen == [0, 2]
+
+
+def test_a_batch_is_counted_by_weight() -> None:
+    """Of a large question and small ones: a lone small one does not wait behind more than fits together."""
+    seen: list[list[int]] = []
+    free = threading.Event()
+
+    def answer(asked: Sequence[int]) -> list[int]:
+        seen.append(list(asked))
+        free.wait(5)
+        return list(asked)
+
+    async def ask() -> None:
+        batches = Batches(answer, most=10, weight=lambda q: q)
+        first = asyncio.create_task(batches.ask(1))
+        while not seen:
+            await asyncio.sleep(0.001)
+        rest = [asyncio.create_task(batches.ask(q)) for q in (4, 6, 1, 30, 2, 3)]
+        await asyncio.sleep(0)
+        free.set()
+        await asyncio.gather(first, *rest)
+
+    asyncio.run(ask())
+    assert seen == [[1], [4, 6], [1], [30], [2, 3]]
+
+
+def test_an_answer_may_be_an_error_of_one_question() -> None:
+    def answer(asked: Sequence[int]) -> list[int | Exception]:
+        return [ValueError("odd") if q % 2 else q for q in asked]
+
+    async def ask() -> list[object]:
+        batches = Batches(answer, most=8)
+        return await asyncio.gather(*(batches.ask(i) for i in range(4)), return_exceptions=True)
+
+    found = asyncio.run(ask())
+    assert [found[0], found[2]] == [0, 2]
+    assert [str(found[1]), str(found[3])] == ["odd", "odd"]

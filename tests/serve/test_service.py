@@ -1,4 +1,4 @@
-"""The whole service over Ray Serve, as its user starts it: right answers, kills, versions, hostile requests, draining."""
+"""The whole service on both hosts, as its user starts it: right answers, kills, versions, hostile requests, draining."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ import torch
 
 from sparring.agents import model_folder
 from tests.helpers import CLONE, PATIENCE, SMALL
+from tests.serve.doors import DOORS, said
 from tests.serve.live import Service, clients, running
 from tests.serve.made import infer, pixels, png, published
 from tests.serve.test_images import HOSTILE as FILES
@@ -32,6 +33,7 @@ from tests.serve.test_web import BAD
 
 MODELS = CLONE / "serve" / "demo"
 SLOW = 240  # seconds: a busy machine may need longer than 30 to start a predictor again
+KEPT = 150 * 2**20  # bytes that a process may hold on to of what hostile requests took
 KEYS = 16  # different images that clients ask about
 
 
@@ -43,10 +45,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(scope="module")
-def service(folder: Path) -> Iterator[Service]:
-    with running(folder, "--demo", "--ingresses=2", f"--timeout={SLOW}") as started:
+LENIENT = {"two hosts": {200}}  # HAProxy 2.8 makes one of two headers that are the same
+HOSTS = {"local": ("--host-by=local",), "ray": ("--host-by=ray", "--predictors=2")}
+
+
+@pytest.fixture(scope="module", params=HOSTS)
+def service(folder: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
+    with running(folder, "--demo", f"--timeout={SLOW}", *HOSTS[request.param]) as started:
+        started.by = request.param
         yield started
+
+
+@pytest.fixture
+def on_ray(service: Service) -> Service:
+    if service.by != "ray":
+        pytest.skip("a local service is one process")
+    return service
 
 
 def expected(version: Path, x: np.ndarray) -> np.ndarray:
@@ -98,21 +112,21 @@ def test_a_run_published_while_the_service_runs(service: Service, folder: Path) 
     from sparring.cluster.models.resolve import single
 
     config = sparring.recipe("at-digits", **SMALL, team="local").replace({"max_steps": 5})
-    run = sparring.train(config, runs_dir=folder / "runs", name="own", quiet=True)
-    card.publish(*single(str(run.path)), name="own", models_dir=folder / "models")
-    service.wait("/v2/models/own/ready", lambda answer: answer.status_code == 200)
+    run = sparring.train(config, runs_dir=folder / "runs", name=f"own-{service.by}", quiet=True)
+    card.publish(*single(str(run.path)), name=f"own-{service.by}", models_dir=folder / "models")
+    service.wait(f"/v2/models/own-{service.by}/ready", lambda answer: answer.status_code == 200)
     x = pixels(20)
     with torch.inference_mode():
         right = sparring.load(run.path)(torch.from_numpy(x)).numpy()
-    answer = httpx.post(f"{service.url}/v2/models/own/infer", json=infer(x)).json()
+    answer = httpx.post(f"{service.url}/v2/models/own-{service.by}/infer", json=infer(x)).json()
     assert np.abs(np.reshape(answer["outputs"][0]["data"], (20, 10)) - right).max() < 1e-6
     listed = {m["name"]: m for m in httpx.get(f"{service.url}/v1/models").json()["models"]}
-    assert listed["own"]["robustness"] == "not measured"
+    assert listed[f"own-{service.by}"]["robustness"] == "not measured"
 
 
 def test_metrics_are_summed_over_replicas(service: Service) -> None:
-    """100 of 100 requests, answered by two ingresses; both have answered some."""
-    assert len(service.replicas("ingress")) == 2
+    """100 of 100 requests, whoever answered."""
+    assert len(service.replicas("predictor")) == (2 if service.by == "ray" else 0)
     with ThreadPoolExecutor(8) as pool:
         codes = list(pool.map(lambda _: httpx.get(f"{service.url}/v2").status_code, range(100)))
     assert codes == [200] * 100
@@ -126,12 +140,6 @@ def test_metrics_are_summed_over_replicas(service: Service) -> None:
     pytest.fail(f"counted {found and found[1]}")
 
 
-def test_the_ingress_has_no_torch(service: Service) -> None:
-    for pid in service.replicas("ingress"):
-        assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
-    assert "libtorch" in Path(f"/proc/{service.replicas('predictor')[0]}/maps").read_text()
-
-
 def wait_back(service: Service, deployment: str, count: int, killed: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -142,25 +150,15 @@ def wait_back(service: Service, deployment: str, count: int, killed: int) -> Non
     pytest.fail(f"{deployment} was not back in {PATIENCE} s")
 
 
-def test_a_killed_predictor_costs_no_answer(service: Service) -> None:
+def test_a_killed_predictor_costs_what_it_owed_at_most(on_ray: Service) -> None:
+    """Its connections end without an answer, as HTTP has it, and clients may ask again; the other one answers on."""
+    service = on_ray
     ask = Asker(MODELS / "digits-robust" / "1")
     with clients(8, ask, service.url) as load:
         load.wait(8)
         killed = service.kill("predictor")
-        wait_back(service, "predictor", 1, killed)
+        wait_back(service, "predictor", 2, killed)
         load.wait(load.right + 4 * 8)  # those that waited, and new ones
-    assert not load.failed
-    assert not load.wrong
-
-
-@pytest.mark.soak
-def test_a_killed_ingress_costs_eight_answers_at_most(service: Service) -> None:
-    ask = Asker(MODELS / "digits-robust" / "1")
-    with clients(8, ask, service.url) as load:
-        load.wait(8)
-        killed = service.kill("ingress")
-        wait_back(service, "ingress", 2, killed)
-        load.wait(load.right + 4 * 8)
     assert len(load.failed) <= 8, load.failed
     assert not load.wrong
 
@@ -194,6 +192,27 @@ def test_a_new_version_under_load_loses_nothing(service: Service, folder: Path) 
     assert answer["model_version"] == "2"
 
 
+def test_doors(service: Service) -> None:
+    """Every kind gets its answer, in our one shape wherever it came to us; liveness and counts stay as they should be."""
+    wrong = {}
+    for kind, (request, right, words) in DOORS.items():
+        status, answer = said(service.url, request)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        by_haproxy = status == 400 and body.startswith(b"<html>")  # it has refused by itself what is no HTTP
+        if status not in right | (LENIENT.get(kind, set()) if service.by == "ray" else set()) or not (
+            by_haproxy or words.encode() in body
+        ):
+            wrong[kind] = (status, answer[-300:])
+        assert by_haproxy or head.lower().count(b"x-request-id") <= 1
+        if kind.startswith("HEAD"):
+            assert body == b""
+    assert wrong == {}
+    assert said(service.url, DOORS["brotli"][0])[1].lower().count(b"accept-encoding: gzip, deflate") == 1
+    open_now = re.search(r"sparring_open_requests (\d+)", httpx.get(f"{service.url}/metrics").text)
+    assert open_now is not None
+    assert open_now[1] == "1"  # the question itself
+
+
 def slow_body(url: str, *, seconds: float) -> int:
     """The status that a client gets which sends a byte now and then."""
     host, port = url.removeprefix("http://").split(":")
@@ -215,8 +234,8 @@ def slow_body(url: str, *, seconds: float) -> int:
 
 
 def test_hostile_requests(service: Service) -> None:
-    """200 of every kind: only 4xx and 503; afterwards the service answers, and has given its memory back."""
-    before = service.memory()
+    """200 of every kind: only 4xx and 503; afterwards the service answers, and each process has given its memory back."""
+    before, processes = service.memory(), 1 + len(service.replicas(""))
     paths = [
         "/v2/models/../../etc/passwd",
         "/v1/models/%2e%2e%2f:classify",
@@ -256,9 +275,9 @@ def test_hostile_requests(service: Service) -> None:
     assert all(400 <= c < 500 or c == 503 for c in codes), sorted(set(codes))
     assert slow.result() == 408
     deadline = time.monotonic() + 60
-    while service.memory() - before > 200 * 2**20 and time.monotonic() < deadline:
+    while service.memory() - before > processes * KEPT and time.monotonic() < deadline:
         time.sleep(1)
-    assert service.memory() - before <= 200 * 2**20
+    assert service.memory() - before <= processes * KEPT
     assert Asker(MODELS / "digits-robust" / "1")(service.http(), 0)
 
 

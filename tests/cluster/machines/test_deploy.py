@@ -131,7 +131,7 @@ def test_rayservice_holds_what_sparring_writes(tmp_path: Path) -> None:
     """Its application is one that Ray Serve's schema and ours take, and the one that ``--yaml`` makes."""
     from ray.serve.schema import ServeDeploySchema
 
-    from sparring.cluster.commands import served, serving
+    from sparring.cluster.serving import models, options
     from sparring.serve.app import app
     from sparring.serve.settings import Settings
 
@@ -145,10 +145,10 @@ def test_rayservice_holds_what_sparring_writes(tmp_path: Path) -> None:
     assert (settings.models_dir, settings.token_file) == ("/shared/models", "/secrets/token")
     shutil.copytree(CLONE / "serve" / "demo", tmp_path / "models")
     (tmp_path / "token").write_text("x")
-    made = served.settings(
+    made = models.settings(
         [], tmp_path / "models", demo=False, token_file=tmp_path / "token", predictors=1, max_predictors=4, gpus=1.0
     )
-    written = yaml.safe_load(serving.to_yaml(made, serving.Where("0.0.0.0", 8000)))
+    written = yaml.safe_load(options.to_yaml(made, options.Where("0.0.0.0", 8000)))
     assert written["applications"][0]["args"].keys() - {"demo"} == application.args.keys()
     assert {k: v for k, v in written.items() if k != "applications"} == {
         k: v for k, v in config.items() if k != "applications"

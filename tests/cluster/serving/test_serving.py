@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from sparring.agents import model_folder
-from sparring.cluster.commands import served
+from sparring.cluster.serving import models as served
 from tests.conftest import Command
 from tests.helpers import CLONE, small_flags
 
@@ -29,12 +29,28 @@ def models(tmp_path: Path) -> Path:
         (["Robust=models/digits-robust"], "model name 'Robust' is not allowed"),
         (["a=models/none"], "models/none is not a run, model or file of weights"),
         (["--models-dir=none"], "no published model in none; publish one (sparring publish RUN --as NAME)"),
-        (["--host=0.0.0.0"], "--host 0.0.0.0 can be reached by others and needs a token: openssl rand -hex 32"),
-        (["--token-file=none"], "none must be a file with a token"),
+        (
+            ["--host=0.0.0.0"],
+            "--host 0.0.0.0 can be reached by others and needs a token: (umask 077; openssl rand -hex 32",
+        ),
+        (["--token-file=none"], "none does not exist; for example: (umask 077; openssl"),
         (["--predictors=1000"], "1000 predictors need 1000.5 CPU"),
         (["--predictor=2"], "--predictors"),
         (["--timeout=-1"], "--timeout -1.0: input should be greater than 0"),
         (["--batch=0"], "--batch 0: input should be greater than or equal to 1"),
+        (["--predictors=0"], "--predictors 0: input should be greater than or equal to 1"),
+        (["--threads=0"], "--threads 0: input should be greater than or equal to 1"),
+        (["--gpus=-1"], "--gpus -1.0: input should be greater than or equal to 0"),
+        (["--port=70000"], "--port 70000: expected 1 to 65535"),
+        (["--port=0"], "--port 0: expected 1 to 65535"),
+        (
+            ["--host-by=local", "--predictors=2"],
+            "--host-by local is one process, and several predictors need a cluster",
+        ),
+        (
+            ["--host-by=local", "--address=10.0.0.1:6379"],
+            "--host-by local is one process, and --address needs a cluster",
+        ),
         (["--predictors=2", "--max-predictors=1"], "max_predictors = 1 is below predictors = 2"),
     ],
 )

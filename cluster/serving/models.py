@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def settings(
         elsewhere: replicas run on other machines too.
 
     Raises:
-        UsageError: not NAME=NET, a folder that is no published model, no model at all, an unreadable token.
+        UsageError: not NAME=NET, a folder that is no published model, no model at all.
     """
     named: dict[str, str] = {}
     for text in models:
@@ -53,8 +53,6 @@ def settings(
             f"no published model in {models_dir}; publish one (sparring publish RUN --as NAME), name one "
             "(sparring serve NAME=models/NAME), or look at two that come along: sparring serve --demo"
         )
-    if token_file is not None and (not token_file.is_file() or not token_file.read_text().strip()):
-        raise UsageError(f"{token_file} must be a file with a token, for example: openssl rand -hex 32 > {token_file}")
     if demo and models_dir != EXAMPLES and PLAIN not in named and not (models_dir and (models_dir / PLAIN).exists()):
         named[PLAIN] = str(EXAMPLES / PLAIN)  # for the page to compare with
     made: dict[str, Any] = {"demo": demo, **{k: v for k, v in options.items() if v is not None}}
@@ -65,6 +63,16 @@ def settings(
     if token_file is not None:
         made["token_file"] = str(token_file.resolve())
     return made
+
+
+def names(settings: Mapping[str, Any], *, say: Callable[[str], None]) -> tuple[str, ...]:
+    """Of the models that are there; those whose names no service takes are said."""
+    folder = Path(settings["models_dir"]) if "models_dir" in settings else None
+    found = [p.name for p in folder.iterdir() if model_folder.resolve(p)] if folder else []
+    for name in sorted(found):
+        if not model_folder.NAME.fullmatch(name):
+            say(f"{folder}/{name} is not served: a model's name has the form {model_folder.NAME.pattern}")
+    return tuple(sorted({*settings.get("models", {}), *filter(model_folder.NAME.fullmatch, found)}))
 
 
 def _any(folder: Path) -> bool:

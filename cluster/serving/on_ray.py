@@ -1,0 +1,180 @@
+"""The service on Ray Serve: started, watched, and stopped in good order.
+
+driver: start Ray, or join one -> Serve's controller -> predictors, ledger, attack
+client -> HAProxy (on a Ray of our own), or the proxy of the cluster's Serve -> predictor
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import ceil
+from typing import Any
+
+from sparring.cluster.errors import Infrastructure, NoResources
+from sparring.cluster.machines import session
+from sparring.cluster.machines.cores import usable
+from sparring.cluster.serving.options import APPLICATION, DRAIN, NAME, Where, described
+
+QUIET = 10  # looks in a row, a tenth of a second apart, that find nothing open
+OVERHEAD = 0.5  # CPUs of the attack and of what Serve itself does
+WAITS = 10.0  # seconds that HAProxy gives an answer beyond the service's own limit
+
+
+def serve(
+    args: dict[str, Any], where: Where, *, ready: Callable[[dict[str, Any]], None], say: Callable[[str], None]
+) -> None:
+    """See ``service.serve``."""
+    needed = args["predictors"] * args["threads"] + OVERHEAD
+    asked = threading.Event()
+    before = {s: signal.signal(s, lambda *_: asked.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    say("starting processes for the models")
+    own = session.brings_its_own(where.address)
+    try:
+        with _balanced(args) if own else _nothing():
+            if own:
+                session.start(num_cpus=max(usable(), ceil(needed)))
+            with session.connected(where.address):
+                _check_resources(args)
+                _start(where)
+                try:
+                    _run(args)
+                    ready(described(args, where))
+                    while not asked.wait(1):
+                        pass
+                    say(f"stopping: requests that came are answered, within {DRAIN:g} s")
+                    _drain()
+                finally:
+                    _end(own=own)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _balanced(args: dict[str, Any]) -> Iterator[None]:
+    """The environment of a Ray of our own, in which Serve puts HAProxy in front: a predictor then reads HTTP itself.
+
+    Serve 2.60 has one fixed folder and fixed ports for every HAProxy of a machine and all of its users; here each service has its own. What was sent
+    to a replica that died before it said a word is sent again, to another: a prediction changes nothing.
+    """
+    folder = tempfile.mkdtemp(
+        prefix="sp-", dir="/tmp"
+    )  # HAProxy takes paths of sockets up to 97 characters, Serve adds 70
+    metrics, stats, fallback = _free_ports(3)
+    values = {
+        "ENABLE_HA_PROXY": "1",
+        "THROUGHPUT_OPTIMIZED": "1",
+        "RUN_ROUTER_IN_SEPARATE_LOOP": "1",  # this process asks the ledger, and has no loop
+        "LOG_TO_STDERR": "1",
+        "USE_GRPC_BY_DEFAULT": "0",
+        "HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
+        "HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
+        "HAPROXY_SERVER_STATE_BASE": folder,
+        "HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
+        "HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
+        "HAPROXY_METRICS_PORT": str(metrics),
+        "HAPROXY_STATS_PORT": str(stats),
+        "FALLBACK_PROXY_HTTP_PORT": str(fallback),  # Serve's own proxy, for while no predictor is there
+        "HAPROXY_NBTHREAD": "1",
+        "HAPROXY_TUNE_BUFSIZE": str(128 * 2**10),
+        "HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "HAPROXY_TIMEOUT_SERVER_S": str(ceil(args["limits"]["seconds"] + WAITS)),
+        "HAPROXY_TIMEOUT_CLIENT_S": "60",
+        "HAPROXY_HEALTH_CHECK_INTER": "2s",
+        "DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    }
+    named = {f"RAY_SERVE_{key}": value for key, value in values.items()}
+    added = {key: value for key, value in named.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            del os.environ[key]
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _free_ports(count: int) -> list[int]:
+    with_ports = [socket.socket() for _ in range(count)]
+    for one in with_ports:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in with_ports]
+    for one in with_ports:
+        one.close()
+    return ports
+
+
+def _start(where: Where) -> None:
+    from ray import serve as ray_serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    options = {"host": where.host, "port": where.port, "keep_alive_timeout_s": 60}
+    try:
+        ray_serve.start(proxy_location="EveryNode" if where.address else "HeadOnly", http_options=options)
+    except RuntimeError as error:  # most likely somebody took the port in the meantime
+        lines = str(error).splitlines()
+        why = next((t for t in lines if "Failed to bind" in t or "[ALERT]" in t), lines[-1])
+        raise Infrastructure(f"Ray Serve did not start: {why.strip()}; choose another --port") from error
+
+
+def _check_resources(args: dict[str, Any]) -> None:
+    import ray
+
+    have, wanted = ray.cluster_resources(), {"CPU": args["predictors"] * args["threads"] + OVERHEAD}
+    if args["gpus"]:
+        wanted["GPU"] = args["predictors"] * args["gpus"]
+    for kind, count in wanted.items():
+        if have.get(kind, 0) < count:
+            raise NoResources(
+                f"{args['predictors']} predictors need {count:g} {kind}, there are {have.get(kind, 0):g}; choose fewer "
+                "--predictors, --threads or --gpus"
+            )
+
+
+def _run(args: dict[str, Any]) -> None:
+    from ray import serve as ray_serve
+
+    module, _, name = APPLICATION.partition(":")
+    application = importlib.import_module(module)
+    try:
+        ray_serve.run(getattr(application, name)(args), name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        raise Infrastructure(f"the service did not start: {error}") from error
+
+
+def _drain() -> None:
+    """Wait until every predictor takes no more requests and has answered those that came."""
+    from ray import serve as ray_serve
+
+    # the router of Ray Serve 2.60 calls a replica that is busy with its last requests a slow network
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    ledger = ray_serve.get_deployment_handle("ledger", NAME)
+    ended, quiet = time.monotonic() + DRAIN, 0
+    while time.monotonic() < ended and quiet < QUIET:  # requests may still be on their way through the proxy
+        quiet = quiet + 1 if ledger.drain.remote().result(timeout_s=DRAIN) else 0
+        time.sleep(0.1)
+
+
+def _end(*, own: bool) -> None:
+    import ray
+    from ray import serve as ray_serve
+
+    if own:  # as a whole: its controller killed first is reported as a failure
+        ray.shutdown()
+    else:
+        ray_serve.shutdown()

@@ -1,0 +1,115 @@
+"""Whoever answers for models that live in its own process: the whole of a local service, and each replica on Ray Serve."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from sparring.serve import background
+from sparring.serve.answers import Question, answer
+from sparring.serve.backend import Attacks, Busy, Counts
+from sparring.serve.batches import Batches
+from sparring.serve.ledger import Event
+from sparring.serve.models import Models
+from sparring.serve.settings import Settings
+
+log = logging.getLogger("sparring.serve")
+KEPT = 10_000  # counts that are kept while who sums them is away
+FLUSH = 0.25  # seconds between reports of them
+
+
+class Server:
+    """Ready once all that can be served were loaded and have answered.
+
+    Args:
+        attacks: None: nobody attacks.
+    """
+
+    def __init__(self, settings: Settings, *, counts: Counts, attacks: Attacks | None) -> None:
+        torch.set_num_threads(settings.threads)
+        self._settings, self._counts, self._attacks = settings, counts, attacks
+        self._models = Models(settings)
+        self._models.poll()
+        self._batches: Batches[Question, dict[str, np.ndarray]] = Batches(
+            answer, most=settings.batch, weight=lambda question: len(question.x)
+        )
+        self._waiting = 0
+        self._events: list[Event] = []
+        self._open, self._stopping, self._me = 0, False, uuid.uuid4().hex
+        background.every(settings.poll, self._models.poll)
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        return self._models.described
+
+    async def predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
+        number, served = self._models.get(
+            name, version, x.shape[1:]
+        )  # held until it has answered, whatever is served meanwhile
+        if self._waiting >= self._settings.limits.queue:
+            raise Busy("too many requests wait; come again later")
+        self._waiting += 1
+        try:
+            found = [await self._batches.ask(Question(name, number, served, part)) for part in self._parts(x)]
+        finally:
+            self._waiting -= 1
+        if len(found) == 1:
+            return {"version": number, **found[0]}
+        return {"version": number, **{key: np.concatenate([f[key] for f in found]) for key in found[0]}}
+
+    def _parts(self, x: np.ndarray) -> list[np.ndarray]:
+        """Asked one after the other, so that others come between the parts of a large request."""
+        most = self._settings.batch
+        return [x] if len(x) <= most else [x[i : i + most] for i in range(0, len(x), most)]
+
+    async def attack(self, name: str, version: int | None, x: np.ndarray, **options: Any) -> dict[str, Any]:
+        assert self._attacks is not None  # the path is there with --demo alone
+        return await self._attacks.attack(name, version, x, **options)
+
+    async def metrics(self) -> bytes:
+        await self._flush()
+        return await self._counts.text()
+
+    def came(self) -> bool:
+        self._open += 1
+        return not self._stopping
+
+    def noted(self, method: str, route: str, status: int, seconds: float) -> None:
+        self._open -= 1
+        self._events.append((method, route, status, seconds))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._report())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(Exception):  # who sums may be gone already
+                await self._flush()
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH)
+            try:
+                await self._flush()
+            except Exception as error:
+                log.warning("reporting counts: %s", type(error).__name__)
+
+    async def _flush(self) -> None:
+        events, self._events = self._events, []
+        newest = {n: max(m["versions"]) for n, m in self.models().items() if m["versions"]}
+        try:
+            self._stopping = await self._counts.note(
+                events, newest, replica=self._me, open_now=self._open, stopping=self._stopping
+            )
+        except Exception:
+            self._events = (events + self._events)[-KEPT:]
+            raise

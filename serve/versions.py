@@ -1,0 +1,107 @@
+"""One version of a published model: its folder read, checked, loaded and asked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from sparring.agents import model_folder
+from sparring.serve.catalogue import line
+from sparring.serve.protocol import metadata
+from sparring.trainers.config import Threat
+
+State: TypeAlias = tuple[tuple[str, int, int], ...]  # names, sizes and times of a version's files
+
+
+@dataclass(frozen=True)
+class Served:
+    """One version of a model, ready."""
+
+    model: nn.Module
+    card: dict[str, Any]
+    files: dict[str, str]  # name -> sha256, of its manifest
+    state: State
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next((t.device for t in (*self.model.parameters(), *self.model.buffers())), torch.device("cpu"))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of its images."""
+        size = self.card["input"]
+        return size["channels"], size["height"], size["width"]
+
+
+def versions(folder: Path) -> dict[int, Path]:
+    """Versions in ``models/NAME``, or the one that the folder itself is."""
+    if (folder / "MANIFEST.json").is_file():
+        return {int(folder.name) if _is_number(folder.name) else 1: folder}
+    return {int(p.name): p for p in folder.iterdir() if _is_number(p.name) and (p / "MANIFEST.json").is_file()}
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
+def state_of(folder: Path) -> State:
+    """What tells whether a version's files are those of before."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and "evaluation" not in p.relative_to(folder).parts)
+    return tuple((str(p.relative_to(folder)), (s := p.stat()).st_size, s.st_mtime_ns) for p in files)
+
+
+def load(folder: Path, device: torch.device) -> Served:
+    """A version, ready.
+
+    Raises:
+        CheckpointError, ValueError: something is missing, altered, or says otherwise than the rest.
+    """
+    state, card, files = state_of(folder), _card(folder), model_folder.manifest(folder)["files"]
+    model = model_folder.load(folder).to(device).requires_grad_(False)
+    made = Served(model, card, files, state)
+    with torch.inference_mode():
+        out = model(torch.zeros(2, *made.shape, device=device))
+    if out.shape != (2, len(card["classes"])):
+        raise ValueError(f"it does not tell {len(card['classes'])} classes apart, as its card says")
+    if not bool(out.isfinite().all()):
+        raise ValueError("it answers numbers that are not finite")
+    return made
+
+
+def changed(known: Served, folder: Path, device: torch.device) -> Served:
+    """A version whose files have other times or sizes: mostly an evaluation has written the card anew, and the weights, checked by
+    their hashes again, are those of before. A folder with other weights is another version under the same number.
+
+    Raises:
+        CheckpointError, ValueError: as :func:`load`.
+    """
+    wrong = model_folder.problems(folder)
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    if model_folder.manifest(folder)["files"] != known.files:
+        return load(folder, device)
+    return replace(known, card=_card(folder), state=state_of(folder))
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """A card that has what the service tells of it.
+
+    Raises:
+        CheckpointError, ValueError: it has not.
+    """
+    card = model_folder.card(folder)
+    try:
+        line(folder.name, {"versions": {1: card}, "refused": {}})
+        metadata(folder.name, {1: card}, 1)
+        _ = [Threat.parse(t) for t in card["threats"]]
+        named = all(isinstance(name, str) for name in card["classes"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"card.json lacks what the service tells of a model: {type(error).__name__} {error}") from None
+    if not named:
+        raise ValueError("card.json names classes that are no texts")
+    return card
