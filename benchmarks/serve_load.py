@@ -1,10 +1,12 @@
-"""Requests per second and latencies of the service under load, beside a bare FastAPI application with the same predictor.
+"""Requests per second and latencies of the service under load, beside others who answer the same requests.
 
-python benchmarks/serve_load.py [--seconds 8] [--clients 1 8 32] [--models small_cnn resnet18] [--servers ...] [--save]
+python benchmarks/serve_load.py [--seconds 10] [--repeats 5] [--clients 1 8 32] [--networks ...] [--servers ...] [--save]
 
-Every client asks for the classes of a PNG of the model's size, one request at a time, over one connection. Servers: ``bare`` is FastAPI and
-uvicorn in one process; ``serve`` is ``sparring serve``; ``unbatched`` the same with --batch 1; ``haproxy`` with --haproxy. ``attack``: the
-99th percentile of :classify with and without a client that attacks all the time.
+A request is JSON of one image by the Open Inference Protocol; every client asks one at a time over one connection, all of them live in a
+process of their own on the same cores. Servers take turns, so that a slow minute of the machine meets them all: ``bare`` is FastAPI and uvicorn
+around the same network, ``litserve`` is LitServe (left out where it is not installed; --litserve names a folder that it was installed into),
+``local`` and ``ray`` are the hosts of ``sparring serve``. Answers of all are compared with the network's own, to the bit. ``attack``: the 99th
+percentile with and without a client that attacks all the time.
 """
 
 from __future__ import annotations
@@ -14,89 +16,111 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+import httpx
+import numpy as np
 from common import CLONE, circumstances, save
-from fastapi import FastAPI, Request  # here, so that FastAPI finds the annotations
 
 from tests.serve.live import free_port, running
-from tests.serve.made import pixels, png
+from tests.serve.made import infer, pixels, png
 
 SHAPES = {"small_cnn": (1, 8, 8), "resnet18": (3, 32, 32)}
 SPECS = {"small_cnn": "small_cnn:width=24", "resnet18": "resnet18"}
-SERVERS: dict[str, tuple[str, ...]] = {"bare": (), "serve": (), "unbatched": ("--batch=1",), "haproxy": ("--haproxy",)}
-WARM = 2.0  # seconds before counting
+SERVERS = ("bare", "litserve", "local", "ray")
+WARM = 1.0  # seconds before counting
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 32])
-    parser.add_argument("--models", nargs="*", default=list(SHAPES))
+    parser.add_argument("--networks", nargs="*", default=list(SHAPES))
     parser.add_argument("--servers", nargs="*", default=list(SERVERS))
+    parser.add_argument(
+        "--litserve", metavar="FOLDER", default="", help="where LitServe was installed: pip install --target"
+    )
     parser.add_argument("--attack", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/serve_load.json")
-    parser.add_argument("--bare", metavar="FOLDER:PORT", help=argparse.SUPPRESS)
     parser.add_argument("--load", help=argparse.SUPPRESS)  # the clients, in a process of their own
     args = parser.parse_args()
-    if args.bare:
-        bare(*args.bare.rsplit(":", 1))
-        return
     if args.load:
         print(json.dumps(asyncio.run(clients(**json.loads(args.load)))))
         return
-    result: dict[str, Any] = {**circumstances(seed=0), "seconds": args.seconds, "n": len(args.clients)}
+    result: dict[str, Any] = {**circumstances(seed=0), "seconds": args.seconds, "n": args.repeats}
     with tempfile.TemporaryDirectory() as folder:
-        for name in args.models:
-            publish(Path(folder) / "models" / name, name)
-        result["points"] = [p for server in args.servers for p in measured(server, Path(folder), args)]
+        versions = {name: publish(Path(folder) / name / "models" / "m", name) for name in args.networks}
+        result["points"] = points(versions, args)
         if args.attack:
-            result["attack"] = under_attack(Path(folder), args)
+            result["attack"] = under_attack(versions[args.networks[0]], args)
     print(save("serve_load", result) if args.save else json.dumps(result))
 
 
-def measured(server: str, folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Every model and number of clients on one server."""
-    with started(server, folder) as url:
-        for name in args.models:
-            for count in args.clients:
-                point = {"server": server, "model": name, "clients": count, **load(url, name, count, args.seconds)}
-                print(json.dumps(point), file=sys.stderr, flush=True)
-                yield point
+def points(versions: dict[str, Path], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Medians over the repeats, per server, network and number of clients."""
+    seen: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for _ in range(args.repeats):
+        for name, version in versions.items():
+            for server in args.servers:
+                with started(server, version, args.litserve) as running_at:
+                    if running_at is None:
+                        continue
+                    url, held, ready = running_at
+                    check(url, version, name)
+                    for count in args.clients:
+                        point = {**load(url, name, count, args.seconds), "ready_s": ready, "memory_mib": held()}
+                        seen.setdefault((server, name, count), []).append(point)
+                        print(server, name, count, json.dumps(point), file=sys.stderr, flush=True)
+    return [
+        {"server": server, "network": name, "clients": count}
+        | {key: round(median(p[key] for p in found), 2) for key in found[0]}
+        for (server, name, count), found in seen.items()
+    ]
 
 
-def under_attack(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Four clients of :classify, alone and beside one that attacks; alternating, medians of the 99th percentiles."""
+def check(url: str, version: Path, name: str) -> None:
+    """The answer is the network's own, to the bit."""
+    import torch
+
+    from sparring.agents import model_folder
+
+    x = pixels(1, shape=SHAPES[name])
+    with torch.inference_mode():
+        right = model_folder.load(version)(torch.from_numpy(x)).numpy().ravel()
+    answer = httpx.post(f"{url}/v2/models/m/infer", json=infer(x), timeout=60)
+    found = np.asarray(answer.json()["outputs"][0]["data"], dtype=np.float32)
+    assert np.array_equal(found, right), (answer.text[:200], right)
+
+
+def under_attack(version: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Four clients, alone and beside one that attacks; alternating, medians of the 99th percentiles, on the local host."""
     found: dict[str, list[float]] = {"alone": [], "attacked": []}
-    name = args.models[0]
-    with running(folder, "--demo") as service:
+    name = args.networks[0]
+    with running(version.parents[2], "--demo", "--host-by=local") as service:
         for _ in range(3):
             for case, values in found.items():
-                with attacking(service.url, name, args.seconds + WARM) if case == "attacked" else nothing():
+                with attacking(service.url, name) if case == "attacked" else nullcontext():
                     values.append(load(service.url, name, 4, args.seconds)["p99_ms"])
-    return {"model": name, "p99_ms": found, "ratio": round(median(found["attacked"]) / median(found["alone"]), 2)}
+    return {"network": name, "p99_ms": found, "ratio": round(median(found["attacked"]) / median(found["alone"]), 2)}
 
 
 @contextmanager
-def nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def attacking(url: str, name: str, seconds: float) -> Iterator[None]:
+def attacking(url: str, name: str) -> Iterator[None]:
     """A client that attacks all the time."""
-    options = {"url": url, "name": name, "count": 1, "seconds": seconds, "path": "attack"}
+    options = {"url": url, "name": name, "count": 1, "seconds": 3600, "attack": True}
     process = subprocess.Popen([sys.executable, __file__, "--load", json.dumps(options)], stdout=subprocess.DEVNULL)
     try:
-        time.sleep(1)
+        time.sleep(3)  # the first attack waits for its process
         yield
     finally:
         process.terminate()
@@ -104,21 +128,24 @@ def attacking(url: str, name: str, seconds: float) -> Iterator[None]:
 
 
 def load(url: str, name: str, count: int, seconds: float) -> dict[str, Any]:
-    """What so many clients meet, who live in another process."""
-    options = {"url": url, "name": name, "count": count, "seconds": seconds, "path": "classify"}
+    """What so many clients meet."""
+    options = {"url": url, "name": name, "count": count, "seconds": seconds}
     done = subprocess.run(
         [sys.executable, __file__, "--load", json.dumps(options)], stdout=subprocess.PIPE, text=True, check=True
     )
     return dict(json.loads(done.stdout))
 
 
-async def clients(url: str, name: str, count: int, seconds: float, path: str) -> dict[str, Any]:
+async def clients(url: str, name: str, count: int, seconds: float, attack: bool = False) -> dict[str, Any]:
     """Requests per second, and percentiles of their time in ms; any answer but 200 is an error here."""
     host, port = url.removeprefix("http://").split(":")
-    images = [png(x) for x in pixels(16, shape=SHAPES[name])]
-    bodies = images
-    if path == "attack":
-        bodies = [json.dumps({"image": base64.b64encode(i).decode(), "eps": 0.1, "steps": 20}).encode() for i in images]
+    images = pixels(16, shape=SHAPES[name])
+    bodies = [json.dumps(infer(x[None])).encode() for x in images]
+    path = "/v2/models/m/infer"
+    if attack:
+        path = "/v1/models/m:attack"
+        coded = [base64.b64encode(png(x)).decode() for x in images]
+        bodies = [json.dumps({"image": image, "eps": 0.1, "steps": 20}).encode() for image in coded]
     begun = time.monotonic()
     took: list[float] = []
 
@@ -127,15 +154,12 @@ async def clients(url: str, name: str, count: int, seconds: float, path: str) ->
         i = number
         while (now := time.monotonic()) < begun + WARM + seconds:
             body = bodies[i % len(bodies)]
-            head = f"POST /v1/models/{name}:{path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n\r\n"
+            head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
             answer = await reader.readuntil(b"\r\n\r\n")
             status = int(answer.split(b" ", 2)[1])
-            lengths = [line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-            if lengths:
-                await reader.readexactly(int(lengths[0].split(b":")[1]))
-            else:
-                await _chunks(reader)
+            length = next(line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length.split(b":")[1]))
             if status != 200:
                 raise SystemExit(f"answer {status}")
             if now > begun + WARM:
@@ -152,74 +176,58 @@ async def clients(url: str, name: str, count: int, seconds: float, path: str) ->
     }
 
 
-async def _chunks(reader: asyncio.StreamReader) -> None:
-    while size := int((await reader.readuntil(b"\r\n")), 16):
-        await reader.readexactly(size + 2)
-    await reader.readexactly(2)
-
-
 @contextmanager
-def started(server: str, folder: Path) -> Iterator[str]:
-    """A running server's address."""
-    if server != "bare":
-        with running(folder, *SERVERS[server]) as service:
-            yield service.url
+def started(server: str, version: Path, litserve: str) -> Iterator[tuple[str, Any, float] | None]:
+    """A running server's address, what tells its memory in MiB, and the seconds until it answered; None where it is not installed."""
+    begun = time.monotonic()
+    if server in ("local", "ray"):
+        with running(version.parents[2], f"--host-by={server}") as service:
+            yield service.url, lambda: service.memory(whole=True) >> 20, time.monotonic() - begun
+        return
+    env = {**os.environ, "PYTHONPATH": litserve} if server == "litserve" and litserve else dict(os.environ)
+    if (
+        server == "litserve"
+        and subprocess.run([sys.executable, "-c", "import litserve"], env=env, check=False).returncode
+    ):
+        yield None
         return
     port = free_port()
-    process = subprocess.Popen([sys.executable, __file__, "--bare", f"{folder / 'models'}:{port}"])
+    command = [sys.executable, str(CLONE / "benchmarks" / f"serve_{server}.py"), str(version), str(port)]
+    process = subprocess.Popen(command, env=env, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
     try:
-        import httpx
-
         while True:
             try:
-                httpx.get(f"http://127.0.0.1:{port}/docs")
+                httpx.get(f"{url}/docs")
                 break
-            except httpx.ConnectError:
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
+            except httpx.TransportError:
+                if process.poll() is not None:
+                    raise SystemExit(f"{server} did not start") from None
+                time.sleep(0.1)
+        yield url, lambda: group_memory(process.pid) >> 20, time.monotonic() - begun
     finally:
-        process.terminate()
+        os.killpg(process.pid, 15)
         process.wait()
 
 
-def bare(folder: str, port: str) -> None:
-    """What somebody would write without us: decode, predict in a thread, answer."""
-    import torch
-    import uvicorn
-
-    from sparring.serve.images import decode
-    from sparring.serve.models import Models
-    from sparring.serve.settings import Settings
-
-    torch.set_num_threads(1)
-    models, app = Models(Settings(models_dir=folder)), FastAPI()
-    models.poll()
-    from concurrent.futures import ThreadPoolExecutor
-
-    thread = ThreadPoolExecutor(1)
-
-    @app.post("/v1/models/{name}:classify")
-    async def classify(name: str, request: Request) -> dict[str, Any]:
-        served = models.get(name, None)[1]
-        x = decode(await request.body(), served.shape, pixels=2**24)
-        answer: Any = (
-            await asyncio.get_running_loop().run_in_executor(thread, models.predict, [(name, None, x[None])])
-        )[0]
-        order = (-answer["probabilities"][0]).argsort()[:5]
-        return {
-            "top": [
-                {"class": served.card["classes"][i], "probability": float(answer["probabilities"][0][i])} for i in order
-            ]
-        }
-
-    uvicorn.run(app, port=int(port), log_level="warning", access_log=False)
+def group_memory(leader: int) -> int:
+    """Bytes that a process and those in its group hold."""
+    total = 0
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(path.name)) == leader:
+                total += int((path / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, ValueError):
+            continue
+    return total
 
 
-def publish(folder: Path, name: str) -> None:
+def publish(folder: Path, name: str) -> Path:
     """A model with random weights: only its cost counts."""
     from sparring.agents import model_folder, networks
     from sparring.agents.networks import NetworkConfig
 
+    shutil.rmtree(folder, ignore_errors=True)
     channels, height, width = SHAPES[name]
     config = NetworkConfig(SPECS[name], channels, height, width, 10, (0.5,) * channels, (0.5,) * channels)
     size = {"channels": channels, "height": height, "width": width}
@@ -230,7 +238,7 @@ def publish(folder: Path, name: str) -> None:
         "threats": ["linf:0.1"],
         "evaluations": [],
     }
-    model_folder.create(folder, [networks.build(config, 0)], card)
+    return model_folder.create(folder, [networks.build(config, 0)], card)
 
 
 if __name__ == "__main__":

@@ -288,25 +288,24 @@ def planted(result: dict[str, Any]) -> str:
 
 
 def serving(result: dict[str, Any]) -> str:
-    """Requests per second and latencies, and what an attack costs the others."""
-    body = [
-        [
-            p["model"],
-            str(p["clients"]),
-            p["server"],
-            f"{p['requests_s']:.0f}",
-            f"{p['p50_ms']:.0f} ms",
-            f"{p['p99_ms']:.0f} ms",
-        ]
-        for p in sorted(result["points"], key=lambda p: (p["model"], p["clients"]))
-    ]
+    """Requests per second and latencies beside others, and what an attack costs the rest."""
+    points = {(p["network"], p["clients"], p["server"]): p for p in result["points"]}
+    body = []
+    for (network, clients, server), p in sorted(points.items(), key=lambda item: item[0][:2]):
+        bare = points[network, clients, "bare"]["requests_s"]
+        ratio = "" if server == "bare" else f"{p['requests_s'] / bare:.2f}x"
+        latency = [f"{p[key]:.{1 if p[key] < 10 else 0}f} ms" for key in ("p50_ms", "p99_ms")]
+        start = [f"{p['ready_s']:.0f} s", f"{p['memory_mib']:.0f} MiB"]
+        body.append([network, str(clients), server, f"{p['requests_s']:.0f}", ratio, *latency, *start])
     a = result["attack"]
     each = [", ".join(f"{v:.0f}" for v in a["p99_ms"][k]) for k in ("attacked", "alone")]
     note = (
-        f"Servers: bare FastAPI and uvicorn; `sparring serve`; the same with `--batch 1`; with `--haproxy`. Clients live on the same two cores. Beside a "
-        f"client that attacks all the time, the 99th percentile of four clients is {a['ratio']:.1f} times what it is alone ({each[0]} against {each[1]} ms).\n"
+        f"JSON of one image, slices of {result['seconds']:g} s, medians. bare: FastAPI and uvicorn around the same network. Clients live on the same two "
+        f"cores. Beside a client that attacks all the time, the 99th percentile of four clients is {a['ratio']:.1f} times what it is alone "
+        f"({each[0]} against {each[1]} ms).\n"
     )
-    return rows(["model", "clients", "server", "requests/s", "p50", "p99"], body) + source(result) + note
+    header = ["network", "clients", "server", "requests/s", "of bare", "p50", "p99", "ready after", "memory"]
+    return rows(header, body) + source(result) + note
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {

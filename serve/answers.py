@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,10 +45,13 @@ def answer(asked: Sequence[Question]) -> list[dict[str, np.ndarray] | Exception]
             for i in indices:
                 answers[i] = error
             continue
-        ends = np.cumsum([len(asked[i].x) for i in indices])[:-1]
-        parts = {k: np.split(v, ends) for k, v in whole.items()}
-        for j, i in enumerate(indices):
-            answers[i] = _finite(asked[i], {k: v[j] for k, v in parts.items()})
+        if len(indices) == 1:
+            answers[indices[0]] = _finite(first, whole)
+            continue
+        end = 0
+        for i in indices:
+            start, end = end, end + len(asked[i].x)
+            answers[i] = _finite(asked[i], {k: v[start:end] for k, v in whole.items()})
     return answers
 
 
@@ -63,7 +67,7 @@ def _predict(served: Served, x: np.ndarray) -> dict[str, np.ndarray]:
 
 def _finite(question: Question, answer: dict[str, np.ndarray]) -> dict[str, np.ndarray] | Exception:
     """The answer, or an error where it holds numbers that are none: JSON has no word for them, and nobody can use them."""
-    if np.isfinite(answer["logits"]).all():
+    if math.isfinite(float(answer["logits"].sum())) or np.isfinite(answer["logits"]).all():
         return answer
     first = int(np.isfinite(answer["logits"]).all(axis=1).argmin())
     return NotFiniteError(

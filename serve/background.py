@@ -23,6 +23,9 @@ def every(seconds: float, work: Callable[[], None]) -> None:
     threading.Thread(target=loop, daemon=True).start()
 
 
+_lines = False  # whether lines of requests are wanted
+
+
 class Line(logging.Formatter):
     """Every record as one JSON object."""
 
@@ -36,8 +39,16 @@ class Line(logging.Formatter):
         return json.dumps(line)
 
 
+def written(line: str) -> None:
+    """Write the line of a request. Not a record of logging, which costs as much as a small network's answer."""
+    if _lines:
+        sys.stderr.write(line + "\n")
+
+
 def log_lines() -> None:
     """The service's own lines on standard error, as they are."""
+    global _lines
+    _lines = True
     log = logging.getLogger("sparring.serve")
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)

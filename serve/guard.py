@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias
 
-from sparring.serve import heads
+from sparring.serve import background, heads
 from sparring.serve.bodies import Body, Late, Message, Receive
 from sparring.serve.heads import LIVE, Rejection, Scope
 from sparring.serve.settings import Settings
@@ -84,7 +84,7 @@ class Guard:
         finally:
             self._open -= 1
             self._watcher.noted(asked.method, asked.route, asked.status, asked.seconds)
-            log.info("%s", asked.line())
+            background.written(asked.line())
 
     async def _answer(self, asked: _Asked, receive: Receive) -> None:
         scope = asked.scope

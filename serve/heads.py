@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, MutableMapping
+from functools import lru_cache
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -99,6 +100,7 @@ def _host(scope: Scope, headers: Headers) -> str | None:
     return None if host is None else _name(host, "host")
 
 
+@lru_cache(256)
 def _name(authority: bytes, header: str) -> str | None:
     if not AUTHORITY.fullmatch(authority):
         raise ValueError(f"the header {header} names no host")
@@ -159,6 +161,7 @@ def _check_near(scope: Scope, headers: Headers, name: str | None, origin: str | 
         raise Rejection(403, "a page from elsewhere may not ask this service")
 
 
+@lru_cache(256)
 def _here(host: str | None) -> bool:
     """Whether a name or address is this machine's own."""
     try:

@@ -23,6 +23,7 @@ from sparring.serve.settings import Settings
 
 log = logging.getLogger("sparring.serve")
 KEPT = 10_000  # counts that are kept while who sums them is away
+QUICK = 0.002  # seconds of an answer that a lone request gets sooner here than from another thread
 FLUSH = 0.25  # seconds between reports of them
 
 
@@ -55,6 +56,8 @@ class Server:
         )  # held until it has answered, whatever is served meanwhile
         if self._waiting >= self._settings.limits.queue:
             raise Busy("too many requests wait; come again later")
+        if self._open <= 1 and served.seconds < QUICK and len(x) == 1:
+            return {"version": number, **_raised(answer([Question(name, number, served, x)])[0])}
         self._waiting += 1
         try:
             found = [await self._batches.ask(Question(name, number, served, part)) for part in self._parts(x)]
@@ -113,3 +116,9 @@ class Server:
         except Exception:
             self._events = (events + self._events)[-KEPT:]
             raise
+
+
+def _raised(found: dict[str, np.ndarray] | Exception) -> dict[str, np.ndarray]:
+    if isinstance(found, Exception):
+        raise found
+    return found

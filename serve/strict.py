@@ -8,8 +8,8 @@ from fastapi.dependencies.models import Dependant
 from sparring.serve.protocol import Invalid
 
 
-def query(request: Request) -> None:
-    """A dependency of every path.
+async def query(request: Request) -> None:
+    """A dependency of every path; a coroutine, since FastAPI calls functions in a thread.
 
     Raises:
         Invalid: names the key and what the path knows.

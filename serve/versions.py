@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,11 +26,8 @@ class Served:
     card: dict[str, Any]
     files: dict[str, str]  # name -> sha256, of its manifest
     state: State
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return next((t.device for t in (*self.model.parameters(), *self.model.buffers())), torch.device("cpu"))
+    device: torch.device
+    seconds: float  # that it took for one image
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,9 +61,12 @@ def load(folder: Path, device: torch.device) -> Served:
     """
     state, card, files = state_of(folder), _card(folder), model_folder.manifest(folder)["files"]
     model = model_folder.load(folder).to(device).requires_grad_(False)
-    made = Served(model, card, files, state)
+    made = Served(model, card, files, state, device, 0.0)
     with torch.inference_mode():
         out = model(torch.zeros(2, *made.shape, device=device))
+        started = time.perf_counter()
+        model(torch.zeros(1, *made.shape, device=device)).tolist()
+    made = replace(made, seconds=time.perf_counter() - started)
     if out.shape != (2, len(card["classes"])):
         raise ValueError(f"it does not tell {len(card['classes'])} classes apart, as its card says")
     if not bool(out.isfinite().all()):

@@ -13,14 +13,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import Router
 
 from sparring.serve import manual, strict, v1, v2
 from sparring.serve.backend import Backend, Busy
-from sparring.serve.bodies import TooLargeError, TooSlowError
+from sparring.serve.bodies import Receive, TooLargeError, TooSlowError
 from sparring.serve.catalogue import NotFiniteError, NotFound
 from sparring.serve.codings import DamagedError
-from sparring.serve.guard import Guard
-from sparring.serve.heads import too_large
+from sparring.serve.guard import Guard, Send
+from sparring.serve.heads import Scope, too_large
 from sparring.serve.protocol import Invalid
 from sparring.serve.reading import Readers
 from sparring.serve.settings import Settings
@@ -39,6 +41,7 @@ def build(backend: Backend, settings: Settings, *, names_requests: bool = True) 
         async with backend.running():
             yield
 
+    handlers = _errors(settings)
     app = FastAPI(
         title="Sparring",
         version=VERSION,
@@ -49,14 +52,20 @@ def build(backend: Backend, settings: Settings, *, names_requests: bool = True) 
         redirect_slashes=False,
         dependencies=[Depends(strict.query)],
         default_response_class=JSONResponse,
+        exception_handlers=handlers,
     )
     readers = Readers()
     app.include_router(v2.router(backend, settings, readers), tags=["Open Inference Protocol v2"])
     app.include_router(v1.router(backend, settings, readers), tags=["Images"])
     _own(app, backend)
-    _errors(app, settings)
     app.mount("/static", StaticFiles(directory=PAGE / "static"), name="static")
-    return Guard(app, settings, tokens=Tokens(settings.token_file), watcher=backend, names_requests=names_requests)
+    quick = ExceptionMiddleware(Router(v2.routes(backend, settings, readers)), handlers=handlers)
+
+    async def either(scope: Scope, receive: Receive, send: Send) -> None:
+        short = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].endswith("/infer")
+        await (quick if short and not scope["query_string"] else app)(scope, receive, send)
+
+    return Guard(either, settings, tokens=Tokens(settings.token_file), watcher=backend, names_requests=names_requests)
 
 
 def _own(app: FastAPI, backend: Backend) -> None:
@@ -77,8 +86,8 @@ def _own(app: FastAPI, backend: Backend) -> None:
         return PlainTextResponse(await backend.metrics(), media_type="text/plain; version=0.0.4")
 
 
-def _errors(app: FastAPI, settings: Settings) -> None:
-    """One shape for all of them, without a path or a stack."""
+def _errors(settings: Settings) -> dict[Any, Any]:
+    """Who answers which: one shape for all of them, without a path or a stack."""
 
     def answers(status: int, text: Callable[[Any], str]) -> Any:
         async def handler(request: Request, error: Exception) -> JSONResponse:
@@ -99,14 +108,16 @@ def _errors(app: FastAPI, settings: Settings) -> None:
         return f"{'.'.join(str(p) for p in first['loc'])}: {first['msg']}"
 
     slow = f"the body did not arrive within {settings.limits.body_seconds:g} s"
-    app.add_exception_handler(Exception, defect)
-    app.add_exception_handler(HTTPException, http)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, answers(422, invalid))
-    app.add_exception_handler(Invalid, answers(422, str))
-    app.add_exception_handler(Refused, answers(422, str))
-    app.add_exception_handler(NotFound, answers(404, str))
-    app.add_exception_handler(NotFiniteError, answers(422, str))
-    app.add_exception_handler(Busy, answers(503, str))
-    app.add_exception_handler(DamagedError, answers(400, str))
-    app.add_exception_handler(TooLargeError, answers(413, lambda error: too_large(settings.limits)))
-    app.add_exception_handler(TooSlowError, answers(408, lambda error: slow))
+    return {
+        Exception: defect,
+        HTTPException: http,
+        RequestValidationError: answers(422, invalid),
+        Invalid: answers(422, str),
+        Refused: answers(422, str),
+        NotFound: answers(404, str),
+        NotFiniteError: answers(422, str),
+        Busy: answers(503, str),
+        DamagedError: answers(400, str),
+        TooLargeError: answers(413, lambda error: too_large(settings.limits)),
+        TooSlowError: answers(408, lambda error: slow),
+    }

@@ -239,9 +239,9 @@ def test_search() -> None:
 
 @pytest.mark.soak
 def test_serve_load() -> None:
-    flags = ["--seconds=1", "--clients", "2", "--models", "small_cnn", "--servers", "bare", "serve", "--no-attack"]
-    result = run("serve_load.py", *flags)
-    assert [p["server"] for p in result["points"]] == ["bare", "serve"]
+    flags = ["--seconds=1", "--repeats=1", "--clients", "2", "--networks", "small_cnn", "--no-attack"]
+    result = run("serve_load.py", *flags, "--servers", "bare", "local", "ray")
+    assert [p["server"] for p in result["points"]] == ["bare", "local", "ray"]
     assert all(p["requests_s"] > 5 and p["p99_ms"] >= p["p50_ms"] > 0 for p in result["points"])
 
 

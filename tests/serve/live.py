@@ -65,10 +65,11 @@ class Service:
             if not in_a_row:
                 time.sleep(0.2)
 
-    def memory(self) -> int:
-        """Bytes that all processes hold which answer."""
-        pids = [self.process.pid, *(pid for pid, name in self._processes() if name.startswith("ray::ServeReplica"))]
-        return sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") for p in pids)
+    def memory(self, *, whole: bool = False) -> int:
+        """Bytes that all processes hold which answer; ``whole``: with Ray's own."""
+        pids = [self.process.pid]
+        pids += [pid for pid, name in self._processes() if name.startswith("ray::ServeReplica") or whole]
+        return sum(_held(pid) for pid in set(pids))
 
     def _processes(self) -> Iterator[tuple[int, str]]:
         for path in Path("/proc").glob("[0-9]*"):
@@ -83,6 +84,13 @@ class Service:
         pid = self.replicas(deployment)[0]
         os.kill(pid, signal.SIGKILL)
         return pid
+
+
+def _held(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:  # it has ended
+        return 0
 
 
 @contextmanager

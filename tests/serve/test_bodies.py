@@ -61,7 +61,11 @@ def test_no_more_is_inflated_than_is_asked_for() -> None:
     assert len(Inflated(b"gzip")(gzip.compress(bytes(10**6)), most=10, last=True)) == 11
 
 
-@pytest.mark.parametrize("content", [b"", b"x", gzip.compress(b"x")[:-1], gzip.compress(b"x") + b"x"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x", gzip.compress(b"x")[:-1], gzip.compress(b"x") + b"x"],
+    ids=["nothing", "not gzip", "cut short", "and more"],
+)
 def test_damaged_codings(content: bytes) -> None:
     with pytest.raises(DamagedError):
         asyncio.run(read(body(pieces(content), coding=b"gzip")))
