@@ -12,17 +12,17 @@ PY := .venv/bin/python
 READY := .venv/ready
 endif
 
-.PHONY: demo test soak browser check wheel golden recipes-check bench docs-tables clean
+.PHONY: demo test soak browser clients check wheel golden recipes-check bench docs-tables clean
 
 demo: $(READY)
 	$(PY) -m sparring.cluster demo
 
 # More at a time than there are cores: many tests wait for processes to start, to be lost, or for a timeout to pass. By file: what a file sets up is set up once.
-test: check browser
+test: check browser clients
 	$(PY) -m pytest -m "not soak" -n 4 --dist loadfile --no-loadscope-reorder
 
 # What takes longer; UNTIL (seconds since 1970) skips what would end later.
-soak: $(READY) browser
+soak: $(READY) browser clients
 	SPARRING_SOAK_UNTIL=$(UNTIL) $(PY) -m pytest -m soak -n 2 --dist loadfile --no-loadscope-reorder
 
 # Page tests drive Debian's Chromium, one test its nginx; without them, and without the right to install them, they are skipped and say so.
@@ -30,6 +30,13 @@ browser:
 	@{ command -v chromium && { command -v nginx || [ -x /usr/sbin/nginx ]; }; } >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium nginx-light; } >/dev/null 2>&1 || \
 		echo "Chromium or nginx could not be installed; their tests will be skipped"
+
+# Clients of other makers of the serving protocol, each in a folder of its own, since their dependencies are not ours.
+clients: .clients/ready
+.clients/ready: tests/serve/clients/triton.txt tests/serve/clients/kserve.txt | $(READY)
+	rm -rf .clients
+	@{ for c in triton kserve; do $(PY) -m pip install -q --no-deps --target .clients/$$c -r tests/serve/clients/$$c.txt || exit 1; done; \
+		touch .clients/ready; } || echo "The clients could not be installed; their tests will be skipped"
 
 check: $(READY)
 	$(PY) -m ruff check .
@@ -66,4 +73,4 @@ docs-tables: $(READY)
 	touch $@
 
 clean:
-	rm -rf .venv *.egg-info build
+	rm -rf .venv .clients *.egg-info build

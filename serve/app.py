@@ -10,7 +10,6 @@ With HAProxy a predictor reads HTTP itself, on a port of its own: nothing of Pyt
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from sparring.serve import background
 from sparring.serve.backend import Busy
 from sparring.serve.catalogue import NotFound
 from sparring.serve.guard import OPEN_MOST
-from sparring.serve.ledger import Event, Ledger
+from sparring.serve.ledger import Ledger, Report
 from sparring.serve.settings import Settings
 
 log = logging.getLogger("sparring.serve")
@@ -135,8 +134,8 @@ class _Counts:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
 
-    async def note(self, events: Iterable[Event], newest: dict[str, int], **mine: Any) -> bool:
-        return bool(await self._handle.note.remote(events, newest, **mine))
+    async def note(self, report: Report) -> bool:
+        return bool(await self._handle.note.remote(report))
 
     async def text(self) -> bytes:
         try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import numpy as np
 
 from sparring.serve.guard import Watcher
-from sparring.serve.ledger import Event
+from sparring.serve.ledger import Report
 
 
 class Busy(Exception):
@@ -22,11 +21,14 @@ class Backend(Watcher, Protocol):
     def models(self) -> dict[str, dict[str, Any]]:
         """Per served name ``versions`` (number -> card) and ``refused`` (number -> why), as known now."""
 
-    async def predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
+    async def predict(
+        self, name: str, version: int | None, x: np.ndarray, *, canary: bool | None = None
+    ) -> dict[str, Any]:
         """``version``; ``logits`` and ``probabilities`` [B, K] float32; of an ensemble ``disagreement`` [B].
 
         Args:
             x: [B, C, H, W] float32 in [0, 1].
+            canary: whether the canary is to answer, where there is one and no version is named; None: by its share.
 
         Raises:
             NotFound, Busy, NotFiniteError
@@ -60,10 +62,8 @@ class Attacks(Protocol):
 class Counts(Protocol):
     """Who sums what all processes of a service tell; see ``sparring.serve.ledger.Ledger``."""
 
-    async def note(
-        self, events: Iterable[Event], newest: dict[str, int], *, replica: str, open_now: int, stopping: bool
-    ) -> bool:
-        """Add requests; whether the process is to take no more."""
+    async def note(self, report: Report) -> bool:
+        """Add what a process tells; whether it is to take no more."""
 
     async def text(self) -> bytes:
         """Prometheus' text format.

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sparring.serve.invalid import Invalid
+
+CANARY = "x-canary"  # header
+
 
 class NotFound(Exception):
     """No such model or version."""
@@ -27,8 +31,21 @@ def version_of(text: str | None) -> int | None:
     return int(text)
 
 
+def canary_of(header: str | None) -> bool | None:
+    """Whether a request asks for a model's canary, or for never getting it.
+
+    Raises:
+        Invalid: the header says something else.
+    """
+    if header is None:
+        return None
+    if header not in ("always", "never"):
+        raise Invalid(f"the header {CANARY} is {header[:40]!r}; expected always or never")
+    return header == "always"
+
+
 def card_of(models: Mapping[str, Mapping[str, Any]], name: str, version: int | None) -> tuple[int, dict[str, Any]]:
-    """Number and card of a version, the newest when None.
+    """Number and card of a version; when None of the one that answers then.
 
     Raises:
         NotFound: it is not served; says what is.
@@ -38,10 +55,16 @@ def card_of(models: Mapping[str, Mapping[str, Any]], name: str, version: int | N
         raise NotFound(
             f"no such model; served: {', '.join(sorted(n for n in models if models[n]['versions'])) or 'none'}"
         )
-    number = max(versions) if version is None else version
+    number = default(models[name]) if version is None else version
     if number not in versions:
         raise NotFound(f"no such version of {name}; served: {', '.join(map(str, sorted(versions)))}")
     return number, dict(versions[number])
+
+
+def default(model: Mapping[str, Any]) -> int:
+    """The version that answers where a request names none."""
+    found = model.get("default")
+    return max(model["versions"]) if found is None else int(found)
 
 
 def shape_of(card: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -69,7 +92,8 @@ def line(name: str, model: Mapping[str, Any]) -> dict[str, Any]:
     """One model in the list."""
     known: dict[str, Any] = {"name": name, "versions": sorted(model["versions"]), "refused": model["refused"]}
     if model["versions"]:
-        card = model["versions"][max(model["versions"])]
+        card = model["versions"][default(model)]
+        known |= {"default": default(model), "rollout": model.get("rollout", {})}
         known |= {"classes": card["classes"], "input": card["input"], "threats": card["threats"]}
         known |= {"networks": card["networks"], "robustness": robustness(card) or "not measured"}
     return known

@@ -11,7 +11,7 @@ import multiprocessing
 import signal
 import socket
 from asyncio import TimerHandle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import FrameType
@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from sparring.serve import background, web
 from sparring.serve.attack import Attacker
 from sparring.serve.backend import Busy
-from sparring.serve.ledger import Event, Ledger
+from sparring.serve.ledger import Ledger, Report
 from sparring.serve.server import Server
 from sparring.serve.settings import Settings
 
@@ -99,8 +99,8 @@ class Here:
     def __init__(self) -> None:
         self._ledger = Ledger()
 
-    async def note(self, events: Iterable[Event], newest: dict[str, int], **mine: Any) -> bool:
-        return self._ledger.note(events, newest, **mine)
+    async def note(self, report: Report) -> bool:
+        return self._ledger.note(report)
 
     async def text(self) -> bytes:
         return self._ledger.text()

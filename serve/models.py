@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sparring.agents import model_folder
+from sparring.agents import model_folder, rollout
+from sparring.agents.rollout import Rollout
 from sparring.serve import versions
 from sparring.serve.catalogue import NotFound
 from sparring.serve.settings import Settings
@@ -43,6 +45,7 @@ class Models:
         self._device = torch.device("cuda" if settings.gpus and torch.cuda.is_available() else "cpu")
         self._served: dict[str, dict[int, Served]] = {}
         self._refused: dict[str, dict[int, Refusal]] = {}
+        self._rollouts: dict[str, Rollout] = {}
         self.described: dict[str, dict[str, Any]] = {}  # by name: versions (number -> card), refused (number -> why)
         self._busy = threading.Lock()
 
@@ -54,15 +57,24 @@ class Models:
             except OSError as error:  # storage that is away now: what is served goes on
                 log.warning("models cannot be listed: %s", error)
                 return
-            served, refused = {}, {}
+            served, refused, rollouts = {}, {}, {}
             for name, folder in folders.items():
                 if model_folder.NAME.fullmatch(name):
-                    served[name], refused[name] = self._look(name, folder)
+                    rollouts[name] = self._rollout(name, folder)
+                    served[name], refused[name] = self._look(name, folder, rollouts[name].named)
+            self._rollouts = rollouts
             self._served, self._refused = served, refused  # at once: readers see the one or the other
-            self.described = _described(served, refused)
+            self.described = _described(served, refused, rollouts)
 
-    def _look(self, name: str, folder: Path) -> tuple[dict[int, Served], dict[int, Refusal]]:
-        """The newest whole versions, and why newer ones are not among them."""
+    def _rollout(self, name: str, folder: Path) -> Rollout:
+        try:
+            return rollout.read(folder)
+        except (ValueError, OSError) as error:
+            log.error("%s goes on as before: %s", name, error)
+            return self._rollouts.get(name, Rollout())
+
+    def _look(self, name: str, folder: Path, named: set[int]) -> tuple[dict[int, Served], dict[int, Refusal]]:
+        """The newest whole versions and those that are named, and why others are not among them."""
         before, refused_before = self._served.get(name, {}), self._refused.get(name, {})
         served: dict[int, Served] = {}
         refused: dict[int, Refusal] = {}
@@ -72,8 +84,8 @@ class Models:
             log.warning("%s cannot be listed: %s", name, error)
             return before, refused_before
         for version in sorted(found, reverse=True):
-            if len(served) == KEPT:
-                break
+            if len(served) >= KEPT and version not in named:
+                continue
             path = found[version]
             state = versions.state_of(path)
             known, refusal = before.get(version), refused_before.get(version)
@@ -97,6 +109,14 @@ class Models:
                 log.error("%s version %d is refused: %s", name, version, error)
         return dict(sorted(served.items())), refused
 
+    def rollout(self, name: str) -> Rollout:
+        """What the versions of a model are for, of those that are served."""
+        now, there = self._rollouts.get(name, Rollout()), self._served.get(name, {})
+        canary = now.canary if now.canary in there else None
+        return replace(
+            now, canary=canary, share=now.share if canary else 0.0, shadow=now.shadow if now.shadow in there else None
+        )
+
     def get(self, name: str, version: int | None, shape: tuple[int, ...] | None = None) -> tuple[int, Served]:
         """A version, the newest when None. Who holds it may go on using it when it is no longer served.
 
@@ -109,7 +129,7 @@ class Models:
         versions = self._served.get(name)
         if not versions:
             raise NotFound(f"no model {name!r}")
-        number = max(versions) if version is None else version
+        number = default_of(versions, self._rollouts.get(name, Rollout())) if version is None else version
         if number not in versions:
             raise NotFound(f"model {name!r} has no version {number}; it has {', '.join(map(str, versions))}")
         if shape is not None and shape != versions[number].shape:
@@ -117,12 +137,19 @@ class Models:
         return number, versions[number]
 
 
+def default_of(versions: Mapping[int, Any], now: Rollout) -> int:
+    """The version that answers where a request names none: the one that was named, or the newest if that is not served."""
+    return now.version if now.version is not None and now.version in versions else max(versions)
+
+
 def _described(
-    served: dict[str, dict[int, Served]], refused: dict[str, dict[int, Refusal]]
+    served: dict[str, dict[int, Served]], refused: dict[str, dict[int, Refusal]], rollouts: dict[str, Rollout]
 ) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "versions": {v: s.card for v, s in versions.items()},
+            "default": default_of(versions, rollouts[name]) if versions else None,
+            "rollout": asdict(rollouts[name]),
             "refused": {v: r.why for v, r in refused.get(name, {}).items()},
         }
         for name, versions in served.items()

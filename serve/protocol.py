@@ -1,8 +1,8 @@
-"""The Open Inference Protocol, version 2, over JSON: requests checked into arrays, answers written from them.
+"""The Open Inference Protocol, version 2: what a request asks for, and what its answer tells.
 
 Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md. One input ``images``
-(FP32, [B, C, H, W], pixels in [0, 1]); outputs ``logits`` and ``probabilities`` (FP32, [B, K]), and of an ensemble
-``disagreement`` (FP32, [B]).
+([B, C, H, W], ``tensors.py``); outputs ``logits`` and ``probabilities`` (FP32, [B, K]), and of an ensemble ``disagreement``
+(FP32, [B]), as numbers in JSON or as bytes behind it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
-import numpy as np
+from sparring.serve.invalid import Invalid, kind, short
 
 PLATFORM = "pytorch"
+SERVER = {"name": "sparring", "version": "1", "extensions": ["binary_tensor_data"]}
 FEW = 1000  # values of a request that has no tensor
-
-
-class Invalid(ValueError):
-    """A request that means nothing; the text says what was seen and what is allowed."""
 
 
 class Most(NamedTuple):
@@ -55,53 +52,36 @@ def parse_json(body: bytes, *, most: Most = Most()) -> dict[str, Any]:
     except ValueError as error:
         raise Invalid(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise Invalid(f"the body is {_kind(value)}; expected an object")
+        raise Invalid(f"the body is {kind(value)}; expected an object")
     return value
 
 
-def images(request: Mapping[str, Any], shape: tuple[int, int, int], *, most: int) -> np.ndarray:
-    """The images of an inference request: [B, C, H, W] float32 in [0, 1].
-
-    Args:
-        shape: of the model's images.
-        most: images of a request.
-
-    Raises:
-        Invalid: anything but one FP32 input ``images`` of the model's shape whose data fit it.
-    """
-    inputs = request.get("inputs")
-    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-        raise Invalid("expected one entry in inputs, the tensor 'images'")
-    given = inputs[0]
-    if given.get("name") != "images":
-        raise Invalid(f"input {_short(given.get('name'))} is unknown; the model takes 'images'")
-    if given.get("datatype") != "FP32":
-        raise Invalid(f"datatype {_short(given.get('datatype'))} of 'images'; expected 'FP32'")
-    wanted: Any = given.get("shape")
-    whole = isinstance(wanted, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in wanted)
-    if not whole or len(wanted) != 4 or tuple(wanted[1:]) != shape or wanted[0] < 1:
-        raise Invalid(f"shape {_short(wanted)} of 'images'; expected [B, {', '.join(map(str, shape))}], B at least 1")
-    if wanted[0] > most:
-        raise Invalid(f"{_short(wanted[0])} images in one request; at most {most}")
-    return _pixels(given.get("data"), (wanted[0], *shape))
-
-
-def outputs(request: Mapping[str, Any], available: list[str]) -> list[str]:
-    """Names of the outputs that a request wants; all when it names none.
+def outputs(request: Mapping[str, Any], available: list[str]) -> dict[str, bool]:
+    """The outputs that a request wants, and whether as bytes; all when it names none.
 
     Raises:
         Invalid: an output that the model does not have.
     """
-    wanted = request.get("outputs")
+    wanted, default = request.get("outputs"), _flag(request, "binary_data_output", default=False)
     if wanted is None or wanted == []:
-        return available
+        return dict.fromkeys(available, default)
     names = [o.get("name") if isinstance(o, dict) else None for o in wanted] if isinstance(wanted, list) else [None]
     for name in names:
         if name not in available:
-            raise Invalid(f"output {_short(name)} is unknown; the model has {', '.join(available)}")
+            raise Invalid(f"output {short(name)} is unknown; the model has {', '.join(available)}")
     if len(set(names)) != len(names):
         raise Invalid("an output is named twice")
-    return [str(n) for n in names]
+    return {str(o["name"]): _flag(o, "binary_data", default=default) for o in wanted}
+
+
+def _flag(holder: Mapping[str, Any], key: str, *, default: bool) -> bool:
+    parameters = holder.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise Invalid("parameters is not an object")
+    value = parameters.get(key, default)
+    if not isinstance(value, bool):
+        raise Invalid(f"{key} is {short(value)}; expected true or false")
+    return value
 
 
 def request_id(request: Mapping[str, Any]) -> str | None:
@@ -113,18 +93,26 @@ def request_id(request: Mapping[str, Any]) -> str | None:
     given = request.get("id")
     whole = isinstance(given, str) and len(given) <= 128 and not any("\ud800" <= c <= "\udfff" for c in given)
     if given is not None and not whole:
-        raise Invalid(f"id {_short(given)}; expected a text of at most 128 characters")
+        raise Invalid(f"id {short(given)}; expected a text of at most 128 characters")
     return given
 
 
-def answer(name: str, result: Mapping[str, Any], wanted: list[str], *, id: str | None) -> dict[str, Any]:
-    """An inference response."""
-    tensors = [
-        {"name": n, "shape": list(result[n].shape), "datatype": "FP32", "data": result[n].ravel().tolist()}
-        for n in wanted
-    ]
+def answer(
+    name: str, result: Mapping[str, Any], wanted: Mapping[str, bool], *, id: str | None
+) -> tuple[dict[str, Any], list[bytes]]:
+    """An inference response, and the bytes that follow it."""
+    tensors: list[dict[str, Any]] = []
+    behind: list[bytes] = []
+    for output, as_bytes in wanted.items():
+        values = result[output]
+        tensor = {"name": output, "shape": list(values.shape), "datatype": "FP32"}
+        if as_bytes:
+            behind.append(values.astype("<f4", copy=False).tobytes())
+            tensors.append({**tensor, "parameters": {"binary_data_size": len(behind[-1])}})
+        else:
+            tensors.append({**tensor, "data": values.ravel().tolist()})
     own = {"id": id} if id is not None else {}
-    return {"model_name": name, "model_version": str(result["version"]), **own, "outputs": tensors}
+    return {"model_name": name, "model_version": str(result["version"]), **own, "outputs": tensors}, behind
 
 
 def metadata(name: str, versions: Mapping[int, Mapping[str, Any]], version: int) -> dict[str, Any]:
@@ -150,63 +138,15 @@ def output_names(card: Mapping[str, Any]) -> list[str]:
     return ["logits", "probabilities", *(["disagreement"] if len(card["networks"]) > 1 else [])]
 
 
-def _pixels(data: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Every value is looked at before an array is made: numpy would give each as much room as the longest text."""
-    if not isinstance(data, list):
-        raise Invalid(f"data of 'images' is {_kind(data)}; expected a list of numbers, flat or nested")
-    expected = f"expected {list(shape)}, or {prod(shape)} numbers"
-    nested = bool(data) and isinstance(data[0], list)
-    flat = _flat(data, shape) if nested else data
-    if flat is None:
-        raise Invalid(f"data of 'images' is ragged or of another shape; {expected}")
-    if len(flat) != prod(shape):
-        raise Invalid(f"data of 'images' has {len(flat)} values; {expected}")
-    if not all(type(v) in (int, float) for v in flat):
-        raise Invalid("data of 'images' holds values that are not numbers")
-    try:
-        values = np.array(flat, dtype=np.float64)
-    except OverflowError:
-        raise Invalid("data of 'images' holds values that are not numbers of 64 bits") from None
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-        raise Invalid("pixels must be finite and lie in [0, 1] (divide bytes by 255)")
-    return values.astype(np.float32).reshape(shape)
-
-
-def _flat(data: Any, shape: tuple[int, ...]) -> list[Any] | None:
-    """The values of lists nested as ``shape`` says; None where they are not."""
-    if not isinstance(data, list) or len(data) != shape[0]:
-        return None
-    if len(shape) == 1:
-        return data
-    found: list[Any] = []
-    for part in data:
-        values = _flat(part, shape[1:])
-        if values is None:
-            return None
-        found += values
-    return found
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Of a key that is given twice nobody knows which value is meant."""
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise Invalid(f"the key {_short(twice)} is given twice")
+        raise Invalid(f"the key {short(twice)} is given twice")
     return found
 
 
 def _refuse(constant: str) -> Any:
     raise Invalid(f"{constant} is not a JSON number; pixels must lie in [0, 1]")
-
-
-def _kind(value: Any) -> str:
-    return {"dict": "an object", "list": "a list", "str": "a text", "NoneType": "null", "bool": "true or false"}.get(
-        type(value).__name__, "a number"
-    )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -22,12 +22,16 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 _TENSOR = {
     "type": "object",
-    "required": ["name", "shape", "datatype", "data"],
+    "required": ["name", "shape", "datatype"],
     "properties": {
         "name": {"const": "images"},
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 4, "maxItems": 4},
-        "datatype": {"const": "FP32"},
-        "data": {"type": "array", "description": "Pixels in [0, 1], flat or nested as [B, C, H, W]."},
+        "datatype": {"enum": ["FP32", "FP16", "BF16", "UINT8"]},
+        "data": {
+            "type": "array",
+            "description": "Pixels in [0, 1], of UINT8 from 0 to 255, flat or nested as [B, C, H, W]; else bytes behind the JSON.",
+        },
+        "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer", "minimum": 0}}},
     },
 }
 _REQUEST = {
@@ -35,13 +39,17 @@ _REQUEST = {
     "required": ["inputs"],
     "properties": {
         "id": {"type": "string", "maxLength": 128},
+        "parameters": {"type": "object", "properties": {"binary_data_output": {"type": "boolean"}}},
         "inputs": {"type": "array", "items": _TENSOR, "minItems": 1, "maxItems": 1},
         "outputs": {
             "type": "array",
             "items": {
                 "type": "object",
                 "required": ["name"],
-                "properties": {"name": {"enum": ["logits", "probabilities", "disagreement"]}},
+                "properties": {
+                    "name": {"enum": ["logits", "probabilities", "disagreement"]},
+                    "parameters": {"type": "object", "properties": {"binary_data": {"type": "boolean"}}},
+                },
             },
         },
     },
@@ -54,6 +62,13 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 INFER = _json(_REQUEST)
+INFER["requestBody"]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+INFER["responses"] = {
+    "200": {
+        "description": "Outputs as numbers in JSON, or as bytes behind it (Inference-Header-Content-Length).",
+        "content": {"application/json": {}, "application/octet-stream": {}},
+    }
+}
 CLASSIFY = _json({"type": "object", "required": ["image"], "properties": {"image": _IMAGE}})
 CLASSIFY["requestBody"]["content"] |= {
     kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/png", "image/jpeg")

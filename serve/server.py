@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,9 +18,11 @@ from sparring.serve import background
 from sparring.serve.answers import Question, answer
 from sparring.serve.backend import Attacks, Busy, Counts
 from sparring.serve.batches import Batches
-from sparring.serve.ledger import Event
+from sparring.serve.ledger import Event, Report
 from sparring.serve.models import Models
+from sparring.serve.seen import Seen
 from sparring.serve.settings import Settings
+from sparring.serve.shadows import Shadows
 
 log = logging.getLogger("sparring.serve")
 KEPT = 10_000  # counts that are kept while who sums them is away
@@ -43,6 +46,8 @@ class Server:
             answer, most=settings.batch, weight=lambda question: len(question.x)
         )
         self._waiting = 0
+        self._shadows = Shadows()
+        self._seen: dict[tuple[str, int], Seen] = {}
         self._events: list[Event] = []
         self._open, self._stopping, self._me = 0, False, uuid.uuid4().hex
         background.every(settings.poll, self._models.poll)
@@ -50,7 +55,20 @@ class Server:
     def models(self) -> dict[str, dict[str, Any]]:
         return self._models.described
 
-    async def predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
+    async def predict(
+        self, name: str, version: int | None, x: np.ndarray, *, canary: bool | None = None
+    ) -> dict[str, Any]:
+        now = self._models.rollout(name)
+        if version is None and now.canary is not None:
+            chosen = random.random() < now.share if canary is None else canary
+            version = now.canary if chosen else None
+        found = await self._predict(name, version, x)
+        if now.shadow is not None and now.shadow != found["version"]:
+            self._shadows.ask(self._predict, name, now.shadow, x, found)
+        self._seen.setdefault((name, found["version"]), Seen()).add(found)
+        return found
+
+    async def _predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
         number, served = self._models.get(
             name, version, x.shape[1:]
         )  # held until it has answered, whatever is served meanwhile
@@ -106,13 +124,23 @@ class Server:
             except Exception as error:
                 log.warning("reporting counts: %s", type(error).__name__)
 
+    def _taken(self) -> dict[tuple[str, int], Seen]:
+        seen, self._seen = self._seen, {}
+        return seen
+
     async def _flush(self) -> None:
         events, self._events = self._events, []
-        newest = {n: max(m["versions"]) for n, m in self.models().items() if m["versions"]}
+        report = Report(
+            process=self._me,
+            events=events,
+            answering={name: model["default"] for name, model in self.models().items() if model["versions"]},
+            shadows=self._shadows.taken(),
+            seen=self._taken(),
+            open_now=self._open,
+            stopping=self._stopping,
+        )
         try:
-            self._stopping = await self._counts.note(
-                events, newest, replica=self._me, open_now=self._open, stopping=self._stopping
-            )
+            self._stopping = await self._counts.note(report)
         except Exception:
             self._events = (events + self._events)[-KEPT:]
             raise

@@ -50,6 +50,10 @@ class Settings(BaseModel):
     gpus: float = Field(default=0.0, ge=0, description="GPUs of a predictor.")
     threads: int = Field(default=1, ge=1, description="CPU threads of a predictor.")
     batch: int = Field(default=16, ge=1, description="Requests that a predictor answers together, when so many wait.")
+    grpc_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Port of the gRPC service; none: it is off."
+    )
+    grpc_host: str = Field(default="127.0.0.1", description="Address of the gRPC service.")
     poll: float = Field(default=2.0, gt=0, description="Seconds between looks for new versions.")
     limits: Limits = Limits()
 

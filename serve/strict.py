@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
 
-from sparring.serve.protocol import Invalid
+from sparring.serve.invalid import Invalid
 
 
 async def query(request: Request) -> None:

@@ -10,8 +10,9 @@ from fastapi import APIRouter, Query, Request
 
 from sparring.serve import images, schemas
 from sparring.serve.backend import Backend
-from sparring.serve.catalogue import NotFiniteError, card_of, line, shape_of, version_of
-from sparring.serve.protocol import Invalid, parse_json
+from sparring.serve.catalogue import CANARY, NotFiniteError, canary_of, card_of, line, shape_of, version_of
+from sparring.serve.invalid import Invalid
+from sparring.serve.protocol import parse_json
 from sparring.serve.reading import Readers
 from sparring.serve.settings import Settings
 from sparring.trainers.decoder import Refused
@@ -46,7 +47,7 @@ def router(backend: Backend, settings: Settings, readers: Readers) -> APIRouter:
             return images.decode(content, shape_of(card), pixels=settings.limits.pixels)
 
         x = await readers.file(body, read)
-        result = await backend.predict(name, asked_version, x[None])  # without one: the newest that the predictor has
+        result = await backend.predict(name, asked_version, x[None], canary=canary_of(request.headers.get(CANARY)))
         answer = {
             "model": name,
             "version": result["version"],

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sparring.serve import protocol, schemas
+from sparring.serve import protocol, schemas, tensors
 from sparring.serve.backend import Backend
-from sparring.serve.catalogue import card_of, shape_of, version_of
+from sparring.serve.catalogue import CANARY, canary_of, card_of, shape_of, version_of
 from sparring.serve.reading import Readers
 from sparring.serve.settings import Settings
 
+BINARY = "inference-header-content-length"  # bytes of JSON before those of tensors
 MODEL = "/v2/models/{name}"
 VERSIONED = f"{MODEL}/versions/{{version}}"
 
@@ -25,7 +27,7 @@ def router(backend: Backend, settings: Settings, readers: Readers) -> APIRouter:
 
     @paths.get("/v2", summary="Server metadata")
     async def server() -> dict[str, Any]:
-        return {"name": "sparring", "version": "1", "extensions": []}
+        return protocol.SERVER
 
     @paths.get("/v2/health/live", summary="Whether the server answers")
     async def live() -> dict[str, bool]:
@@ -51,37 +53,42 @@ def router(backend: Backend, settings: Settings, readers: Readers) -> APIRouter:
         card_of(backend.models(), name, version_of(version))
         return {"name": name, "ready": True}
 
-    asked = infer(backend, settings, readers)
-    paths.add_api_route(
-        f"{MODEL}/infer",
-        asked,
-        methods=["POST"],
-        summary="Logits and probabilities of images",
-        openapi_extra=schemas.INFER,
-    )
-    paths.add_api_route(
-        f"{VERSIONED}/infer", asked, methods=["POST"], summary="The same of one version", openapi_extra=schemas.INFER
-    )
+    asked = infer(backend, settings, readers)  # both are described here, and answered by the same in ``routes``
+
+    @paths.post(f"{MODEL}/infer", summary="Logits and probabilities of images", openapi_extra=schemas.INFER)
+    async def newest(name: str, request: Request) -> Response:
+        return await asked(request)
+
+    @paths.post(f"{VERSIONED}/infer", summary="The same of one version", openapi_extra=schemas.INFER)
+    async def versioned(name: str, version: str, request: Request) -> Response:
+        return await asked(request)
+
     return paths
 
 
-def infer(backend: Backend, settings: Settings, readers: Readers) -> Callable[[Request], Awaitable[JSONResponse]]:
+def infer(backend: Backend, settings: Settings, readers: Readers) -> Callable[[Request], Awaitable[Response]]:
     """What answers ``/infer``."""
 
-    async def answered(request: Request) -> JSONResponse:
+    async def answered(request: Request) -> Response:
         name, asked_version = request.path_params["name"], version_of(request.path_params.get("version"))
         _, card = card_of(backend.models(), name, asked_version)
         body = await request.body()
 
-        def read() -> tuple[Any, list[str], str | None]:
-            asked = protocol.parse_json(body, most=protocol.most_of(shape_of(card), settings.limits.images))
+        def read() -> tuple[Any, dict[str, bool], str | None]:
+            text, raw = tensors.split(body, request.headers.get(BINARY))
+            asked = protocol.parse_json(text, most=protocol.most_of(shape_of(card), settings.limits.images))
             wanted = protocol.outputs(asked, protocol.output_names(card))
-            x = protocol.images(asked, shape_of(card), most=settings.limits.images)
+            x = tensors.images(asked, raw, shape_of(card), most=settings.limits.images)
             return x, wanted, protocol.request_id(asked)
 
         x, wanted, own_id = await readers.numbers(body, read)
-        result = await backend.predict(name, asked_version, x)  # without one: the newest that the predictor has
-        return JSONResponse(protocol.answer(name, result, wanted, id=own_id))
+        result = await backend.predict(name, asked_version, x, canary=canary_of(request.headers.get(CANARY)))
+        told, behind = protocol.answer(name, result, wanted, id=own_id)
+        if not behind:
+            return JSONResponse(told)
+        head = json.dumps(told).encode()
+        sizes = {BINARY: str(len(head))}
+        return Response(b"".join([head, *behind]), media_type="application/octet-stream", headers=sizes)
 
     return answered
 

@@ -16,14 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 
-from sparring.serve import manual, strict, v1, v2
+from sparring.serve import grpc_door, manual, strict, v1, v2
 from sparring.serve.backend import Backend, Busy
 from sparring.serve.bodies import Receive, TooLargeError, TooSlowError
 from sparring.serve.catalogue import NotFiniteError, NotFound
 from sparring.serve.codings import DamagedError
 from sparring.serve.guard import Guard, Send
 from sparring.serve.heads import Scope, too_large
-from sparring.serve.protocol import Invalid
+from sparring.serve.invalid import Invalid
 from sparring.serve.reading import Readers
 from sparring.serve.settings import Settings
 from sparring.serve.tokens import Tokens
@@ -36,9 +36,11 @@ PAGE = Path(__file__).parent / "page"
 def build(backend: Backend, settings: Settings, *, names_requests: bool = True) -> Guard:
     """The whole application, as an ASGI callable; ``names_requests``: see :class:`Guard`."""
 
+    tokens = Tokens(settings.token_file)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with backend.running():
+        async with backend.running(), grpc_door.listening(backend, settings, tokens):
             yield
 
     handlers = _errors(settings)
@@ -65,7 +67,7 @@ def build(backend: Backend, settings: Settings, *, names_requests: bool = True) 
         short = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].endswith("/infer")
         await (quick if short and not scope["query_string"] else app)(scope, receive, send)
 
-    return Guard(either, settings, tokens=Tokens(settings.token_file), watcher=backend, names_requests=names_requests)
+    return Guard(either, settings, tokens=tokens, watcher=backend, names_requests=names_requests)
 
 
 def _own(app: FastAPI, backend: Backend) -> None:

@@ -15,6 +15,7 @@ from sparring.cluster.commands.serve import serve
 from sparring.cluster.commands.training import pretrain, resume, train, tune
 from sparring.cluster.machines import doctor as doctors
 from sparring.cluster.runs import listing
+from sparring.cluster.serving.options import Roll
 
 
 def demo(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
@@ -65,6 +66,26 @@ def publish(
     answer(output, {"model": str(version), "card": model_folder.card(version)}, card.show)
 
 
+def rollout(
+    model: Positional[str],
+    *,
+    change: Annotated[Roll, arg(name="")] = Roll(),
+    models_dir: Path = Path("models"),
+    output: Out = Output(),
+) -> None:
+    """Which version of a model answers, for every service that serves it: canary, shadow, and the way back.
+
+    Args:
+        model: NAME in the folder of all models. Without a flag what it does now is shown.
+        change: What is to change.
+        models_dir: Folder of all models.
+    """
+    from sparring.cluster.serving import rollout as rollouts
+
+    folder = models_dir / model
+    answer(output, rollouts.result(folder, rollouts.roll(folder, change)), rollouts.show)
+
+
 def runs(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
     """List all runs."""
     answer(output, {"runs": listing.runs(runs_dir)}, listing.show_runs)
@@ -100,7 +121,7 @@ def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
 COMMANDS: dict[str, Callable[..., None]] = {
     f.__name__: f
     for f in (
-        *(demo, doctor, train, resume, pretrain, tune, frontier, evaluate, verify, publish, serve),
+        *(demo, doctor, train, resume, pretrain, tune, frontier, evaluate, verify, publish, serve, rollout),
         *(report, runs, recipes, methods, fsck, export),
     )
 }

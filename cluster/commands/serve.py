@@ -26,6 +26,8 @@ class Serving:
     """Address to listen on; any other than this machine's own needs a token."""
     port: int = 8000
     """Port to listen on."""
+    grpc_port: int | None = None
+    """Port of the Open Inference Protocol's gRPC service, on the same address; without one it is off."""
     token_file: Path | None = None
     """File with the bearer token that requests must carry; or set SPARRING_TOKEN."""
     predictors: int = 1
@@ -55,6 +57,8 @@ def serve(argv: list[str]) -> None:
 
     asked = tyro.cli(Serving, args=list(argv), prog="sparring serve")
     chosen = {k: v for k, v in asdict(asked).items() if k in options.PASSED}
+    if asked.grpc_port is not None:
+        chosen["grpc_host"] = asked.host
     limits = {"seconds": asked.timeout}
     by = options.host_of(asked.host_by, chosen, address=asked.address)
     where = options.Where(asked.host, asked.port, address=asked.address, host_by=by)

@@ -4,4 +4,4 @@ Comes in: what ``sparring serve`` was asked. Goes out: a service that answers un
 Called by the commands. The application itself is named, not imported: it belongs to another layer.
 """
 
-__all__ = ["models", "options", "service"]
+__all__ = ["models", "options", "rollout", "service"]

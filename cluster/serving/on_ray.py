@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from math import ceil
 from typing import Any
 
-from sparring.cluster.errors import Infrastructure, NoResources
+from sparring.cluster.errors import Infrastructure, NoResources, UsageError
 from sparring.cluster.machines import session
 from sparring.cluster.machines.cores import usable
 from sparring.cluster.serving.options import APPLICATION, DRAIN, NAME, Where, described
@@ -45,7 +45,7 @@ def serve(
                 session.start(num_cpus=max(usable(), ceil(needed)))
             with session.connected(where.address):
                 _check_resources(args)
-                _start(where)
+                shared = _start(where)
                 try:
                     _run(args)
                     ready(described(args, where))
@@ -54,7 +54,7 @@ def serve(
                     say(f"stopping: requests that came are answered, within {DRAIN:g} s")
                     _drain()
                 finally:
-                    _end(own=own)
+                    _end(own=own, shared=shared)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -119,9 +119,19 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _start(where: Where) -> None:
+def _start(where: Where) -> bool:
+    """Start Serve where it does not run; whether it did, for others.
+
+    Raises:
+        UsageError: it listens elsewhere, or another application has our place.
+        Infrastructure: it did not start.
+    """
     from ray import serve as ray_serve
 
+    known = _known(ray_serve)
+    if known is not None:
+        _check_place(where, **known)
+        return True
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     options = {"host": where.host, "port": where.port, "keep_alive_timeout_s": 60}
     try:
@@ -130,6 +140,36 @@ def _start(where: Where) -> None:
         lines = str(error).splitlines()
         why = next((t for t in lines if "Failed to bind" in t or "[ALERT]" in t), lines[-1])
         raise Infrastructure(f"Ray Serve did not start: {why.strip()}; choose another --port") from error
+    return False
+
+
+def _known(ray_serve: Any) -> dict[str, Any] | None:
+    """Port and applications (name -> route) of a Serve that runs already; None: none does."""
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return None
+    details = client.get_serve_details()
+    applications = {name: app.get("route_prefix") for name, app in details.get("applications", {}).items()}
+    return {"port": details["http_options"]["port"], "applications": applications}
+
+
+def _check_place(where: Where, *, port: int, applications: dict[str, str | None]) -> None:
+    """That our application has room in a Serve of others."""
+    if port != where.port:
+        raise UsageError(
+            f"Ray Serve runs at {where.address} and answers on port {port}, not {where.port}; take it: --port {port}"
+        )
+    for name, route in applications.items():
+        if name == NAME:
+            raise UsageError(
+                f"an application {NAME!r} runs at {where.address} already; end that one first: serve delete {NAME}"
+            )
+        if route == "/":
+            raise UsageError(
+                f"the application {name!r} at {where.address} has the path /, which the service needs for itself"
+            )
 
 
 def _check_resources(args: dict[str, Any]) -> None:
@@ -170,11 +210,13 @@ def _drain() -> None:
         time.sleep(0.1)
 
 
-def _end(*, own: bool) -> None:
+def _end(*, own: bool, shared: bool) -> None:
     import ray
     from ray import serve as ray_serve
 
     if own:  # as a whole: its controller killed first is reported as a failure
         ray.shutdown()
+    elif shared:
+        ray_serve.delete(NAME)
     else:
         ray_serve.shutdown()

@@ -21,7 +21,7 @@ TOKENS = "sparring.serve.tokens"
 FLAGS = {"seconds": "timeout"}  # where a flag has another name than its argument
 NAME = "sparring"
 TOKEN = "SPARRING_TOKEN"
-PASSED = ("predictors", "max_predictors", "gpus", "threads", "batch")
+PASSED = ("predictors", "max_predictors", "gpus", "threads", "batch", "grpc_port")
 DRAIN = 30.0  # seconds that requests have to end when the service is stopped
 Host = Literal["ray", "local"]
 
@@ -35,6 +35,24 @@ class Where:
     address: str | None = None
     host_by: Host = "local"
     names: tuple[str, ...] = ()  # of the models that are there at the start
+
+
+@dataclass(frozen=True)
+class Roll:
+    """What is to change about the versions of a model."""
+
+    to: int | None = None
+    """Version that answers from now on; canary and shadow end."""
+    back: bool = False
+    """To the version that answered before."""
+    canary: int | None = None
+    """Version that answers a share of the requests that name none."""
+    share: float | None = None
+    """Of the canary; 0.1 where nothing is said. The header x-canary: always or never decides for one request."""
+    shadow: int | None = None
+    """Version that is asked too, after the answer has gone; disagreement is counted in /metrics."""
+    end: bool = False
+    """Of canary and shadow; the version that answers stays."""
 
 
 def host_of(asked: Host | None, args: Mapping[str, Any], *, address: str | None) -> Host:
@@ -67,7 +85,8 @@ def to_yaml(args: dict[str, Any], where: Where) -> str:
 def described(args: dict[str, Any], where: Where) -> dict[str, Any]:
     """What is served, and where."""
     host = f"[{where.host}]" if ":" in where.host else where.host
-    return {"url": f"http://{host}:{where.port}/", "models": list(where.names), "demo": args["demo"]}
+    grpc = {"grpc": f"{host}:{args['grpc_port']}"} if args.get("grpc_port") else {}
+    return {"url": f"http://{host}:{where.port}/", **grpc, "models": list(where.names), "demo": args["demo"]}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -75,6 +94,8 @@ def show(result: dict[str, Any]) -> None:
     url = result["url"]
     print(f"serving {', '.join(result['models'])} on {url}", flush=True)
     print(f"  the page:  {url}\n  all paths: {url}docs", flush=True)
+    if "grpc" in result:
+        print(f"  gRPC:      {result['grpc']}", flush=True)
     first = result["models"][0]
     print(f"  try:       curl --data-binary @image.png {url}v1/models/{first}:classify\nCtrl-C stops it.", flush=True)
 

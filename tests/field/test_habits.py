@@ -250,8 +250,14 @@ def test_a_line_within_a_second(command: list[str], tmp_path: Path) -> None:
     process.communicate()
 
 
-@pytest.mark.parametrize("command", [["runs"], ["recipes"], ["methods"], ["fsck", "runs/r"], ["evaluate", "--help"]])
-def test_listing_commands_need_neither_torch_nor_ray(command: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        *((command, 0) for command in (["runs"], ["recipes"], ["methods"], ["fsck", "runs/r"], ["evaluate", "--help"])),
+        *((["serve", flag], 2) for flag in ("--port=70000", "--predictors=0", "--threads=0", "--gpus=-1", "--batch=0")),
+    ],
+)
+def test_lists_and_wrong_flags_need_neither_torch_nor_ray(command: list[str], status: int, tmp_path: Path) -> None:
     (tmp_path / "runs" / "r").mkdir(parents=True)
     (tmp_path / "runs" / "r" / "config.yaml").write_text("method: {name: at}\n")
     code = (
@@ -265,7 +271,7 @@ def test_listing_commands_need_neither_torch_nor_ray(command: list[str], tmp_pat
         [sys.executable, "-c", code, "sparring", *command],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(CLONE)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2  # 0.4 on an idle machine; torch takes 3
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,12 @@ def service(folder: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
     with running(folder, "--demo", f"--timeout={SLOW}", *HOSTS[request.param]) as started:
         started.by = request.param
         yield started
+
+
+# on Ray in the second tier only
+mostly_local = pytest.mark.parametrize(
+    "service", ["local", pytest.param("ray", marks=pytest.mark.soak)], indirect=True, scope="module"
+)
 
 
 @pytest.fixture
@@ -105,6 +112,7 @@ def test_answers_are_those_of_the_loaded_model(service: Service) -> None:
     assert np.abs(np.concatenate(each) - right).max() < 1e-6
 
 
+@mostly_local
 def test_a_run_published_while_the_service_runs(service: Service, folder: Path) -> None:
     """It is served within seconds, and answers as ``sparring.load`` of its run does, to 1e-6."""
     import sparring
@@ -124,6 +132,7 @@ def test_a_run_published_while_the_service_runs(service: Service, folder: Path) 
     assert listed[f"own-{service.by}"]["robustness"] == "not measured"
 
 
+@mostly_local
 def test_metrics_are_summed_over_replicas(service: Service) -> None:
     """100 of 100 requests, whoever answered."""
     assert len(service.replicas("predictor")) == (2 if service.by == "ray" else 0)
@@ -213,6 +222,59 @@ def test_doors(service: Service) -> None:
     assert open_now[1] == "1"  # the question itself
 
 
+@mostly_local
+def test_liveness_whatever_the_load(service: Service) -> None:
+    """230 clients that send the first byte of a body and wait; a probe that failed would end a healthy service."""
+    host, port = service.url.removeprefix("http://").split(":")
+    head = b"POST /v1/models/digits-robust:classify HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1000\r\n\r\nx"
+    with ExitStack() as waiting:
+        for _ in range(230):
+            waiting.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE)).sendall(head)
+        codes = set()
+        for _ in range(20):
+            codes.add(httpx.get(f"{service.url}/v2/health/live", timeout=PATIENCE).status_code)
+            time.sleep(0.1)
+    assert codes == {200}
+
+
+@pytest.mark.parametrize("by", ["local", pytest.param("ray", marks=pytest.mark.soak)])
+def test_sigterm_after_every_hostile_request(by: str, folder: Path) -> None:
+    """No request leaves a count that the end waits for."""
+    with running(folder, "--demo", f"--host-by={by}") as service:
+        for request, _, _ in DOORS.values():
+            said(service.url, request)
+        started = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(PATIENCE) == 0, service.errors.read_text()[-2000:]
+        assert time.monotonic() - started < 15
+
+
+@pytest.mark.soak
+def test_a_head_that_does_not_come(folder: Path) -> None:
+    """A local service ends it by itself; in front of Ray Serve nginx does (test_proxy.py)."""
+    with running(folder, "digits=models/digits-robust", "--host-by=local") as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as s:
+            started = time.monotonic()
+            s.sendall(b"GET /v2 HTTP/1.1\r\nhost: 127.0.0.1\r\nx-slow: ")
+            answer = s.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert 9 < time.monotonic() - started < 25
+
+
+@pytest.mark.soak
+def test_a_hung_predictor_is_replaced(folder: Path) -> None:
+    """The only one is stopped; after about ten seconds, and the new one's start, requests are answered again."""
+    with running(folder, "digits=models/digits-robust", "--host-by=ray") as service:
+        (hung,) = service.replicas("predictor")
+        os.kill(hung, signal.SIGSTOP)
+        started = time.monotonic()
+        while hung in service.replicas("predictor"):
+            assert time.monotonic() - started < 30, "it is still there"
+            time.sleep(0.5)
+        service.wait("/v2/health/ready", lambda answer: answer.status_code == 200)
+
+
 def slow_body(url: str, *, seconds: float) -> int:
     """The status that a client gets which sends a byte now and then."""
     host, port = url.removeprefix("http://").split(":")
@@ -233,6 +295,7 @@ def slow_body(url: str, *, seconds: float) -> int:
     return 0
 
 
+@mostly_local
 def test_hostile_requests(service: Service) -> None:
     """200 of every kind: only 4xx and 503; afterwards the service answers, and each process has given its memory back."""
     before, processes = service.memory(), 1 + len(service.replicas(""))
@@ -281,6 +344,7 @@ def test_hostile_requests(service: Service) -> None:
     assert Asker(MODELS / "digits-robust" / "1")(service.http(), 0)
 
 
+@mostly_local
 def test_the_example_client(service: Service) -> None:
     image = CLONE / "serve" / "page" / "static" / "samples" / "4.png"
     client = str(CLONE / "examples" / "client.py")
