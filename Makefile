@@ -18,7 +18,7 @@ demo: $(READY)
 	$(PY) -m sparring.cluster demo
 
 # More at a time than there are cores: many tests wait for processes to start, to be lost, or for a timeout to pass. By file: what a file sets up is set up once.
-test: check browser clients
+test: check browser
 	$(PY) -m pytest -m "not soak" -n 4 --dist loadfile --no-loadscope-reorder
 
 # What takes longer; UNTIL (seconds since 1970) skips what would end later.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import signal
 import socket
 from asyncio import TimerHandle
@@ -133,7 +134,9 @@ class Apart:
 
     def _begun(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # not fork: torch's threads do not live on in a copy
-        return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(self._settings,))
+        pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(self._settings,))
+        pool.submit(os.getpid)  # it starts now, and not with the first attack
+        return pool
 
 
 def _begin(settings: Settings) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sparring.agents import model_folder
+from sparring.serve.answers import Question, answer
 from sparring.serve.models import Models
 from sparring.serve.settings import Settings
 from tests.conftest import Command
@@ -79,7 +80,8 @@ def test_a_published_model_answers(old: Path) -> None:
     served = Models(Settings(models_dir=str(old / "models")))
     served.poll()
     x = np.linspace(0, 1, 2 * 64, dtype=np.float32).reshape(2, 1, 8, 8)
-    (answer,) = served.predict([("small", None, x)])
+    (found,) = answer([Question("small", *served.get("small", None), x)])
+    assert isinstance(found, dict)
     with torch.inference_mode():
         logits = model_folder.load(version)(torch.from_numpy(x))
-    assert np.array_equal(answer["logits"], logits.numpy())  # type: ignore[index]
+    assert np.array_equal(found["logits"], logits.numpy())

@@ -24,11 +24,12 @@ from tests.serve.live import Service, free_port, running
 from tests.serve.made import pixels
 from tests.serve.test_service import MODELS
 
+pytestmark = pytest.mark.soak
 CLIENTS = CLONE / ".clients"
 HERE = Path(__file__).parent / "clients"
 
 
-@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.soak)])
+@pytest.fixture(scope="module", params=["local", "ray"])
 def service(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[tuple[Service, int]]:
     folder, port = tmp_path_factory.mktemp("service"), free_port()
     shutil.copytree(MODELS, folder / "models", ignore=shutil.ignore_patterns("evaluation"))

@@ -176,7 +176,7 @@ def test_a_killed_predictor_costs_what_it_owed_at_most(on_ray: Service) -> None:
 def test_a_new_version_under_load_loses_nothing(service: Service, folder: Path) -> None:
     """Every answer is right for the version that it names; the new one takes over; a damaged one never answers."""
     made = folder / "models" / "changing"
-    second = published(folder / "elsewhere" / "changing", seed=7)
+    second = published(folder / f"elsewhere-{service.by}" / "changing", seed=7)
     (second.parent / "2").mkdir()
     for path in second.iterdir():
         shutil.copy(path, second.parent / "2")
@@ -199,6 +199,8 @@ def test_a_new_version_under_load_loses_nothing(service: Service, folder: Path) 
     assert "is altered" in listed["changing"]["refused"]["3"]
     answer = httpx.post(f"{service.url}/v2/models/changing/infer", json=infer(pixels())).json()
     assert answer["model_version"] == "2"
+    for version in ("2", "3"):  # the next host begins where this one did
+        shutil.rmtree(made / version)
 
 
 def test_doors(service: Service) -> None:
@@ -269,8 +271,8 @@ def test_a_hung_predictor_is_replaced(folder: Path) -> None:
         (hung,) = service.replicas("predictor")
         os.kill(hung, signal.SIGSTOP)
         started = time.monotonic()
-        while hung in service.replicas("predictor"):
-            assert time.monotonic() - started < 30, "it is still there"
+        while set(service.replicas("predictor")) <= {hung}:  # a stopped process may be there for longer
+            assert time.monotonic() - started < 60, "nobody has come"
             time.sleep(0.5)
         service.wait("/v2/health/ready", lambda answer: answer.status_code == 200)
 
@@ -401,7 +403,7 @@ def test_ctrl_c_says_what_it_does_and_nothing_else_is_said(folder: Path) -> None
 
     A replica that is busy at the end, here for a second, is one that does not name its queue's length in time: a warning of no use.
     """
-    with running(folder, "digits=models/digits-robust") as service:
+    with running(folder, "digits=models/digits-robust", "--host-by=ray") as service:
         busy = service.replicas("ledger")
         for pid in busy:
             os.kill(pid, signal.SIGSTOP)
@@ -423,7 +425,8 @@ def test_ctrl_c_says_what_it_does_and_nothing_else_is_said(folder: Path) -> None
 
 
 @pytest.mark.soak
-def test_sigterm_lets_requests_end(folder: Path) -> None:
+@pytest.mark.parametrize("by", HOSTS)
+def test_sigterm_lets_requests_end(by: str, folder: Path) -> None:
     """Requests that are on their way when SIGTERM comes are answered; then the process ends with 0."""
     x = pixels(64)
     right = expected(MODELS / "digits-robust" / "1", x)
@@ -447,7 +450,8 @@ def test_sigterm_lets_requests_end(folder: Path) -> None:
                 if request.outcome is not True:
                     return
 
-    with running(folder, "digits=models/digits-robust") as service, ThreadPoolExecutor(48) as pool:
+    flags = ("digits=models/digits-robust", f"--host-by={by}")
+    with running(folder, *flags) as service, ThreadPoolExecutor(48) as pool:
         clients_ended = [pool.submit(client, service.url) for _ in range(48)]
         deadline = time.monotonic() + 60  # until one has been there for longer than it takes to be read
         while not any(r.outcome is None and r.at < time.monotonic() - 0.4 for r in list(sent)):
@@ -462,5 +466,6 @@ def test_sigterm_lets_requests_end(folder: Path) -> None:
         assert on_their_way
         assert [r.outcome for r in there if r.outcome is not True] == []
         assert False not in [r.outcome for r in sent]
-        assert 503 in [r.outcome for r in sent]
+        if by == "ray":  # the proxy goes on listening; a local service does not
+            assert 503 in [r.outcome for r in sent]
         assert not service.replicas("predictor")
