@@ -28,7 +28,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         torch.set_num_threads(1)
         self.model = model_folder.load(Path(self.folder))
 
-    def decode_request(self, request):  # type: ignore[no-untyped-def]  # LitServe reads annotations as FastAPI does
+    def decode_request(self, request):  # type: ignore[no-untyped-def]  # LitServe resolves annotations elsewhere
         given = request["inputs"][0]
         return torch.tensor(given["data"]).reshape(given["shape"])
 
