@@ -129,8 +129,10 @@ class Apart:
             self._waiting -= 1
 
     def stop(self) -> None:
-        """End the process."""
+        """End the process, whatever it does: while it loads, or attacks, it would be waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.kill()
 
     def _begun(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # not fork: torch's threads do not live on in a copy
