@@ -16,7 +16,7 @@ FOREIGN = "raise ImportError('this is somebody else\\'s package')\n"
 WALK = """
 import json, os, signal, sys, urllib.request
 import sparring
-from sparring.cluster.serving import models, options
+from sparring.cluster.serving import models, options, service
 from sparring.cluster.commands.main import main
 from sparring.cluster.machines import session
 
@@ -47,8 +47,9 @@ def ready(answer):
 
 done("tune", "mat", *[s for s in SMALL if s != "--no-report"], "--team=local", "--trials=1", "--name=search")
 replicas = {"predictors": 1, "max_predictors": None, "gpus": 0.0, "threads": 1, "batch": 16}
-settings = models.settings((), None, demo=True, token_file=None, **replicas)
-options.serve(settings, options.Where(port=int(sys.argv[1])), ready=ready, say=print)
+settings = models.settings((), None, demo=True, token_file=None, limits={"seconds": 30.0}, **replicas)
+where = options.Where(port=int(sys.argv[1]), host_by="ray", names=models.names(settings, say=print))
+service.serve(settings, where, ready=ready, say=print)
 """
 
 

@@ -49,7 +49,7 @@ def test_the_same_commit_gives_the_same_bytes(made: tuple[Path, Path], tmp_path:
 
 def test_what_is_in_them(made: tuple[Path, Path]) -> None:
     sdist, wheel = made
-    assert wheel.stat().st_size < 1e6
+    assert wheel.stat().st_size < 1.5e6
     with zipfile.ZipFile(wheel) as archive:
         inside = {n.removeprefix("sparring-code/") for n in archive.namelist() if "dist-info" not in n}
     folders = ("trainers", "agents", "cluster", "serve")
