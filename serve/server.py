@@ -69,9 +69,7 @@ class Server:
         return found
 
     async def _predict(self, name: str, version: int | None, x: np.ndarray) -> dict[str, Any]:
-        number, served = self._models.get(
-            name, version, x.shape[1:]
-        )  # held until it has answered, whatever is served meanwhile
+        number, served = self._models.get(name, version, x.shape[1:])  # held until it has answered
         if self._waiting >= self._settings.limits.queue:
             raise Busy("too many requests wait; come again later")
         if self._open <= 1 and served.seconds < QUICK and len(x) == 1:
