@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from sparring.agents import networks
-from sparring.agents.ensemble import Ensemble
+from sparring.agents.ensemble import members_of, together
 from sparring.agents.networks import Network, NetworkConfig
 from sparring.agents.robustness import Lenient
 from sparring.trainers import code, user
@@ -21,8 +21,9 @@ class Carried:
     """What another process makes a network of."""
 
     codes: tuple[code.Code, ...]  # files of a user's, known there before anything else is unpickled
-    members: tuple[tuple[NetworkConfig, dict[str, Tensor]], ...]  # several: of an ensemble
+    members: tuple[tuple[NetworkConfig, dict[str, Tensor]], ...]  # several: of an ensemble or a cascade
     plain: nn.Module | None = None  # a module of the caller's own, which has no name: as it is
+    width: float | None = None  # of a cascade
     lenient: bool = False  # whether its answers that are no numbers count as wrong
 
 
@@ -30,12 +31,13 @@ def pack(model: nn.Module) -> Carried:
     """The network as plain values; a module that no name stands for is pickled with its class."""
     if isinstance(model, Lenient):
         return replace(pack(model.network), lenient=True)
-    members = list(model.members) if isinstance(model, Ensemble) else [model]
+    members, width = members_of(model)
     named = [m for m in members if isinstance(m, Network)]
     if len(named) < len(members):
         return Carried((), (), model.cpu())
     codes = user.codes([m.config.spec for m in named])
-    return Carried(codes, tuple((m.config, {k: v.cpu() for k, v in m.state_dict().items()}) for m in named))
+    parts = tuple((m.config, {k: v.cpu() for k, v in m.state_dict().items()}) for m in named)
+    return Carried(codes, parts, width=width)
 
 
 def unpack(carried: Carried) -> nn.Module:
@@ -44,8 +46,7 @@ def unpack(carried: Carried) -> nn.Module:
         return Lenient(unpack(replace(carried, lenient=False))).eval()
     if carried.plain is not None:
         return carried.plain.eval()
-    members = [_made(config, tensors) for config, tensors in carried.members]
-    return members[0] if len(members) == 1 else Ensemble(members).eval()
+    return together([_made(config, tensors) for config, tensors in carried.members], carried.width)
 
 
 def _made(config: NetworkConfig, tensors: dict[str, Tensor]) -> Network:

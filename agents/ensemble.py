@@ -1,4 +1,4 @@
-"""Several networks as one: the mean of their probabilities, differentiable, so it is attacked end to end."""
+"""Several networks as one: the mean of their probabilities, differentiable, so it is attacked end to end; or a cascade."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from math import log
 
 import torch
 from torch import Tensor, nn
+
+from sparring.agents.cascade import Cascade
 
 
 class Ensemble(nn.Module):
@@ -29,3 +31,17 @@ class Ensemble(nn.Module):
         """Share of members whose class is not the ensemble's, per example: [B] in [0, 1)."""
         mine = self(x).argmax(1)
         return torch.stack([m(x).argmax(1) != mine for m in self.members]).double().mean(0)
+
+
+def together(members: Sequence[nn.Module], width: float | None = None) -> nn.Module:
+    """Networks as one in eval mode: the only one, an ensemble, or with the width of a margin a cascade of two."""
+    if width is not None:
+        return Cascade(members[0], members[1], width).eval()
+    return members[0] if len(members) == 1 else Ensemble(members).eval()
+
+
+def members_of(model: nn.Module) -> tuple[list[nn.Module], float | None]:
+    """What :func:`together` makes a network of."""
+    if isinstance(model, Cascade):
+        return list(model.members), model.width
+    return list(model.members) if isinstance(model, Ensemble) else [model], None

@@ -1,7 +1,7 @@
 """A published model: ``models/NAME/VERSION/``, written at once and never changed.
 
-model.safetensors, state.json   weights and network, as in an agent's folder; an ensemble has members/0/, members/1/, ...
-MANIFEST.json                   sha256 of these files
+model.safetensors, state.json   weights and network, as in an agent's folder; an ensemble or a cascade has members/0/, members/1/, ...
+MANIFEST.json                   sha256 of these files; of a cascade, the margin from which on its first network answers
 card.json                       what it is and how robust it was found to be; an evaluation writes it anew
 """
 
@@ -28,10 +28,10 @@ from sparring.agents.checkpoint import (
     to_json,
     write,
 )
-from sparring.agents.ensemble import Ensemble
+from sparring.agents.ensemble import together
 from sparring.agents.networks import Network
 
-FORMAT = 1
+FORMAT, OF_CASCADE = 1, 2  # a reader of before must not take a cascade for an ensemble
 JSON_BYTES = 4 * 2**20  # of a card or a manifest at most
 MEMBERS = 64  # of an ensemble at most
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -63,12 +63,13 @@ def resolve(path: Path) -> Path | None:
     return path / str(found[-1]) if found else None
 
 
-def create(folder: Path, members: Sequence[Network], card: Mapping[str, Any]) -> Path:
+def create(folder: Path, members: Sequence[Network], card: Mapping[str, Any], *, width: float | None = None) -> Path:
     """Write a new version into ``models/NAME``; it appears whole or not at all.
 
     Args:
-        members: one network, or those of an ensemble.
+        members: one network, or those of an ensemble or a cascade.
         card: gets the version, and the sha256 of every file.
+        width: of the margin from which on the first of two members answers: they are a cascade.
     """
     folder.mkdir(parents=True, exist_ok=True)
     working = folder / f".{secrets.token_hex(4)}.tmp"
@@ -79,7 +80,10 @@ def create(folder: Path, members: Sequence[Network], card: Mapping[str, Any]) ->
             part = f"members/{i}/" if len(members) > 1 else ""
             saved = save_model(member, working / part)
             files |= {part + name: sha for name, sha in saved.items()}
-        write(working / "MANIFEST.json", to_json({"format": FORMAT, "members": len(members), "files": files}))
+        told: dict[str, Any] = {"format": FORMAT, "members": len(members), "files": files}
+        if width is not None:
+            told |= {"format": OF_CASCADE, "width": width}
+        write(working / "MANIFEST.json", to_json(told))
         while True:
             version = max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0) + 1
             write(working / "card.json", to_json({**card, "version": version, "sha256": files}))
@@ -104,18 +108,24 @@ def card(folder: Path) -> dict[str, Any]:
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """``members`` and ``files`` (name -> sha256) of a version.
+    """``members``, ``files`` (name -> sha256) and of a cascade ``width`` of a version.
 
     Raises:
         CheckpointError: it cannot be read, or does not list what a model has.
     """
     path = folder / "MANIFEST.json"
     found = _json(path)
-    if found.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {found.get('format')!r}; this version reads {FORMAT}")
+    if found.get("format") not in (FORMAT, OF_CASCADE):
+        raise CheckpointError(
+            f"{path} has format {found.get('format')!r}; this version reads {FORMAT} and {OF_CASCADE}"
+        )
     files, members = found.get("files"), found.get("members")
     if not isinstance(files, dict) or not isinstance(members, int) or not 1 <= members <= MEMBERS:
         raise CheckpointError(f"{path} names no files, or not from 1 to {MEMBERS} members")
+    if (found["format"] == OF_CASCADE) != ("width" in found):
+        raise CheckpointError(f"{path} has format {found['format']}, which does not go with its keys")
+    if "width" in found and (members != 2 or not is_width(found["width"])):
+        raise CheckpointError(f"{path} names no cascade of two members with a width from 0 to 1")
     missing = {
         f"{part}{name}" for part in _parts(members) for name in ("model.safetensors", "state.json")
     } - files.keys()
@@ -125,6 +135,11 @@ def manifest(folder: Path) -> dict[str, Any]:
         if Path(name).is_absolute() or ".." in Path(name).parts or not isinstance(value, str):
             raise CheckpointError(f"{path} lists {name!r}, which is no file of this folder with its sha256")
     return found
+
+
+def is_width(value: Any) -> bool:
+    """Whether it can be the width of a cascade."""
+    return type(value) in (int, float) and 0 <= value <= 1
 
 
 def _parts(members: int) -> list[str]:
@@ -160,6 +175,10 @@ def _disagreements(folder: Path, found: Mapping[str, Any]) -> list[str]:
         wrong.append(f"{path} names images of another size than the network's {tuple(size.values())}")
     if not isinstance(classes, list) or {len(classes)} != {c.classes for c in configs}:
         wrong.append(f"{path} names other classes than the network's {first.classes}")
+    if told.get("decision") != decision(found["members"], found.get("width")) and (
+        told.get("decision") or "width" in found
+    ):
+        wrong.append(f"{path} names another decision than MANIFEST.json")
     if told.get("networks") != [c.spec for c in configs]:
         wrong.append(f"{path} names other networks than {', '.join(c.spec for c in configs)}")
     return wrong
@@ -174,8 +193,15 @@ def load(folder: Path) -> nn.Module:
     wrong = problems(folder)
     if wrong:
         raise CheckpointError("; ".join(wrong))
-    members = [load_model(folder / part) for part in _parts(manifest(folder)["members"])]
-    return members[0] if len(members) == 1 else Ensemble(members).eval()
+    told = manifest(folder)
+    return together([load_model(folder / part) for part in _parts(told["members"])], told.get("width"))
+
+
+def decision(members: int, width: float | None) -> dict[str, Any] | None:
+    """How several networks come to one answer, as a card names it; None of a single one."""
+    if width is not None:
+        return {"rule": "cascade", "width": width}
+    return {"rule": "mean of probabilities"} if members > 1 else None
 
 
 def weights_sha256(folder: Path) -> str:

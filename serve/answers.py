@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparring.agents.cascade import Cascade
 from sparring.agents.ensemble import Ensemble
 from sparring.serve.catalogue import NotFiniteError
 from sparring.serve.versions import Served
@@ -29,8 +30,8 @@ def answer(asked: Sequence[Question]) -> list[dict[str, np.ndarray] | Exception]
     """What versions say to the questions of several requests; those to the same version go through it together.
 
     Returns:
-        one answer per question, in order: ``logits`` and ``probabilities`` [B, K], of an ensemble ``disagreement`` [B], all
-        float32; or what the version raised. What one does harms no other.
+        one answer per question, in order: ``logits`` and ``probabilities`` [B, K], of an ensemble ``disagreement`` [B], of a cascade
+        ``large`` [B], 1 where the large network has answered, all float32; or what the version raised. What one does harms no other.
     """
     answers: list[dict[str, np.ndarray] | Exception] = [RuntimeError("not asked")] * len(asked)
     together: dict[int, list[int]] = {}
@@ -58,8 +59,13 @@ def answer(asked: Sequence[Question]) -> list[dict[str, np.ndarray] | Exception]
 def _predict(served: Served, x: np.ndarray) -> dict[str, np.ndarray]:
     with torch.inference_mode():
         images = torch.from_numpy(np.ascontiguousarray(x)).to(served.device)
-        logits: Tensor = served.model(images)
+        if isinstance(served.model, Cascade):
+            logits, asked = served.model.decide(images)
+        else:
+            logits, asked = served.model(images), None
         answer = {"logits": _array(logits), "probabilities": _array(logits.softmax(1))}
+        if asked is not None:
+            answer["large"] = _array(asked.float())
         if isinstance(served.model, Ensemble):
             answer["disagreement"] = _array(served.model.disagreement(images).float())
     return answer

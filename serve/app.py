@@ -35,6 +35,7 @@ HEALTH = (
     2.0  # seconds between questions whether a replica is well; Serve replaces it after three that were not answered
 )
 HEALTH_TIMEOUT = 2.0  # seconds that it has for the answer
+UP = 3.0  # seconds of more load after which another replica is started
 ATTEMPTS = 2  # an attacker that dies with a question is replaced, and the question asked once more
 
 
@@ -69,7 +70,13 @@ def _replicas(settings: Settings) -> dict[str, Any]:
     if settings.max_predictors is None or settings.max_predictors == settings.predictors:
         return {"num_replicas": settings.predictors}
     bounds = {"min_replicas": settings.predictors, "max_replicas": settings.max_predictors}
-    return {"autoscaling_config": {**bounds, "target_ongoing_requests": 2 * settings.batch}}
+    delays = {
+        "upscale_delay_s": UP,
+        "downscale_delay_s": settings.idle,
+        "look_back_period_s": UP,
+        "metrics_interval_s": 1.0,
+    }
+    return {"autoscaling_config": {**bounds, **delays, "target_ongoing_requests": 2 * settings.batch}}
 
 
 class Predictor:
@@ -138,7 +145,13 @@ class _Counts:
         return bool(await self._handle.note.remote(report))
 
     async def text(self) -> bytes:
+        return bytes(await self._asked(self._handle.text))
+
+    async def status(self) -> dict[str, Any]:
+        return dict(await self._asked(self._handle.status))
+
+    async def _asked(self, method: Any) -> Any:
         try:
-            return bytes(await self._handle.text.remote())
+            return await method.remote()
         except (RayActorError, BackPressureError, DeploymentUnavailableError):
             raise Busy("the counts are being started again; come again later") from None

@@ -24,7 +24,7 @@ class Backend(Watcher, Protocol):
     async def predict(
         self, name: str, version: int | None, x: np.ndarray, *, canary: bool | None = None
     ) -> dict[str, Any]:
-        """``version``; ``logits`` and ``probabilities`` [B, K] float32; of an ensemble ``disagreement`` [B].
+        """``version``; ``logits`` and ``probabilities`` [B, K] float32; of an ensemble ``disagreement`` [B], of a cascade ``large`` [B].
 
         Args:
             x: [B, C, H, W] float32 in [0, 1].
@@ -43,6 +43,9 @@ class Backend(Watcher, Protocol):
 
     async def metrics(self) -> bytes:
         """Prometheus' text format, of all replicas."""
+
+    async def status(self) -> dict[str, Any]:
+        """``Ledger.status``, of all replicas."""
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """What goes on in the background while requests are answered."""
@@ -67,6 +70,13 @@ class Counts(Protocol):
 
     async def text(self) -> bytes:
         """Prometheus' text format.
+
+        Raises:
+            Busy
+        """
+
+    async def status(self) -> dict[str, Any]:
+        """``Ledger.status``.
 
         Raises:
             Busy

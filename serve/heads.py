@@ -16,7 +16,7 @@ from sparring.serve.tokens import Tokens
 Scope: TypeAlias = MutableMapping[str, Any]
 Headers: TypeAlias = dict[bytes, bytes]
 LIVE = "/v2/health/live"
-OPEN = ("/", "/docs", "/openapi.json", LIVE, "/v2/health/ready")  # need no token, nor do /static/ files
+OPEN = ("/", "/dashboard", "/docs", "/openapi.json", LIVE, "/v2/health/ready")  # need no token, nor do /static/ files
 ONCE = (b"host", b"authorization", b"content-length", b"content-type", b"origin", b"inference-header-content-length")
 PROXIED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
 AUTHORITY = re.compile(rb"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(:[0-9]{0,5})?")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from sparring.serve.history import History
 from sparring.serve.seen import Seen
 
 Event: TypeAlias = tuple[str, str, int, float]  # method, route, status, seconds
@@ -61,6 +62,9 @@ class Ledger:
         self._disagreement = self._counter(
             "disagreement_sum", "Shares of an ensemble's members with another class than it.", "model", "version"
         )
+        self._large = self._counter(
+            "cascade_large_images", "Images that the large network of a cascade has answered.", "model", "version"
+        )
         self._models = Gauge(
             "sparring_model_version",
             "Version that answers where a request names none.",
@@ -69,6 +73,7 @@ class Ledger:
         )
         self._open: dict[str, tuple[int, bool, float]] = {}  # open requests; whether it takes no more; when it said so
         self._draining = False
+        self._history = History()
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
         return Counter(f"sparring_{name}", about, labels, registry=self._registry)
@@ -78,13 +83,18 @@ class Ledger:
         for method, route, status, seconds in report.events:
             self._requests.labels(method, route, str(status)).inc()
             self._seconds.labels(route).observe(seconds)
+            self._history.answered(method, status, seconds)
         for (model, number, came), count in report.shadows.items():
             self._shadows.labels(model, str(number), came).inc(count)
+            self._history.shadowed(model, number, came, count)
         for (model, number), seen in report.seen.items():
             version = str(number)
+            self._history.saw(model, number, seen)
             self._confidence.labels(model, version).inc(seen.confidence)
             if seen.disagreement is not None:
                 self._disagreement.labels(model, version).inc(seen.disagreement)
+            if seen.large is not None:
+                self._large.labels(model, version).inc(seen.large)
             for index, count in seen.classes.items():
                 self._images.labels(model, version, str(index)).inc(count)
         self._models.clear()  # of models that are gone
@@ -96,12 +106,20 @@ class Ledger:
     def drain(self) -> bool:
         """Tell every process to take no more requests; whether all know, and have answered those that they had."""
         self._draining = True
+        return all(stopping and not count for count, stopping, _ in self._there())
+
+    def status(self) -> dict[str, Any]:
+        """What the processes do now, and what happened in the last minutes (:class:`History`)."""
+        there = self._there()
+        return {"processes": len(there), "open": sum(count for count, _, _ in there), **self._history.told()}
+
+    def _there(self) -> list[tuple[int, bool, float]]:
+        """What the processes that are not gone have told last."""
         now = time.monotonic()
-        self._open = {p: o for p, o in self._open.items() if now - o[2] < GONE}
-        return all(stopping and not count for count, stopping, _ in self._open.values())
+        self._open = {process: told for process, told in self._open.items() if now - told[2] < GONE}
+        return list(self._open.values())
 
     def text(self) -> bytes:
         """Prometheus' text format."""
-        now = time.monotonic()
-        self._now.set(sum(count for count, _, at in self._open.values() if now - at < GONE))
+        self._now.set(sum(count for count, _, _ in self._there()))
         return bytes(generate_latest(self._registry))

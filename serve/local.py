@@ -106,6 +106,9 @@ class Here:
     async def text(self) -> bytes:
         return self._ledger.text()
 
+    async def status(self) -> dict[str, Any]:
+        return self._ledger.status()
+
 
 class Apart:
     """Attacks in a process of their own."""

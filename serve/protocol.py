@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2: what a request asks for, and what its answer tells.
 
 Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md. One input ``images``
-([B, C, H, W], ``tensors.py``); outputs ``logits`` and ``probabilities`` (FP32, [B, K]), and of an ensemble ``disagreement``
+([B, C, H, W], ``tensors.py``); outputs ``logits`` and ``probabilities`` (FP32, [B, K]), and of an ensemble ``disagreement``, of a cascade ``large``
 (FP32, [B]), as numbers in JSON or as bytes behind it.
 """
 
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sparring.serve.invalid import Invalid, kind, short
 
 PLATFORM = "pytorch"
+PER_IMAGE = ("disagreement", "large")  # outputs of one number for each image
 SERVER = {"name": "sparring", "version": "1", "extensions": ["binary_tensor_data"]}
 FEW = 1000  # values of a request that has no tensor
 
@@ -127,7 +128,7 @@ def metadata(name: str, versions: Mapping[int, Mapping[str, Any]], version: int)
             {"name": "images", "datatype": "FP32", "shape": [-1, size["channels"], size["height"], size["width"]]}
         ],
         "outputs": [
-            {"name": n, "datatype": "FP32", "shape": [-1] if n == "disagreement" else [-1, classes]}
+            {"name": n, "datatype": "FP32", "shape": [-1] if n in PER_IMAGE else [-1, classes]}
             for n in output_names(card)
         ],
     }
@@ -135,7 +136,10 @@ def metadata(name: str, versions: Mapping[int, Mapping[str, Any]], version: int)
 
 def output_names(card: Mapping[str, Any]) -> list[str]:
     """What a model of this card answers."""
-    return ["logits", "probabilities", *(["disagreement"] if len(card["networks"]) > 1 else [])]
+    if len(card["networks"]) == 1:
+        return ["logits", "probabilities"]
+    rule = (card.get("decision") or {}).get("rule")
+    return ["logits", "probabilities", "large" if rule == "cascade" else "disagreement"]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ _REQUEST = {
                 "type": "object",
                 "required": ["name"],
                 "properties": {
-                    "name": {"enum": ["logits", "probabilities", "disagreement"]},
+                    "name": {"enum": ["logits", "probabilities", "disagreement", "large"]},
                     "parameters": {"type": "object", "properties": {"binary_data": {"type": "boolean"}}},
                 },
             },

@@ -96,6 +96,10 @@ class Server:
         await self._flush()
         return await self._counts.text()
 
+    async def status(self) -> dict[str, Any]:
+        await self._flush()
+        return await self._counts.status()
+
     def came(self) -> bool:
         self._open += 1
         return not self._stopping
@@ -122,18 +126,16 @@ class Server:
             except Exception as error:
                 log.warning("reporting counts: %s", type(error).__name__)
 
-    def _taken(self) -> dict[tuple[str, int], Seen]:
-        seen, self._seen = self._seen, {}
-        return seen
-
     async def _flush(self) -> None:
         events, self._events = self._events, []
+        seen, self._seen = self._seen, {}
+        shadows = self._shadows.taken()
         report = Report(
             process=self._me,
             events=events,
             answering={name: model["default"] for name, model in self.models().items() if model["versions"]},
-            shadows=self._shadows.taken(),
-            seen=self._taken(),
+            shadows=shadows,
+            seen=seen,
             open_now=self._open,
             stopping=self._stopping,
         )
@@ -141,6 +143,9 @@ class Server:
             self._stopping = await self._counts.note(report)
         except Exception:
             self._events = (events + self._events)[-KEPT:]
+            self._shadows.give_back(shadows)
+            for key, value in seen.items():
+                self._seen.setdefault(key, Seen()).join(value)
             raise
 
 

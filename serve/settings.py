@@ -43,9 +43,12 @@ class Settings(BaseModel):
     token_file: str | None = Field(
         default=None, description=f"File with the bearer token; else {TOKEN}; none: no token."
     )
-    predictors: int = Field(default=1, ge=1, description="Replicas at least.")
+    predictors: int = Field(default=1, ge=0, description="Replicas at least; 0: none while nobody asks.")
     max_predictors: int | None = Field(
         default=None, description="Replicas at most, by load; default as many as at least."
+    )
+    idle: float = Field(
+        default=60.0, gt=0, description="Seconds of less load after which a replica above the least is given back."
     )
     gpus: float = Field(default=0.0, ge=0, description="GPUs of a predictor.")
     threads: int = Field(default=1, ge=1, description="CPU threads of a predictor.")
@@ -69,6 +72,10 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _replicas(self) -> Settings:
+        if self.predictors == 0 and not self.max_predictors:
+            raise ValueError("predictors = 0 needs max_predictors: how many there may be once somebody asks")
+        if self.predictors == 0 and self.grpc_port is not None:
+            raise ValueError("predictors = 0 and grpc_port: nobody listens there while there is no replica")
         if self.max_predictors is not None and self.max_predictors < self.predictors:
             raise ValueError(f"max_predictors = {self.max_predictors} is below predictors = {self.predictors}")
         return self

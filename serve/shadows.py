@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -49,3 +49,7 @@ class Shadows:
         """What was counted since the last time."""
         counts, self._counts = self._counts, Counter()
         return dict(counts)
+
+    def give_back(self, counts: Mapping[Counted, int]) -> None:
+        """What was taken and could not be told."""
+        self._counts.update(counts)

@@ -55,6 +55,8 @@ def router(backend: Backend, settings: Settings, readers: Readers) -> APIRouter:
         }
         if "disagreement" in result:
             answer["disagreement"] = float(result["disagreement"][0])
+        if "large" in result:
+            answer["large"] = bool(result["large"][0])
         return answer
 
     if settings.demo:

@@ -21,6 +21,7 @@ from sparring.serve.backend import Backend, Busy
 from sparring.serve.bodies import Receive, TooLargeError, TooSlowError
 from sparring.serve.catalogue import NotFiniteError, NotFound
 from sparring.serve.codings import DamagedError
+from sparring.serve.drift import composed
 from sparring.serve.guard import Guard, Send
 from sparring.serve.heads import Scope, too_large
 from sparring.serve.invalid import Invalid
@@ -77,9 +78,19 @@ def _own(app: FastAPI, backend: Backend) -> None:
     async def index() -> HTMLResponse:
         return HTMLResponse(page)
 
+    looking = (PAGE / "dashboard.html").read_text()
+
+    @app.get("/dashboard", include_in_schema=False)
+    async def dashboard() -> HTMLResponse:
+        return HTMLResponse(looking)
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(await asyncio.to_thread(manual.page, app.openapi()))
+
+    @app.get("/v1/status", tags=["Operation"], summary="Load, latencies, versions and drift of the last five minutes")
+    async def status() -> dict[str, Any]:
+        return composed(backend.models(), await backend.status())
 
     summary = "Counts and latencies of all replicas, for Prometheus"
 

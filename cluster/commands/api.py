@@ -98,8 +98,8 @@ def tune(
         concurrent=concurrent,
     )
     say = (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr))
-    runs = Path(runs_dir)
-    return Searched(search.tune(asked, runs_dir=runs, name=name, resume=resume, time_budget=time_budget, say=say))
+    where: dict[str, Any] = {"runs_dir": Path(runs_dir), "name": name}
+    return Searched(search.tune(asked, **where, resume=resume, time_budget=time_budget, say=say))
 
 
 def frontier(methods: Mapping[str, RunConfig], budgets: Sequence[float], **asked: Any) -> dict[str, Any]:
@@ -124,10 +124,8 @@ def load(
     """The network of any name: eval mode, images [B, C, H, W] in [0, 1] -> logits [B, K].
 
     Args:
-        net: ``RUN``, ``RUN@AGENT``, ``NAME[/VERSION]`` in models/, ``FILE.safetensors`` or ``.pt``, ``FILE.py:function``,
-            ``timm:NAME``, ``hf:USER/NAME``.
-        agent: role of a run; needed when it has several products.
-        checkpoint: of a run: ``best`` by held-out robust accuracy, or ``last``.
+        net: ``RUN``, ``RUN@AGENT``, ``NAME[/VERSION]`` in models/, ``FILE.safetensors``, ``FILE.py:function``, ``timm:NAME``, ``hf:USER/NAME``.
+        agent, checkpoint: of a run: role, needed when it has several products; ``best`` by held-out robust accuracy, or ``last``.
         network: what a file of weights is of, such as ``resnet18``.
         data: data set whose images and classes a network from elsewhere is for.
     """
@@ -196,7 +194,7 @@ def evaluate(
     """
     from sparring.agents.attacked import answering
     from sparring.agents.robustness import Lenient
-    from sparring.cluster.evaluation.direct import evaluate_model
+    from sparring.cluster.evaluation.direct import evaluate_model, listed
     from sparring.cluster.evaluation.subjects import check
     from sparring.cluster.models.given import taken
     from sparring.trainers.config import Threat
@@ -204,11 +202,11 @@ def evaluate(
     named = data if isinstance(data, str) else "digits"
     network = answering(load(model, data=named) if isinstance(model, (str, Path)) else model)
     network = Lenient(network) if nan_is_wrong else network
-    images, parsed = taken(data, examples), [Threat.parse(t) for t in _listed(threats)]
+    images, parsed = taken(data, examples), [Threat.parse(t) for t in listed(threats)]
     if not parsed:
         raise ValueError('threats is empty; write for example threats=["linf:8/255"]')
     check(network, images.split, classes=len(images.classes) if isinstance(data, str) else None)
-    how: dict[str, Any] = {"attacks": _listed(attacks), "threats": parsed, "seed": seed, "workers": workers}
+    how: dict[str, Any] = {"attacks": listed(attacks), "threats": parsed, "seed": seed, "workers": workers}
     return evaluate_model(network, images.split, masking=256, **how)
 
 
@@ -223,12 +221,19 @@ def pretrain(config: RunConfig, *, workers: int = 1, **asked: Any) -> dict[str, 
     return run(config, workers=workers, **asked)
 
 
-def publish(net: str | Path, name: str, *, agent: str | None = None, models_dir: str | Path = "models") -> Path:
-    """Copy a network (any name that :func:`load` takes) with its card into a new ``models_dir/NAME/VERSION``; that folder."""
+def publish(
+    net: str | Path, name: str, *, agent: str | None = None, models_dir: str | Path = "models", **cascade: Any
+) -> Path:
+    """Copy a network (any name that :func:`load` takes) with its card into a new ``models_dir/NAME/VERSION``; that folder.
+
+    Args:
+        cascade: ``large``, a second network that answers where the margin of the first is below ``width`` (default 0.5).
+    """
     from sparring.cluster.models import card
     from sparring.cluster.models.resolve import single
 
-    return card.publish(*single(str(net), agent=agent), name=name, models_dir=Path(models_dir))
+    large = single(str(cascade.pop("large"))) if "large" in cascade else None
+    return card.publish(*single(str(net), agent=agent), name=name, models_dir=Path(models_dir), large=large, **cascade)
 
 
 def report(*runs: str | Path, out: str | Path | None = None) -> Path:
@@ -243,8 +248,3 @@ def verify(path: str | Path, *, interval: str | None = None) -> list[str]:
     from sparring.cluster.evaluation import certify
 
     return list(certify.verify(Path(path), interval)["problems"])
-
-
-def _listed(names: Sequence[str] | str) -> list[str]:
-    """``"clean, pgd-20"`` and ``["clean", "pgd-20"]`` mean the same."""
-    return [n.strip() for n in names.split(",") if n.strip()] if isinstance(names, str) else list(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,12 +35,23 @@ def doctor(*, output: Out = Output()) -> None:
         raise SystemExit(1)
 
 
+@dataclass(frozen=True)
+class Cascade:
+    """Two networks as one: NET answers where it is sure, else a larger one."""
+
+    large: str | None = None
+    """Network, by any name that NET may have, that answers where the margin of NET is narrow."""
+    width: float = 0.5
+    """From 0 to 1: NET answers where its two most probable classes differ by so much in probability."""
+
+
 def publish(
     net: Positional[str],
     *,
     name: Annotated[str, arg(name="as")],
     agent: str | None = None,
     checkpoint: Literal["best", "last"] = "best",
+    cascade: Annotated[Cascade, arg(name="")] = Cascade(),
     models_dir: Path = Path("models"),
     elsewhere: Annotated[Elsewhere, arg(name="")] = Elsewhere(),
     output: Out = Output(),
@@ -51,6 +63,7 @@ def publish(
         name: Of the model: lower-case letters, digits, '.', '_' and '-'.
         agent: Role, where the method has several products; ensemble: all of them as one network.
         checkpoint: Of a run: best on the held-out images, or last.
+        cascade: Two networks as one.
         models_dir: Folder of all models.
         elsewhere: Of a network from elsewhere.
     """
@@ -62,7 +75,8 @@ def publish(
     found = single(net, About(**vars(elsewhere)), agent=agent, checkpoint=checkpoint)
     for line in found[2].notes:
         say(output)(line)
-    version = card.publish(*found, name=name, models_dir=models_dir)
+    large = single(cascade.large, About(**vars(elsewhere)), checkpoint=checkpoint) if cascade.large else None
+    version = card.publish(*found, name=name, models_dir=models_dir, large=large, width=cascade.width)
     answer(output, {"model": str(version), "card": model_folder.card(version)}, card.show)
 
 

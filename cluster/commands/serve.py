@@ -31,9 +31,11 @@ class Serving:
     token_file: Path | None = None
     """File with the bearer token that requests must carry; or set SPARRING_TOKEN."""
     predictors: int = 1
-    """Replicas that take requests and answer them, at least."""
+    """Replicas that take requests and answer them, at least; 0, with --max-predictors: none while nobody asks."""
     max_predictors: int | None = None
-    """Replicas at most, by load."""
+    """Replicas at most: another one where more than two batches wait for each."""
+    idle: float = 60.0
+    """Seconds of less load after which a replica above the least is given back."""
     gpus: float = 0.0
     """GPUs of a predictor; a fraction shares one."""
     threads: int = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparring.agents.fast import faster
+from sparring.agents.cascade import forms
 from sparring.agents.robustness import check_finite, judged, predicted
 from sparring.cluster.errors import DataError
-from sparring.cluster.evaluation.named_attacks import Block, parse
+from sparring.cluster.evaluation.named_attacks import Block, Crafter, parse
 from sparring.trainers.attacks import BALLS
 from sparring.trainers.columns import numbers, tensor, texts
 from sparring.trainers.config import Threat
@@ -62,7 +62,7 @@ def evaluate_block(
             clean = model(block.x)
             classes = predicted(model, block.x)
         check_finite(clean, of=f" of block {block.index}")
-        by = faster(model, block.x) if attacks else model
+        followed = forms(model, block.x) if attacks else ()
         right, examples = classes == block.y, dict[str, Tensor]()
         outcome = Outcome(
             block.y.cpu(),
@@ -76,7 +76,7 @@ def evaluate_block(
         )
         for name in attacks:
             started = time.perf_counter()
-            adv = parse(name, threat, sources)(model, block, by)
+            adv = _crafted(parse(name, threat, sources), model, block, followed)
             with torch.no_grad():
                 check_finite(model(adv), of=f" of block {block.index} after {name}")
                 wrong = right & (predicted(model, adv) != block.y)
@@ -85,6 +85,19 @@ def evaluate_block(
             outcome.seconds[name] = time.perf_counter() - started
         _settle(model, block, examples, threat, outcome)
     return outcome
+
+
+def _crafted(craft: Crafter, model: nn.Module, block: Block, followed: Sequence[nn.Module]) -> Tensor:
+    """An attack that follows each of several forms of the network, the later ones where the earlier ones have not broken it."""
+    adv = craft(model, block, followed[0])
+    for form in followed[1:]:
+        with torch.no_grad():
+            left = predicted(model, adv) == block.y
+        if not bool(left.any()):
+            break
+        adv = adv.clone()
+        adv[left] = craft(model, replace(block, x=block.x[left], y=block.y[left]), form)
+    return adv
 
 
 def inside(adv: Tensor, x: Tensor, threat: Threat) -> Tensor:

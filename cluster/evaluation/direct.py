@@ -56,6 +56,11 @@ def canonical(name: str) -> str:
     return re.sub(r"^((?:margin-|scaled-)?pgd|square)(\d)", r"\1-\2", plain)
 
 
+def listed(names: Sequence[str] | str) -> list[str]:
+    """``"clean, pgd-20"`` and ``["clean", "pgd-20"]`` mean the same."""
+    return [n.strip() for n in names.split(",") if n.strip()] if isinstance(names, str) else list(names)
+
+
 def once(values: Sequence[T]) -> tuple[T, ...]:
     """Equal values count once, in the order in which they came."""
     return tuple(dict.fromkeys(values))

@@ -9,13 +9,18 @@ Attack names: ``cluster/evaluation/named_attacks.py``. A threat is ``NORM:EPS``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from sparring.agents.cascade import Cascade
 from sparring.agents.checkpoint import sha256, to_json, write
-from sparring.agents.robustness import Judging, correct, fitting_threads, wilson
+from sparring.agents.detection import IMAGES, detector
+from sparring.agents.ensemble import Ensemble
+from sparring.agents.robustness import Judging, Lenient, correct, fitting_threads, judged, wilson
 from sparring.cluster.errors import DataError
 from sparring.cluster.evaluation import analysis, attacking
 from sparring.cluster.evaluation.attacking import Attacking, Images, Job, Meter, read_all
@@ -28,7 +33,7 @@ from sparring.cluster.models.target import Target, of_run
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.terminal import duration
 from sparring.trainers.attacks import NoGradient
-from sparring.trainers.data import Split
+from sparring.trainers.data import Split, evaluation_order
 from sparring.trainers.datasets import corruptions
 
 SLOW = 30.0  # seconds from which on an evaluation says how long it may take
@@ -137,9 +142,27 @@ def _result(begun: Begun, agent: str) -> dict[str, Any]:
     masking = asked.masking if begun.attacks else 0
     result = flagged(result, model, begun.split, begun.threats[0], seed=begun.target.seed, masking=masking)
     entry = {"checkpoint": begun.target.subjects[agent].record["step"], **result.to_dict()}
+    network = model.network if isinstance(model, Lenient) else model
+    if isinstance(network, Cascade):
+        entry["cascade"] = {"width": network.width, "asked": _asked(network, begun.split)}
+    if isinstance(network, Ensemble) and masking:
+        with suppress(NoGradient):
+            some = begun.split[evaluation_order(begun.split.all_labels())[: min(IMAGES, len(begun.split))]]
+            x, y = (a.to(device_of(network)) for a in pixels(some, 0, len(some)))
+            entry["detector"] = detector(network, x, y, begun.threats[0], seed=begun.target.seed)
     if asked.corruption_root is not None:
         entry["corruptions"] = _corruptions(model, asked.corruption_root, begun.split)
     return entry
+
+
+def _asked(model: Cascade, split: Split) -> float:
+    """Share of the clean images about which the large network of a cascade is asked."""
+    asked = 0
+    with judged(model), torch.no_grad():
+        for start in range(0, len(split), 256):
+            x = pixels(split, start, start + 256)[0].to(device_of(model))
+            asked += int(model.decide(x)[1].sum())
+    return asked / len(split)
 
 
 def _corruptions(model: nn.Module, root: Path, split: Split) -> dict[str, dict[str, Any]]:

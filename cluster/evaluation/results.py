@@ -134,6 +134,12 @@ def show(report: Mapping[str, Any]) -> None:
         worst = [f"{r['class']} ({percent(r['robust'])} of {r['n']})" for r in result["per_class"][:3]]
         if len(result["per_class"]) > 3:
             print(f"least robust classes, {agent}: {', '.join(worst)}")
+        if "cascade" in result:
+            print(
+                f"{agent}: the large network is asked about {percent(result['cascade']['asked'])} of the clean images"
+            )
+        if "detector" in result:
+            _show_detector(agent, result["detector"])
         for note in result["notes"]:
             print(f"note, {agent}: {note}")
         for f in result["flags"]:
@@ -152,6 +158,17 @@ def show(report: Mapping[str, Any]) -> None:
     meaning = "; robust = right on the clean image and after every attack of the row" if first["threats"] else ""
     print(f"\n{first['n']} test images of {report['data']}{meaning}")
     print(f"results: {relative(report['report'])}")
+
+
+def _show_detector(agent: str, found: Mapping[str, Any]) -> None:
+    """All three attackers, or none: the first alone would promise what the last undoes."""
+    each = [
+        "too few succeed" if (v := found["auroc"][name]) is None else f"{v:.2f}" for name in ("one", "all", "adaptive")
+    ]
+    print(
+        f"{agent}: members disagree about {percent(found['clean_mean'])} of clean images; as a sign of attacks AUROC {each[0]} (one member "
+        f"attacked), {each[1]} (all), {each[2]} (the attacker knows of it); n = {found['n']}"
+    )
 
 
 def _show_threats(agents: Mapping[str, Any], first: Mapping[str, Any]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from sparring.agents import model_folder
 from sparring.agents.checkpoint import to_json, write
-from sparring.agents.ensemble import Ensemble
+from sparring.agents.ensemble import members_of
 from sparring.cluster.errors import DataError, UsageError
 from sparring.cluster.models.target import Target
 from sparring.cluster.models.trained import ENSEMBLE, Subject
@@ -19,25 +19,85 @@ from sparring.cluster.terminal import relative
 from sparring.trainers import datasets, decoder, keeping
 
 FORMAT = 1
+WIDTH = 0.5  # of the margin from which on the small network of a cascade answers
 
 
-def publish(agent: str, subject: Subject, target: Target, *, name: str, models_dir: Path) -> Path:
+Named: TypeAlias = tuple[str, Subject, Target]  # what a NET means (``resolve.single``)
+
+
+def publish(
+    agent: str,
+    subject: Subject,
+    target: Target,
+    *,
+    name: str,
+    models_dir: Path,
+    large: Named | None = None,
+    width: float = WIDTH,
+) -> Path:
     """Copy a network into a new version of ``models_dir/NAME`` with its card; the version's folder.
 
     Args:
-        agent, subject, target: what a NET means (``resolve.single``).
+        agent, subject, target: what a NET means.
+        large: a second network, which answers where the margin of the first is below ``width``: a cascade.
 
     Raises:
-        UsageError: a bad name.
+        UsageError: a bad name, a width outside [0, 1], a second network for other images or classes.
         DataError: the data set that a network from elsewhere is for cannot be read.
     """
     try:
         model_folder.check_name(name)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    model = subject.model
-    members: list[Any] = list(model.members) if isinstance(model, Ensemble) else [model]
-    return model_folder.create(models_dir / name, members, _card(target, agent, name, members, subject.record))
+    members, card = _described(agent, subject, target, name)
+    if large is None:
+        return model_folder.create(models_dir / name, members, card)
+    seconds, second = _described(*large, name)
+    if not model_folder.is_width(width):
+        raise UsageError(
+            f"--width {width}: expected a number from 0 to 1, the margin from which on the first network answers"
+        )
+    _check_pair((members, card), (seconds, second))
+    both = _cascade(card, second, width)
+    return model_folder.create(models_dir / name, [*members, *seconds], both, width=width)
+
+
+def _check_pair(*parts: tuple[Sequence[Any], Mapping[str, Any]]) -> None:
+    """Refuse networks that cannot answer in each other's place."""
+    (first, one), (second, other) = parts
+    if len(first) > 1 or len(second) > 1:
+        raise UsageError("a cascade is of two single networks; name one agent of an ensemble: RUN@AGENT")
+    for key, what in (("classes", "classes"), ("input", "images"), ("data", "test images")):
+        if _told(one, key) != _told(other, key):
+            raise UsageError(f"the two networks are for other {what}: {_told(one, key)} and {_told(other, key)}")
+
+
+def _told(card: Mapping[str, Any], key: str) -> Any:
+    return card["data"]["sha256"] if key == "data" else card[key]
+
+
+def _cascade(first: Mapping[str, Any], second: Mapping[str, Any], width: float) -> dict[str, Any]:
+    """The card of two networks as one: what was measured of each alone says nothing of both."""
+    return {
+        **first,
+        "networks": [*first["networks"], *second["networks"]],
+        "parameters": first["parameters"] + second["parameters"],
+        "weights": None,
+        "decision": model_folder.decision(2, width),
+        "members": [
+            {k: card[k] for k in ("training", "threats", "held_out", "evaluations")} for card in (first, second)
+        ],
+        "held_out": {},
+        "evaluations": [],
+    }
+
+
+def _described(agent: str, subject: Subject, target: Target, name: str) -> tuple[list[Any], dict[str, Any]]:
+    """The networks that a NET is made of, and the card."""
+    members, width = members_of(subject.model)
+    if width is not None:
+        raise UsageError(f"{target.path} is a cascade already; publish it again from its two networks")
+    return members, _card(target, agent, name, members, subject.record)
 
 
 def _card(target: Target, agent: str, name: str, members: list[Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,6 +107,7 @@ def _card(target: Target, agent: str, name: str, members: list[Any], facts: Mapp
         "name": name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "networks": [m.config.spec for m in members],
+        "decision": model_folder.decision(len(members), None),
         "parameters": sum(p.numel() for m in members for p in m.parameters()),
         "input": {"channels": first.channels, "height": first.height, "width": first.width, "range": [0, 1]},
         "weights": facts.get("weights"),
@@ -126,6 +187,7 @@ def evaluations(
                     "attacks": settings["attacks"],
                     **{k: result[k] for k in kept},
                     "flags": [f["name"] for f in result["flags"]],
+                    **{k: result[k] for k in ("cascade", "detector") if k in result},
                 }
             )
     return found

@@ -35,7 +35,7 @@ def export(
     subject = target.subjects[name]
     model = subject.model
     if not isinstance(model, Network):
-        raise UsageError(f"{name} of {target.path} is an ensemble of several networks; export them one by one")
+        raise UsageError(f"{name} of {target.path} is several networks as one; export them one by one")
     owner = target.path.name if target.run else name
     place = out or Path("export") / (f"{owner}-{name}" if target.run else name)
     entry = _entry(target, name, model.config.spec, evaluation) if to == "robustbench" else None

@@ -21,7 +21,7 @@ TOKENS = "sparring.serve.tokens"
 FLAGS = {"seconds": "timeout"}  # where a flag has another name than its argument
 NAME = "sparring"
 TOKEN = "SPARRING_TOKEN"
-PASSED = ("predictors", "max_predictors", "gpus", "threads", "batch", "grpc_port")
+PASSED = ("predictors", "max_predictors", "idle", "gpus", "threads", "batch", "grpc_port")
 DRAIN = 30.0  # seconds that requests have to end when the service is stopped
 Host = Literal["ray", "local"]
 
@@ -61,7 +61,7 @@ def host_of(asked: Host | None, args: Mapping[str, Any], *, address: str | None)
     Raises:
         UsageError: one process cannot be what is asked for.
     """
-    several = args.get("predictors", 1) > 1 or (args.get("max_predictors") or 1) > 1
+    several = args.get("predictors", 1) != 1 or (args.get("max_predictors") or 1) > 1
     if asked == "local" and (several or address is not None):
         what = "--address needs" if address is not None else "several predictors need"
         raise UsageError(f"--host-by local is one process, and {what} a cluster; leave --host-by out, or name ray")

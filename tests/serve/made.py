@@ -10,25 +10,41 @@ import numpy as np
 from PIL import Image
 
 from sparring.agents import model_folder, networks
-from sparring.agents.networks import NetworkConfig
+from sparring.agents.networks import Network, NetworkConfig
 
 SHAPE = (1, 8, 8)
 
 
-def published(folder: Path, *, seed: int = 0, shape: tuple[int, int, int] = SHAPE, members: int = 1) -> Path:
-    """A new version in ``folder`` with random weights."""
+def network(*, seed: int = 0, index: int = 0, shape: tuple[int, int, int] = SHAPE) -> Network:
+    """A small one with random weights, in eval mode."""
     channels, height, width = shape
     config = NetworkConfig("small_cnn:width=4", channels, height, width, 10, (0.5,) * channels, (0.5,) * channels)
+    return networks.build(config, seed, index).eval()
+
+
+def published(
+    folder: Path,
+    *,
+    seed: int = 0,
+    shape: tuple[int, int, int] = SHAPE,
+    members: int = 1,
+    width: float | None = None,
+    detector: dict[str, Any] | None = None,
+) -> Path:
+    """A new version in ``folder`` with random weights; ``width``: a cascade of two members."""
+    channels, height, w = shape
+    made = [network(seed=seed, index=i, shape=shape) for i in range(members)]
     card: dict[str, Any] = {
         "name": folder.name,
-        "networks": [config.spec] * members,
+        "networks": [m.config.spec for m in made],
+        "decision": model_folder.decision(members, width),
         "parameters": 0,
-        "input": {"channels": channels, "height": height, "width": width, "range": [0, 1]},
+        "input": {"channels": channels, "height": height, "width": w, "range": [0, 1]},
         "classes": [f"class {i}" for i in range(10)],
         "threats": ["linf:0.15"],
-        "evaluations": [],
+        "evaluations": [] if detector is None else [{"detector": detector, "robust_accuracy": None}],
     }
-    return model_folder.create(folder, [networks.build(config, seed, i) for i in range(members)], card)
+    return model_folder.create(folder, made, card, width=width)
 
 
 def pixels(count: int = 1, *, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:

@@ -6,15 +6,19 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 
+from sparring.agents import rollout
 from sparring.serve import web
 from sparring.serve.settings import Settings
 from tests.helpers import CLONE
+from tests.serve import made
 from tests.serve.live import free_port
 from tests.serve.local import Local
 
@@ -25,9 +29,14 @@ SAMPLES = CLONE / "serve" / "page" / "static" / "samples"
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """The two models that come along, behind HTTP in a thread of this process: a browser sees no difference to replicas."""
+    with served(Settings(models_dir=str(CLONE / "serve" / "demo"), demo=True)) as url:
+        yield url
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[str]:
     if CHROMIUM is None:
         pytest.skip("needs Chromium (apt-get install chromium)")
-    settings = Settings(models_dir=str(CLONE / "serve" / "demo"), demo=True)
     options = {"host": "127.0.0.1", "port": free_port(), "log_level": "warning"}
     server = uvicorn.Server(uvicorn.Config(web.build(Local(settings), settings), **options))  # type: ignore[arg-type]
     thread = threading.Thread(target=server.run)
@@ -35,9 +44,11 @@ def url() -> Iterator[str]:
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{options['port']}"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{options['port']}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +157,40 @@ def test_a_file_that_is_no_image(url: str, browser: Any, tmp_path: Path) -> None
     (tmp_path / "x.png").write_text("hello")
     page.drop(tmp_path / "x.png")
     page.status("not a PNG or JPEG image")
+
+
+DETECTOR = {"n": 200, "clean_mean": 0.01, "clean_variance": 0.01, "auroc": {"one": 0.9, "all": 0.8, "adaptive": None}}
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_service_now(browser: Any, tmp_path: Path, width: int) -> None:
+    """Two versions of an ensemble whose members, with random weights, disagree, one of them a shadow; looked at wide and narrow."""
+    for seed in (0, 1):
+        made.published(tmp_path / "models" / "both", seed=seed, members=2, detector=DETECTOR)
+    rollout.save(tmp_path / "models" / "both", rollout.Rollout(version=1, shadow=2))
+    with served(Settings(models_dir=str(tmp_path / "models"))) as url:
+        for seed in range(4):
+            asked = made.infer(made.pixels(30, seed=seed))
+            assert httpx.post(f"{url}/v2/models/both/infer", json=asked, timeout=60).status_code == 200
+        page = Page(browser, f"{url}/dashboard", viewport={"width": width, "height": 900})
+        page.status("Seen at")
+        page.page.wait_for_function(
+            "document.querySelectorAll('article')[1]?.textContent.includes('as a shadow: agrees')"
+        )
+        first, second = page.page.locator("article").all_inner_texts()
+        assert first.startswith("both, version 1: answers")
+        assert "120" in first
+        assert second.startswith("both, version 2: shadow")
+        figures = "AUROC 0.90 where one member is attacked, 0.80 where all are, too few succeed against an attacker who knows of it (n = 200)"
+        assert figures in page.page.inner_text(".alarm")
+        assert page.page.inner_text("#processes") == "1"
+        assert page.page.inner_text("#failed") == "0"
+        assert page.page.inner_text("#p50").endswith(("ms", "s"))
+        wide = f"[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > {width}).map(e => e.outerHTML.slice(0, 60))"
+        assert page.page.evaluate(wide) == []
+        page.page.screenshot(path=str(tmp_path / f"dashboard-{width}.png"), full_page=True)
+        assert page.messages == []
+        assert all(r.startswith((url, "data:")) for r in page.requests)
 
 
 def test_the_docs_page(url: str, browser: Any) -> None:

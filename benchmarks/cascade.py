@@ -1,0 +1,138 @@
+"""What a cascade keeps of its large network's robustness, what it saves, and which attack finds that out.
+
+    python benchmarks/cascade.py --runs-dir RUNS [--widths 0.2 0.5 0.8 0.95] [--seeds 0 1 2] [--save]
+
+A small and a large network are trained by adversarial training on digits; their cascade is attacked with AutoAttack under linf:0.15 on all
+test images in three ways: with examples made for the large network alone; through the decision; through the decision and its smooth form, as
+``sparring evaluate`` does. Accuracies count an image as robust that all attacks of the way left right. Time is that of one image after the
+other, in rounds that go through all networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import torch
+from common import circumstances, save
+from torch import Tensor, nn
+
+from sparring.agents.cascade import Cascade
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.evaluation.direct import evaluate_model
+from sparring.cluster.models.trained import load_agent
+from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
+from sparring.trainers import datasets
+from sparring.trainers.config import Threat
+from sparring.trainers.data import Split
+
+SMALL, LARGE, THREAT = "small_cnn:width=4", "resnet18:width=16", "linf:0.15"
+TIMED, ROUNDS = 100, 5  # images one after the other
+
+
+class Decision(nn.Module):
+    """A cascade of which an attack knows the decision alone."""
+
+    def __init__(self, cascade: Cascade) -> None:
+        super().__init__()
+        self.cascade = cascade
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.cascade(x)
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs-dir", type=Path, required=True)
+    parser.add_argument("--widths", type=float, nargs="+", default=[0.2, 0.5, 0.8, 0.95])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/cascade.json")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [row for seed in args.seeds for row in measured(seed, args)]
+    result = circumstances(seed=args.seeds[0]) | {"seeds": args.seeds, "threat": THREAT, "networks": [SMALL, LARGE]}
+    result |= {"n": rows[0]["n"], "timed": TIMED, "rounds": ROUNDS, "rows": mean(rows), "each": rows}
+    for row in result["rows"]:
+        print(row)
+    if args.save:
+        save("cascade", result)
+
+
+def measured(seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row per network and width."""
+    small, large = (trained(network, seed, args.runs_dir) for network in (SMALL, LARGE))
+    split = datasets.load(recipe("at-digits").data).test
+    x, y = split.pixels(), split.all_labels()
+    cascades = {width: Cascade(small, large, width).eval() for width in args.widths}
+    seconds = timed({"small": small, "large": large, **{str(w): c for w, c in cascades.items()}}, x[:TIMED])
+    rows = [
+        {"network": name, "seed": seed, **robust(model, split), "ms": 1000 * seconds[name] / TIMED}
+        for name, model in (("small", small), ("large", large))
+    ]
+    for width, cascade in cascades.items():
+        with torch.no_grad():
+            asked = cascade.decide(x)[1].double().mean().item()
+        whole, decision = robust(cascade, split), robust(Decision(cascade).eval(), split)
+        row = {"network": f"cascade {width:g}", "seed": seed, "asked": asked, **whole}
+        row |= {"decision_alone": decision["robust"], "made_for_large": transferred(cascade, large, x, y)}
+        rows.append(row | {"ms": 1000 * seconds[str(width)] / TIMED})
+    for row in rows:
+        print(row, flush=True)
+    return rows
+
+
+def trained(network: str, seed: int, runs_dir: Path) -> nn.Module:
+    config = recipe("at-digits").replace({"network": network, "seed": seed, "team": "local", "device": "cpu"})
+    name = f"cascade-{network.replace(':', '-').replace('=', '')}-{seed}"
+    run = launch.train(config, runs_dir=runs_dir, name=name, resume_if_exists=True, how=Circumstances(quiet=True))
+    return load_agent(RunFolder.open(run.path), config.method.deploy()[0])[0].eval()
+
+
+def robust(model: nn.Module, split: Split) -> dict[str, Any]:
+    found = evaluate_model(model, split, attacks=["autoattack"], threats=[Threat.parse(THREAT)])
+    return {"clean": found.clean_accuracy, "robust": found.robust_accuracy, "n": found.n}
+
+
+def transferred(cascade: Cascade, large: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Accuracy of the cascade on examples of the attack on its large network alone: what somebody who forgets the decision would report."""
+    from sparring.trainers.autoattack import autoattack
+
+    adv = autoattack(
+        large, x, y, lambda z: large(z).argmax(1) != y, threat=Threat.parse(THREAT), seed=0, version="standard"
+    )
+    with torch.no_grad():
+        return (((cascade(adv).argmax(1) == y) & (cascade(x).argmax(1) == y)).double().mean()).item()
+
+
+def timed(models: dict[str, nn.Module], x: Tensor) -> dict[str, float]:
+    """Median seconds for all images, one after the other."""
+    found: dict[str, list[float]] = {name: [] for name in models}
+    with torch.inference_mode():
+        for turn in range(ROUNDS + 1):
+            for name, model in models.items():
+                started = time.perf_counter()
+                for image in x:
+                    model(image[None])
+                if turn:  # the first is slow
+                    found[name].append(time.perf_counter() - started)
+    return {name: median(times) for name, times in found.items()}
+
+
+def mean(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Over seeds."""
+    made = []
+    for name in dict.fromkeys(row["network"] for row in rows):
+        own = [row for row in rows if row["network"] == name]
+        numbers = [k for k, v in own[0].items() if isinstance(v, float)]
+        made.append({"network": name, **{k: fmean(row[k] for row in own) for k in numbers}})
+    return made
+
+
+if __name__ == "__main__":
+    main()
