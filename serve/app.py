@@ -24,6 +24,7 @@ from sparring.serve.backend import Busy
 from sparring.serve.catalogue import NotFound
 from sparring.serve.guard import OPEN_MOST
 from sparring.serve.ledger import Ledger, Report
+from sparring.serve.scaling import OPEN
 from sparring.serve.settings import Settings
 
 log = logging.getLogger("sparring.serve")
@@ -74,7 +75,8 @@ def _replicas(settings: Settings) -> dict[str, Any]:
         "upscale_delay_s": UP,
         "downscale_delay_s": settings.idle,
         "look_back_period_s": UP,
-        "metrics_interval_s": 1.0,
+        "metrics_interval_s": UP / 3,
+        "policy": {"policy_function": "sparring.serve.scaling:wanted"},
     }
     return {"autoscaling_config": {**bounds, **delays, "target_ongoing_requests": 2 * settings.batch}}
 
@@ -93,6 +95,10 @@ class Predictor:
         from sparring.serve import web
 
         return web.build(self._server, self._settings, names_requests=False)  # Serve does
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For :func:`sparring.serve.scaling.wanted`."""
+        return {OPEN: self._server.load.mean()}
 
 
 class Attack:

@@ -104,7 +104,7 @@ class Door:
         async def answered(request: Any, context: Any) -> Any:
             if name == "ServerLive":
                 return await call(request)
-            started, stopping, code = time.monotonic(), not self._backend.came(), grpc.StatusCode.INTERNAL
+            started, stopping, code = time.monotonic(), not self._backend.came("gRPC"), grpc.StatusCode.INTERNAL
             try:
                 if stopping:
                     raise Busy("the service is stopping")

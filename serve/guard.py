@@ -23,7 +23,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 class Watcher(Protocol):
     """Who is told of requests."""
 
-    def came(self) -> bool:
+    def came(self, method: str) -> bool:
         """A request has come; False: it is to be refused, because the service is stopping."""
 
     def noted(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -74,7 +74,7 @@ class Guard:
             await self._answer(asked, receive)
             return
         self._open += 1
-        stopping = not self._watcher.came()
+        stopping = not self._watcher.came(asked.method)
         try:
             if stopping or self._open > OPEN_MOST:
                 text = "the service is stopping" if stopping else "too many requests wait; come again later"

@@ -12,6 +12,7 @@ from sparring.serve.seen import Seen
 
 SPAN = 5.0  # seconds of a slice
 KEPT = 60  # slices
+ASKING = ("POST", "gRPC")  # methods of requests that ask a model; others only look
 EDGES = tuple(1e-4 * 1.25**i for i in range(62))  # seconds: 0.1 ms to 80 s; a percentile is right to an eighth
 
 
@@ -51,7 +52,7 @@ class History:
 
     def answered(self, method: str, status: int, seconds: float) -> None:
         """A request; those that only look, as this page does, are not counted."""
-        if method == "POST":
+        if method in ASKING:
             now = self._now()
             now.requests += 1
             now.failed += status >= 500

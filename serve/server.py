@@ -18,8 +18,10 @@ from sparring.serve import background
 from sparring.serve.answers import Question, answer
 from sparring.serve.backend import Attacks, Busy, Counts
 from sparring.serve.batches import Batches
+from sparring.serve.history import ASKING
 from sparring.serve.ledger import Event, Report
 from sparring.serve.models import Models
+from sparring.serve.scaling import Load
 from sparring.serve.seen import Seen
 from sparring.serve.settings import Settings
 from sparring.serve.shadows import Shadows
@@ -46,6 +48,7 @@ class Server:
             answer, most=settings.batch, weight=lambda question: len(question.x)
         )
         self._waiting = 0
+        self.load = Load()
         self._shadows = Shadows()
         self._seen: dict[tuple[str, int], Seen] = {}
         self._events: list[Event] = []
@@ -100,12 +103,16 @@ class Server:
         await self._flush()
         return await self._counts.status()
 
-    def came(self) -> bool:
+    def came(self, method: str) -> bool:
         self._open += 1
+        if method in ASKING:  # who only looks needs no other replica
+            self.load.changed(1)
         return not self._stopping
 
     def noted(self, method: str, route: str, status: int, seconds: float) -> None:
         self._open -= 1
+        if method in ASKING:
+            self.load.changed(-1)
         self._events.append((method, route, status, seconds))
 
     @asynccontextmanager

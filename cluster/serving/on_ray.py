@@ -7,6 +7,7 @@ client -> HAProxy (on a Ray of our own), or the proxy of the cluster's Serve -> 
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import random
@@ -28,6 +29,7 @@ from sparring.cluster.serving.options import APPLICATION, DRAIN, NAME, Where, de
 
 QUIET = 10  # looks in a row, a tenth of a second apart, that find nothing open
 OVERHEAD = 0.5  # CPUs of the attack and of what Serve itself does
+LIMITS = "SPARRING_SERVE_LIMITS"  # in the environment of Serve's own proxy; see sparring.serve.waiting
 WAITS = 10.0  # seconds that HAProxy gives an answer beyond the service's own limit
 
 
@@ -35,7 +37,7 @@ def serve(
     args: dict[str, Any], where: Where, *, ready: Callable[[dict[str, Any]], None], say: Callable[[str], None]
 ) -> None:
     """See ``service.serve``."""
-    needed = args["predictors"] * args["threads"] + OVERHEAD
+    needed = max(args["predictors"], args.get("max_predictors") or 0) * args["threads"] + OVERHEAD
     asked = threading.Event()
     before = {s: signal.signal(s, lambda *_: asked.set()) for s in (signal.SIGINT, signal.SIGTERM)}
     say("starting processes for the models")
@@ -86,15 +88,18 @@ def _balanced(args: dict[str, Any]) -> Iterator[None]:
         "HAPROXY_METRICS_PORT": str(metrics),
         "HAPROXY_STATS_PORT": str(stats),
         "FALLBACK_PROXY_HTTP_PORT": str(fallback),  # Serve's own proxy, for while no predictor is there
+        "HTTP_PROXY_CALLBACK_IMPORT_PATH": "sparring.serve.waiting:middlewares",
         "HAPROXY_NBTHREAD": "1",
         "HAPROXY_TUNE_BUFSIZE": str(128 * 2**10),
         "HAPROXY_RETRY_ON": "conn-failure empty-response",
         "HAPROXY_TIMEOUT_SERVER_S": str(ceil(args["limits"]["seconds"] + WAITS)),
         "HAPROXY_TIMEOUT_CLIENT_S": "60",
         "HAPROXY_HEALTH_CHECK_INTER": "2s",
+        "REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",  # ten each, where nobody says
+        "HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     }
-    named = {f"RAY_SERVE_{key}": value for key, value in values.items()}
+    named = {f"RAY_SERVE_{key}": value for key, value in values.items()} | {LIMITS: json.dumps(args["limits"])}
     added = {key: value for key, value in named.items() if key not in os.environ}
     os.environ.update(added)
     try:
