@@ -24,13 +24,22 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``log(1/M sum_m softmax(f_m(x)))``, computed in log space."""
-        each = torch.stack([m(x).log_softmax(1) for m in self.members])
-        return each.logsumexp(0) - log(len(self.members))
+        return self._both(x)[1]
 
-    def disagreement(self, x: Tensor) -> Tensor:
-        """Share of members whose class is not the ensemble's, per example: [B] in [0, 1)."""
-        mine = self(x).argmax(1)
-        return torch.stack([m(x).argmax(1) != mine for m in self.members]).double().mean(0)
+    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` says, and how far the members disagree, per example: [B] in [0, 1].
+
+        The Jensen-Shannon divergence of their predictions (Lin, IEEE Trans. Inf. Theory 37, 1991), of its most: 0 where all say the
+        same, 1 where each is sure of a class of its own.
+        """
+        each, mean = self._both(x)
+        divergence = (each.exp() * (each - mean)).sum(2).mean(0)
+        return mean, divergence / log(max(2, len(self.members)))
+
+    def _both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log probabilities of the members [M, B, K], and of their mean [B, K]."""
+        each = torch.stack([m(x).log_softmax(1) for m in self.members])
+        return each, each.logsumexp(0) - log(len(self.members))
 
 
 def together(members: Sequence[nn.Module], width: float | None = None) -> nn.Module:

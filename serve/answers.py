@@ -59,16 +59,13 @@ def answer(asked: Sequence[Question]) -> list[dict[str, np.ndarray] | Exception]
 def _predict(served: Served, x: np.ndarray) -> dict[str, np.ndarray]:
     with torch.inference_mode():
         images = torch.from_numpy(np.ascontiguousarray(x)).to(served.device)
-        if isinstance(served.model, Cascade):
-            logits, asked = served.model.decide(images)
+        if isinstance(served.model, Cascade | Ensemble):
+            logits, beside = served.model.decide(images)
+            name = "large" if isinstance(served.model, Cascade) else "disagreement"
+            told = {name: _array(beside.float())}
         else:
-            logits, asked = served.model(images), None
-        answer = {"logits": _array(logits), "probabilities": _array(logits.softmax(1))}
-        if asked is not None:
-            answer["large"] = _array(asked.float())
-        if isinstance(served.model, Ensemble):
-            answer["disagreement"] = _array(served.model.disagreement(images).float())
-    return answer
+            logits, told = served.model(images), {}
+        return {"logits": _array(logits), "probabilities": _array(logits.softmax(1)), **told}
 
 
 def _finite(question: Question, answer: dict[str, np.ndarray]) -> dict[str, np.ndarray] | Exception:

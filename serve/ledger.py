@@ -60,7 +60,7 @@ class Ledger:
             "confidence_sum", "Probabilities of the classes that were answered.", "model", "version"
         )
         self._disagreement = self._counter(
-            "disagreement_sum", "Shares of an ensemble's members with another class than it.", "model", "version"
+            "disagreement_sum", "Divergence of an ensemble's members, 0 to 1 each.", "model", "version"
         )
         self._large = self._counter(
             "cascade_large_images", "Images that the large network of a cascade has answered.", "model", "version"

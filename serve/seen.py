@@ -14,7 +14,7 @@ class Seen:
     """Sums over images."""
 
     confidence: float = 0.0  # of the probabilities of the classes that were answered
-    disagreement: float | None = None  # of an ensemble: of the shares of members with another class
+    disagreement: float | None = None  # of an ensemble: of the divergence of its members, 0 to 1 each
     large: float | None = None  # of a cascade: images that its large network has answered
     classes: dict[int, int] = field(default_factory=dict)  # images by class
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sparring.agents import model_folder
 from sparring.agents.checkpoint import sha256
+from sparring.agents.ensemble import Ensemble
 from sparring.serve.answers import Question, answer
 from sparring.serve.catalogue import NotFound
 from sparring.serve.models import KEPT, Models
@@ -123,8 +124,22 @@ def test_an_ensemble_says_how_much_its_members_disagree(tmp_path: Path) -> None:
     with torch.inference_mode():
         each = torch.stack([m(torch.from_numpy(x)).softmax(1) for m in members])
     assert found["probabilities"] == pytest.approx(each.mean(0).numpy(), abs=1e-6)
-    mine = found["logits"].argmax(1)
-    assert found["disagreement"] == pytest.approx((each.argmax(2).numpy() != mine).mean(0), abs=1e-6)
+    entropy = [-(p * p.log()).sum(-1) for p in (each.mean(0), each)]  # of the mean, and of each
+    divergence = (entropy[0] - entropy[1].mean(0)) / np.log(3)
+    assert found["disagreement"] == pytest.approx(divergence.numpy(), abs=1e-6)
+
+
+def test_disagreement_is_between_none_and_all_there_can_be() -> None:
+    class Says(nn.Module):
+        def __init__(self, *classes: int) -> None:
+            super().__init__()
+            self.logits = 1000.0 * nn.functional.one_hot(torch.tensor(classes), 4).double()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.logits
+
+    apart = Ensemble([Says(0, 0), Says(0, 1), Says(0, 2)]).decide(torch.zeros(2, 1, 2, 2))[1]
+    assert apart.tolist() == pytest.approx([0.0, 1.0])
 
 
 def damage(version: Path) -> None:

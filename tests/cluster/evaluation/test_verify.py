@@ -376,7 +376,10 @@ def test_an_ensemble_is_one_network_attacked_end_to_end(copy: Path, sparring: Co
     model(x).sum().backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
-    apart = model.disagreement(x)
-    assert ((apart >= 0) & (apart < 1)).all()
+    apart = model.decide(x)[1]
+    assert ((apart >= -1e-6) & (apart < 1)).all()
+    detector = json.loads((copy / "evaluation" / "both" / "report.json").read_bytes())["agents"]["ensemble"]["detector"]
+    assert set(detector["auroc"]) == {"one", "all", "adaptive"}
+    assert detector["n"] == 64
     flip(copy / "checkpoints" / "x" / "model.safetensors", all_of=copy)
     assert any("ensemble: no weights" in p for p in verify.evaluation(copy / "evaluation" / "both").problems)
