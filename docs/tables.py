@@ -20,6 +20,7 @@ sys.path.insert(0, str(CLONE / "benchmarks"))
 import claimed  # noqa: E402
 import robust  # noqa: E402
 import scale_model  # noqa: E402
+import served  # noqa: E402
 import speed  # noqa: E402
 from tabular import rows, source  # noqa: E402
 
@@ -287,27 +288,6 @@ def planted(result: dict[str, Any]) -> str:
     ) + source(result)
 
 
-def serving(result: dict[str, Any]) -> str:
-    """Requests per second and latencies beside others, and what an attack costs the rest."""
-    points = {(p["network"], p["clients"], p["server"]): p for p in result["points"]}
-    body = []
-    for (network, clients, server), p in sorted(points.items(), key=lambda item: item[0][:2]):
-        bare = points[network, clients, "bare"]["requests_s"]
-        ratio = "" if server == "bare" else f"{p['requests_s'] / bare:.2f}x"
-        latency = [f"{p[key]:.{1 if p[key] < 10 else 0}f} ms" for key in ("p50_ms", "p99_ms")]
-        start = [f"{p['ready_s']:.0f} s", f"{p['memory_mib']:.0f} MiB"]
-        body.append([network, str(clients), server, f"{p['requests_s']:.0f}", ratio, *latency, *start])
-    a = result["attack"]
-    each = [", ".join(f"{v:.0f}" for v in a["p99_ms"][k]) for k in ("attacked", "alone")]
-    note = (
-        f"JSON of one image, slices of {result['seconds']:g} s, medians. bare: FastAPI and uvicorn around the same network. Clients live on the same two "
-        f"cores. Beside a client that attacks all the time, the 99th percentile of four clients is {a['ratio']:.1f} times what it is alone "
-        f"({each[0]} against {each[1]} ms).\n"
-    )
-    header = ["network", "clients", "server", "requests/s", "of bare", "p50", "p99", "ready after", "memory"]
-    return rows(header, body) + source(result) + note
-
-
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo,
     "evaluate_scaling": scaling,
@@ -324,7 +304,11 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "methods_on_digits": methods_on_digits,
     "union": union,
     "search": searches,
-    "serve_load": serving,
+    "serve_load": served.load,
+    "serve_autoscale": served.autoscale,
+    "cascade": served.cascades,
+    "disagreement": served.disagreement,
+    "serve_versions": served.versions,
     "planted": planted,
     "peeraid_matrix": matrix,
     "autoattack": speed.autoattack,

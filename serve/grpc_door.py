@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ import grpc
 
 from sparring.serve import protocol, tensors
 from sparring.serve.backend import Backend, Busy
-from sparring.serve.catalogue import NotFiniteError, NotFound, card_of, shape_of, version_of
+from sparring.serve.catalogue import CANARY, NotFiniteError, NotFound, canary_of, card_of, shape_of, version_of
 from sparring.serve.grpc_messages import MESSAGES, SERVICE
 from sparring.serve.invalid import Invalid
 from sparring.serve.settings import Settings
@@ -42,7 +42,7 @@ ERRORS: dict[type[Exception], grpc.StatusCode] = {
     Busy: grpc.StatusCode.UNAVAILABLE,
     TimeoutError: grpc.StatusCode.UNAVAILABLE,
 }
-Call = Callable[[Any], Awaitable[Any]]
+Call = Callable[[Any, Mapping[str, str]], Awaitable[Any]]  # request, metadata
 
 
 @asynccontextmanager
@@ -103,7 +103,7 @@ class Door:
 
         async def answered(request: Any, context: Any) -> Any:
             if name == "ServerLive":
-                return await call(request)
+                return await call(request, {})
             started, stopping, code = time.monotonic(), not self._backend.came("gRPC"), grpc.StatusCode.INTERNAL
             try:
                 if stopping:
@@ -112,7 +112,7 @@ class Door:
                     code = grpc.StatusCode.UNAUTHENTICATED
                     await context.abort(code, "a bearer token is needed: authorization: Bearer TOKEN")
                 async with asyncio.timeout(self._settings.limits.seconds):
-                    answer = await call(request)
+                    answer = await call(request, _metadata(context))
                 code = grpc.StatusCode.OK
                 return answer
             except tuple(ERRORS) as error:
@@ -132,46 +132,51 @@ class Door:
     def _may(self, context: Any) -> bool:
         if not self._tokens.needed:
             return True
-        given = dict(context.invocation_metadata() or ()).get("authorization", "")
-        kind, _, token = str(given).partition(" ")
+        kind, _, token = _metadata(context).get("authorization", "").partition(" ")
         return kind.lower() == "bearer" and self._tokens.fit(token.strip().encode())
 
-    async def server_live(self, request: Any) -> Any:
+    async def server_live(self, request: Any, metadata: Mapping[str, str]) -> Any:
         return MESSAGES["ServerLiveResponse"](live=True)
 
-    async def server_ready(self, request: Any) -> Any:
+    async def server_ready(self, request: Any, metadata: Mapping[str, str]) -> Any:
         models = self._backend.models()
         missing = [name for name in self._settings.models if not models.get(name, {}).get("versions")]
         return MESSAGES["ServerReadyResponse"](ready=not missing and any(m["versions"] for m in models.values()))
 
-    async def server_metadata(self, request: Any) -> Any:
+    async def server_metadata(self, request: Any, metadata: Mapping[str, str]) -> Any:
         return MESSAGES["ServerMetadataResponse"](**protocol.SERVER)
 
-    async def model_ready(self, request: Any) -> Any:
+    async def model_ready(self, request: Any, metadata: Mapping[str, str]) -> Any:
         try:
             card_of(self._backend.models(), request.name, version_of(request.version or None))
         except NotFound:
             return MESSAGES["ModelReadyResponse"](ready=False)
         return MESSAGES["ModelReadyResponse"](ready=True)
 
-    async def model_metadata(self, request: Any) -> Any:
+    async def model_metadata(self, request: Any, metadata: Mapping[str, str]) -> Any:
         models = self._backend.models()
         number, _ = card_of(models, request.name, version_of(request.version or None))
         return MESSAGES["ModelMetadataResponse"](
             **protocol.metadata(request.name, models[request.name]["versions"], number)
         )
 
-    async def model_infer(self, request: Any) -> Any:
+    async def model_infer(self, request: Any, metadata: Mapping[str, str]) -> Any:
         version = version_of(request.model_version or None)
         _, card = card_of(self._backend.models(), request.model_name, version)
         asked, raw = _asked(request)
         wanted = protocol.outputs(asked, protocol.output_names(card))
         x = tensors.images(asked, raw, shape_of(card), most=self._settings.limits.images)
-        result = await self._backend.predict(request.model_name, version, x)
+        canary = canary_of(metadata.get(CANARY))
+        result = await self._backend.predict(request.model_name, version, x, canary=canary)
         told, behind = protocol.answer(request.model_name, result, dict.fromkeys(wanted, True), id=request.id or None)
         for tensor in told["outputs"]:
             del tensor["parameters"]  # which tells JSON how many bytes follow
         return MESSAGES["ModelInferResponse"](**told, raw_output_contents=behind)
+
+
+def _metadata(context: Any) -> dict[str, str]:
+    """What HTTP calls headers."""
+    return {str(key): str(value) for key, value in context.invocation_metadata() or ()}
 
 
 def _asked(request: Any) -> tuple[dict[str, Any], memoryview]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparring.agents import model_folder
+from sparring.agents import model_folder, rollout
 from sparring.serve.grpc_door import listening
 from sparring.serve.grpc_messages import FIELDS, MESSAGES, SERVICE
 from sparring.serve.settings import Limits, Settings
@@ -45,13 +45,14 @@ def with_service(folder: Path, work: Callable[[Ask], Awaitable[Any]], **options:
             grpc.aio.insecure_channel(f"127.0.0.1:{settings.grpc_port}") as channel,
         ):
 
-            async def ask(call: str, token: str | None = None, **fields: Any) -> Any:
+            async def ask(call: str, token: str | None = None, canary: str | None = None, **fields: Any) -> Any:
                 asked = channel.unary_unary(
                     f"/{SERVICE}/{call}",
                     request_serializer=MESSAGES[f"{call}Request"].SerializeToString,
                     response_deserializer=MESSAGES[f"{call}Response"].FromString,
                 )
-                metadata = (("authorization", f"Bearer {token}"),) if token is not None else ()
+                metadata = [("authorization", f"Bearer {token}")] if token is not None else []
+                metadata += [("x-canary", canary)] if canary is not None else []
                 return await asked(MESSAGES[f"{call}Request"](**fields), metadata=metadata, timeout=60)
 
             found = await work(ask)
@@ -67,6 +68,23 @@ def tensor(x: np.ndarray, datatype: str = "FP32", **contents: Any) -> dict[str, 
 def logits(answer: Any) -> np.ndarray:
     index = [t.name for t in answer.outputs].index("logits")
     return np.frombuffer(answer.raw_output_contents[index], "<f4").reshape(answer.outputs[index].shape)
+
+
+def test_a_canary_by_metadata(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        published(tmp_path / "digits", seed=seed)
+    rollout.save(tmp_path / "digits", rollout.Rollout(version=1, canary=2, share=0.5))
+    x = pixels(1)
+    asked: dict[str, Any] = {
+        "model_name": "digits",
+        "inputs": [tensor(x)],
+        "raw_input_contents": [x.astype("<f4").tobytes()],
+    }
+
+    async def work(ask: Ask) -> list[str]:
+        return [(await ask("ModelInfer", canary=c, **asked)).model_version for c in ("always", "never") * 6]
+
+    assert with_service(tmp_path, work)[0] == ["2", "1"] * 6
 
 
 def test_every_call(folder: Path) -> None:
