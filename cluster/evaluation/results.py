@@ -166,8 +166,8 @@ def _show_detector(agent: str, found: Mapping[str, Any]) -> None:
         "too few succeed" if (v := found["auroc"][name]) is None else f"{v:.2f}" for name in ("one", "all", "adaptive")
     ]
     print(
-        f"{agent}: members disagree about {percent(found['clean_mean'])} of clean images; as a sign of attacks AUROC {each[0]} (one member "
-        f"attacked), {each[1]} (all), {each[2]} (the attacker knows of it); n = {found['n']}"
+        f"{agent}: disagreement of its members {percent(found['clean_mean'])} on clean images; as a sign of attacks AUROC {each[0]} (one "
+        f"member attacked), {each[1]} (all), {each[2]} (the attacker knows of it); n = {found['n']}"
     )
 
 

@@ -94,8 +94,8 @@ function version(v) {
 function alarms(versions) {
   $("alarms").replaceChildren(...versions.filter((v) => v.alarm && v.alarm.raised).map((v) => element(
     "p",
-    `${v.model}, version ${v.version}: members disagree about ${percent(v.disagreement)} of ${v.images} images, about ${percent(v.alarm.clean_mean)} of clean ` +
-      `test images. Inputs are strange, or attacked: ${detects(v.alarm)}.`,
+    `${v.model}, version ${v.version}: its members' disagreement is ${percent(v.disagreement)} over ${v.images} images, and ${percent(v.alarm.clean_mean)} on ` +
+      `clean test images. Inputs are strange, or attacked: ${detects(v.alarm)}.`,
     "alarm",
   )));
 }
