@@ -31,3 +31,7 @@ class Local(Server):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, counts=Here(), attacks=Attacks(settings))
+
+    def refresh(self) -> None:
+        """Look for versions now."""
+        self._models.poll()

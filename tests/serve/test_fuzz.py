@@ -6,6 +6,7 @@ Everything is drawn from seeds, so that what fails can be asked again; all of it
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections import Counter
@@ -16,22 +17,29 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 
-from sparring.serve.models import Models
+from sparring.agents import rollout
+from sparring.serve import web
+from sparring.serve.models import KEPT, Models
 from sparring.serve.settings import Settings
 from tests.helpers import PATIENCE
 from tests.serve.live import Service, running
+from tests.serve.local import Local
 from tests.serve.made import infer, pixels, png, published
 from tests.serve.test_schema import OPERATIONS
 
 pytestmark = pytest.mark.soak
-IMAGES = 6000
-BODIES = 3000
-FOLDERS = 400
-EXAMPLES = 150  # of every operation
+TIMES = 1 if os.environ.get("SPARRING_SOAK_UNTIL") else 5  # ten minutes, where nobody has said when to end
+IMAGES = 6000 * TIMES
+BODIES = 3000 * TIMES
+FOLDERS = 400 * TIMES
+EXAMPLES = 150 * TIMES  # of every operation
+LIVES, STEPS = 20 * TIMES, 40  # of a folder of models, and what happens in each
 BOUND = 400 * 2**20  # bytes that the service may take beyond what it had
 RIGHT = {200, 400, 404, 405, 408, 413, 415, 422, 503}
 
@@ -166,3 +174,91 @@ def test_files_of_models(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
             )
             json.dumps(seen, ensure_ascii=False).encode()
     assert 0 < taken < FOLDERS / 2
+
+
+class Life(RuleBasedStateMachine):
+    """A folder of models to which anything may happen, in any order, and a service that looks at it now and then."""
+
+    where: Path  # set for each run
+    count = 0
+
+    @initialize()
+    def begin(self) -> None:
+        Life.count += 1
+        self.folder = self.where / str(Life.count) / "m"
+        self.whole: set[int] = {1}
+        published(self.folder)
+        self.backend = Local(Settings(models_dir=str(self.folder.parent)))
+        self.http = TestClient(
+            web.build(self.backend, Settings()), base_url="http://127.0.0.1:8000", client=("127.0.0.1", 50000)
+        )
+        self.looked = set(self.whole)
+
+    def versions(self) -> list[int]:
+        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+
+    @rule(members=st.sampled_from([1, 1, 2]), seed=st.integers(0, 3))
+    def publish(self, members: int, seed: int) -> None:
+        self.whole.add(int(published(self.folder, seed=seed, members=members).name))
+
+    @rule(which=st.integers(0, 20), seed=st.integers(0, 2**16))
+    def damage(self, which: int, seed: int) -> None:
+        rng = random.Random(seed)
+        files = sorted(p for p in self.folder.rglob("*") if p.is_file())
+        file = files[which % len(files)]
+        before = file.read_bytes()
+        file.write_bytes(damaged(before, rng))
+        if file.parent != self.folder and file.read_bytes() != before:
+            self.whole.discard(int(file.relative_to(self.folder).parts[0]))
+
+    @rule(which=st.integers(0, 20))
+    def remove(self, which: int) -> None:
+        there = self.versions()
+        if len(there) > 1:
+            gone = there[which % len(there)]
+            shutil.rmtree(self.folder / str(gone))
+            self.whole.discard(gone)
+
+    @rule(
+        version=st.integers(1, 6), canary=st.integers(1, 6), share=st.floats(0, 1), shadow=st.none() | st.integers(1, 6)
+    )
+    def roll(self, version: int, canary: int, share: float, shadow: int | None) -> None:
+        rollout.save(self.folder, rollout.Rollout(version=version, canary=canary, share=share, shadow=shadow))
+
+    @rule()
+    def look(self) -> None:
+        self.backend.refresh()
+        told = self.backend.models()["m"]
+        served = set(told["versions"])
+        for version in self.whole:  # is served, whatever lies beside it, or three newer ones are
+            assert version in served or len([v for v in served if v > version]) >= KEPT
+        self.looked = set(told["versions"])
+
+    @rule(version=st.none() | st.integers(1, 6), canary=st.none() | st.sampled_from(["always", "never", "maybe"]))
+    def ask(self, version: int | None, canary: str | None) -> None:
+        path = "/v2/models/m/infer" if version is None else f"/v2/models/m/versions/{version}/infer"
+        headers = {} if canary is None else {"x-canary": canary}
+        answer = self.http.post(path, json=infer(pixels()), headers=headers)
+        assert answer.status_code in (200, 404, 422), answer.text
+        if version is None and canary != "maybe" and self.looked:
+            assert answer.status_code == 200, answer.text
+        if answer.status_code == 200:
+            assert int(answer.json()["model_version"]) in self.looked
+
+    @invariant()
+    def told(self) -> None:
+        for path in ("/v1/models", "/v1/status", "/metrics"):
+            assert self.http.get(path).status_code == 200
+
+
+def test_lives_of_a_folder(tmp_path: Path) -> None:
+    Life.where = tmp_path
+    how = settings(
+        max_examples=LIVES,
+        stateful_step_count=STEPS,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
+        database=None,
+    )
+    run_state_machine_as_test(Life, settings=how)  # type: ignore[no-untyped-call]
