@@ -52,7 +52,7 @@ def alarm(card: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any] | 
     if not measured or seen.get("disagreement") is None:
         return None
     known = max(measured, key=lambda d: d["n"])
-    error = sqrt(max(known["clean_variance"], 1e-6) / max(1, seen["images"]))
+    error = sqrt(max(known["clean_variance"], 1e-9) / max(1, seen["images"]))
     above = (seen["disagreement"] - known["clean_mean"]) / error
     raised = seen["images"] >= ENOUGH and above > SIGMAS
     return {"raised": raised, "clean_mean": known["clean_mean"], "auroc": known["auroc"], "n": known["n"]}

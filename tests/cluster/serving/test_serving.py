@@ -38,7 +38,7 @@ def models(tmp_path: Path) -> Path:
         (["--predictor=2"], "--predictors"),
         (["--timeout=-1"], "--timeout -1.0: input should be greater than 0"),
         (["--batch=0"], "--batch 0: input should be greater than or equal to 1"),
-        (["--predictors=0"], "--predictors 0: input should be greater than or equal to 1"),
+        (["--predictors=0"], "predictors = 0 needs max_predictors"),
         (["--threads=0"], "--threads 0: input should be greater than or equal to 1"),
         (["--gpus=-1"], "--gpus -1.0: input should be greater than or equal to 0"),
         (["--port=70000"], "--port 70000: expected 1 to 65535"),
