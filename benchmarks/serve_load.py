@@ -1,6 +1,6 @@
 """Requests per second and latencies of the service under load, beside others who answer the same requests.
 
-python benchmarks/serve_load.py [--seconds 10] [--repeats 5] [--clients 1 8 32] [--networks ...] [--servers ...] [--save]
+python benchmarks/serve_load.py [--seconds 10] [--repeats 5] [--clients 1 8 32] [--networks ...] [--servers ...] [--save [NAME]]
 
 A request is JSON of one image by the Open Inference Protocol; every client asks one at a time over one connection, all of them live in a
 process of their own on the same cores. Servers take turns, so that a slow minute of the machine meets them all: ``bare`` is FastAPI and uvicorn
@@ -51,7 +51,13 @@ def main() -> None:
         "--litserve", metavar="FOLDER", default="", help="where LitServe was installed: pip install --target"
     )
     parser.add_argument("--attack", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/serve_load.json")
+    parser.add_argument(
+        "--save",
+        nargs="?",
+        const="serve_load",
+        metavar="NAME",
+        help="write benchmarks/results/NAME.json, by default serve_load",
+    )
     parser.add_argument("--load", help=argparse.SUPPRESS)  # the clients, in a process of their own
     args = parser.parse_args()
     if args.load:
@@ -63,7 +69,7 @@ def main() -> None:
         result["points"] = points(versions, args)
         if args.attack:
             result["attack"] = under_attack(versions[args.networks[0]], args)
-    print(save("serve_load", result) if args.save else json.dumps(result))
+    print(save(args.save, result) if args.save else json.dumps(result))
 
 
 def points(versions: dict[str, Path], args: argparse.Namespace) -> list[dict[str, Any]]:
