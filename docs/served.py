@@ -7,9 +7,27 @@ from typing import Any
 
 from tabular import rows, source
 
+HEADER = ["network", "clients", "server", "requests/s", "of bare", "p50", "p99", "ready after", "memory"]
+
 
 def load(result: dict[str, Any]) -> str:
     """Requests per second and latencies beside others, and what an attack costs the rest."""
+    a = result["attack"]
+    each = [", ".join(f"{v:.0f}" for v in a["p99_ms"][k]) for k in ("attacked", "alone")]
+    note = (
+        f"JSON of one image, slices of {result['seconds']:g} s, medians. bare: FastAPI and uvicorn around the same network. Clients live on the same two "
+        f"cores. Beside a client that attacks all the time, the 99th percentile of four clients is {a['ratio']:.1f} times what it is alone "
+        f"({each[0]} against {each[1]} ms).\n"
+    )
+    return rows(HEADER, _points(result)) + source(result) + note
+
+
+def again(result: dict[str, Any]) -> str:
+    """One place of that table, measured again."""
+    return rows(HEADER, _points(result)) + source(result)
+
+
+def _points(result: dict[str, Any]) -> list[list[str]]:
     points = {(p["network"], p["clients"], p["server"]): p for p in result["points"]}
     body = []
     for (network, clients, server), p in sorted(points.items(), key=lambda item: item[0][:2]):
@@ -18,15 +36,7 @@ def load(result: dict[str, Any]) -> str:
         latency = [f"{p[key]:.{1 if p[key] < 10 else 0}f} ms" for key in ("p50_ms", "p99_ms")]
         start = [f"{p['ready_s']:.0f} s", f"{p['memory_mib']:.0f} MiB"]
         body.append([network, str(clients), server, f"{p['requests_s']:.0f}", ratio, *latency, *start])
-    a = result["attack"]
-    each = [", ".join(f"{v:.0f}" for v in a["p99_ms"][k]) for k in ("attacked", "alone")]
-    note = (
-        f"JSON of one image, slices of {result['seconds']:g} s, medians. bare: FastAPI and uvicorn around the same network. Clients live on the same two "
-        f"cores. Beside a client that attacks all the time, the 99th percentile of four clients is {a['ratio']:.1f} times what it is alone "
-        f"({each[0]} against {each[1]} ms).\n"
-    )
-    header = ["network", "clients", "server", "requests/s", "of bare", "p50", "p99", "ready after", "memory"]
-    return rows(header, body) + source(result) + note
+    return body
 
 
 def autoscale(result: dict[str, Any]) -> str:

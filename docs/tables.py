@@ -305,6 +305,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "union": union,
     "search": searches,
     "serve_load": served.load,
+    "serve_load_one": served.again,
     "serve_autoscale": served.autoscale,
     "cascade": served.cascades,
     "disagreement": served.disagreement,

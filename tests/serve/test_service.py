@@ -144,6 +144,9 @@ def test_metrics_are_summed_over_replicas(service: Service) -> None:
     while time.monotonic() < deadline:
         found = re.search(pattern, httpx.get(f"{service.url}/metrics").text)
         if found and float(found[1]) == 100:
+            now = httpx.get(f"{service.url}/v1/status").json()
+            assert now["processes"] == (2 if service.by == "ray" else 1)
+            assert {v["model"] for v in now["versions"]} >= {"digits-robust", "changing"}
             return
         time.sleep(0.2)
     pytest.fail(f"counted {found and found[1]}")
