@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 
 import tyro
 
@@ -26,11 +27,14 @@ SLOW_TO_START = (*STARTS_RAY, "report", "publish", "export", "verify")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and turn errors into a sentence and an exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
     debug, helps = "--debug" in args, bool({"-h", "--help"} & set(args))
     try:
+        if not args or args[0] in ("-h", "--help", "--version"):
+            print(
+                _overview() if args[:1] != ["--version"] else f"sparring {import_module('sparring').__version__}",
+                flush=True,
+            )
+            return 0
         if args[0] not in COMMANDS:
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -87,6 +91,6 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "First steps: sparring demo. Help of a command: sparring COMMAND --help",
+            "First steps: sparring demo. Help of a command: sparring COMMAND --help. Version: sparring --version",
         ]
     )

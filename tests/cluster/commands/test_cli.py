@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -426,6 +427,21 @@ def test_help_is_quick_and_costs_no_torch(args: list[str]) -> None:
         if least[1] < max(0.5, 5.5 * least[0]):
             break
     assert least[1] < max(0.5, 5.5 * least[0])
+
+
+def test_version(sparring: Command) -> None:
+    told = tomllib.loads((CLONE / "pyproject.toml").read_text())["project"]["version"]
+    assert sparring("--version").stdout == f"sparring {told}\n"
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    """Nobody reads on: no traceback, however early that is."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(CLONE / "sparring.py"), "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_train_help_names_the_methods_own_flags(sparring: Command) -> None:
