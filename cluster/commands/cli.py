@@ -15,7 +15,7 @@ from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.commands.serve import serve
 from sparring.cluster.commands.training import pretrain, resume, train, tune
 from sparring.cluster.machines import doctor as doctors
-from sparring.cluster.runs import listing
+from sparring.cluster.runs import comparing, listing
 from sparring.cluster.serving.options import Roll
 
 
@@ -100,9 +100,32 @@ def rollout(
     answer(output, rollouts.result(folder, rollouts.roll(folder, change)), rollouts.show)
 
 
-def runs(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
-    """List all runs."""
-    answer(output, {"runs": listing.runs(runs_dir)}, listing.show_runs)
+def runs(
+    words: Positional[tuple[str, ...]] = (),
+    *,
+    sort: Literal["name", "method", "step", "best", "begun"] = "name",
+    runs_dir: Path = Path("runs"),
+    output: Out = Output(),
+) -> None:
+    """List runs: all, or those with every given word in their name or method.
+
+    Args:
+        words: Parts of a name or a method.
+        sort: By name or method; by saved step, best held-out accuracy or begin, the largest or newest first.
+        runs_dir: Folder of all runs.
+    """
+    found = listing.chosen(listing.runs(runs_dir), words, sort)
+    answer(output, {"runs": found}, lambda result: listing.show_runs(result, words))
+
+
+def compare(runs: Positional[tuple[Path, ...]], *, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
+    """Show which settings of runs differ, and what they came to.
+
+    Args:
+        runs: Run folders, or names in the folder of all runs.
+        runs_dir: Folder of all runs.
+    """
+    answer(output, comparing.compare(runs, runs_dir=runs_dir), comparing.show)
 
 
 def methods(*, output: Out = Output()) -> None:
@@ -136,7 +159,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     f.__name__: f
     for f in (
         *(demo, doctor, train, resume, pretrain, tune, frontier, evaluate, verify, publish, serve, rollout),
-        *(report, runs, recipes, methods, fsck, export),
+        *(report, runs, compare, recipes, methods, fsck, export),
     )
 }
 RUNS = (train, pretrain, tune, frontier, evaluate, serve)  # read their own flags: those of a recipe, or a dataclass's

@@ -4,4 +4,4 @@ Comes in: a ``RunConfig``, a path. Goes out: ``RunFolder``, ``Checkpoints``, ``R
 Called by whoever reads or writes a run; nothing here knows a network or Ray.
 """
 
-__all__ = ["folder", "images", "listing", "lock", "mirror", "records", "run"]
+__all__ = ["comparing", "folder", "images", "listing", "lock", "mirror", "records", "run"]

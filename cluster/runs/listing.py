@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,38 @@ def runs(runs_dir: Path) -> list[dict[str, Any]]:
                 "best": {agent: entry["value"] for agent, entry in best.items()},
                 "metric": next((entry["metric"] for entry in best.values()), "robust"),
                 "running": is_running(path),
+                "begun": config.stat().st_mtime,
             }
         )
     return found
 
 
-def show_runs(result: dict[str, Any]) -> None:
-    """As a table."""
+def chosen(found: list[dict[str, Any]], words: Sequence[str], sort: str) -> list[dict[str, Any]]:
+    """Those with every word in their name or method; by name or method, or the largest first by step, best accuracy or begin.
+
+    What has no such value comes last.
+    """
+    kept = [r for r in found if all(w in Path(r["run"]).name or w in r.get("method", "") for w in words)]
+    if sort in ("name", "method"):
+        return sorted(kept, key=lambda r: (r.get("method", "~") if sort == "method" else "", r["run"]))
+
+    def value(run: dict[str, Any]) -> float:
+        if sort == "best":
+            return max(run.get("best", {}).values(), default=-1.0)
+        own = run.get(sort)
+        return -1.0 if own is None else float(own)
+
+    return sorted(kept, key=lambda r: (-value(r), r["run"]))
+
+
+def show_runs(result: dict[str, Any], words: Sequence[str] = ()) -> None:
+    """As a table; ``words`` that were asked for."""
     if not result["runs"]:
-        print(f"no runs here; make one with: {terminal.command()} demo")
+        print(
+            f"no run here has {' and '.join(map(repr, words))} in its name or method"
+            if words
+            else f"no runs here; make one with: {terminal.command()} demo"
+        )
         return
     rows = []
     for r in result["runs"]:
