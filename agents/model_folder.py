@@ -166,13 +166,13 @@ def _disagreements(folder: Path, found: Mapping[str, Any]) -> list[str]:
     told, path = card(folder), folder / "card.json"
     configs = [network_config(folder / part) for part in _parts(found["members"])]
     first = configs[0]
-    size = {"channels": first.channels, "height": first.height, "width": first.width}
+    size = {"channels": first.channels, "height": first.height, "width": first.width, "range": [0, 1]}
     given, classes = told.get("input"), told.get("classes")
     wrong = []
     if told.get("sha256") != found["files"]:
         wrong.append(f"{path} is the card of other files than MANIFEST.json lists")
-    if not isinstance(given, dict) or {k: given.get(k) for k in size} != size:
-        wrong.append(f"{path} names images of another size than the network's {tuple(size.values())}")
+    if given != size:
+        wrong.append(f"{path} names other images than the network's: {given!r:.200}, not {size}")
     if not isinstance(classes, list) or {len(classes)} != {c.classes for c in configs}:
         wrong.append(f"{path} names other classes than the network's {first.classes}")
     if told.get("decision") != decision(found["members"], found.get("width")) and (

@@ -34,7 +34,7 @@ from tests.serve.made import infer, pixels, png, published
 from tests.serve.test_schema import OPERATIONS
 
 pytestmark = pytest.mark.soak
-TIMES = 1 if os.environ.get("SPARRING_SOAK_UNTIL") else 5  # ten minutes, where nobody has said when to end
+TIMES = 1 if os.environ.get("SPARRING_SOAK_UNTIL") else 7  # ten minutes, where nobody has said when to end
 IMAGES = 6000 * TIMES
 BODIES = 3000 * TIMES
 FOLDERS = 400 * TIMES

@@ -275,6 +275,8 @@ def disagreeing(folder: Path, kind: str) -> Path:
     card, state = version / "card.json", version / "state.json"
     if kind == "card of another size":
         rewritten(card, input={"channels": 3, "height": 8, "width": 8})
+    elif kind == "card without the pixels' range":
+        rewritten(card, input={"channels": 1, "height": 8, "width": 8, "rangange": [0, 1]})
     elif kind == "card of other classes":
         rewritten(card, classes=["a", "b", "c"])
     elif kind == "card of another network":
@@ -313,7 +315,8 @@ def disagreeing(folder: Path, kind: str) -> Path:
 
 
 DISAGREEING = {
-    "card of another size": "names images of another size than the network's (1, 8, 8)",
+    "card of another size": "names other images than the network's: {'channels': 3",
+    "card without the pixels' range": "names other images than the network's: {'channels': 1",
     "card of other classes": "names other classes than the network's 10",
     "card of another network": "names other networks than small_cnn:width=4",
     "card of other weights": "is the card of other files than MANIFEST.json lists",
