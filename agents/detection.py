@@ -32,9 +32,9 @@ IMAGES = 256  # that are worth the time
 ENOUGH = 10  # successful attacks below which nothing is said
 
 
-def detector(ensemble: Ensemble, x: Tensor, y: Tensor, threat: Threat, *, seed: int) -> dict[str, Any]:
+def detector(ensemble: Ensemble, x: Tensor, y: Tensor, threat: Threat, *, seed: int) -> dict[str, Any] | None:
     """``clean_mean`` and ``clean_variance`` of the disagreement on clean images, ``auroc`` by attacker (None: too few of its attacks
-    succeed), ``succeeded`` by attacker, ``n`` images.
+    succeed), ``succeeded`` by attacker, ``n`` images; None where an answer to a clean image is no number.
 
     Args:
         x: [n, C, H, W] in [0, 1], where the ensemble is; ``IMAGES`` are enough.
@@ -43,6 +43,8 @@ def detector(ensemble: Ensemble, x: Tensor, y: Tensor, threat: Threat, *, seed: 
     with judged(ensemble):
         with torch.no_grad():
             clean = ensemble.decide(x)[1]
+        if not bool(clean.isfinite().all()):
+            return None
         attacked = {
             "one": _one(ensemble, x, y, threat, seed),
             "all": _all(ensemble, x, y, threat, seed),

@@ -34,7 +34,7 @@ class Ensemble(nn.Module):
         """
         each, mean = self._both(x)
         divergence = (each.exp() * (each - mean)).sum(2).mean(0)
-        return mean, divergence / log(max(2, len(self.members)))
+        return mean, divergence.clamp(min=0) / log(max(2, len(self.members)))  # rounding can take it below
 
     def _both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Log probabilities of the members [M, B, K], and of their mean [B, K]."""

@@ -148,7 +148,7 @@ class _Counts:
         self._handle = handle
 
     async def note(self, report: Report) -> bool:
-        return bool(await self._handle.note.remote(report))
+        return bool(await self._asked(self._handle.note, report))
 
     async def text(self) -> bytes:
         return bytes(await self._asked(self._handle.text))
@@ -156,8 +156,8 @@ class _Counts:
     async def status(self) -> dict[str, Any]:
         return dict(await self._asked(self._handle.status))
 
-    async def _asked(self, method: Any) -> Any:
+    async def _asked(self, method: Any, *about: Any) -> Any:
         try:
-            return await method.remote()
+            return await method.remote(*about)
         except (RayActorError, BackPressureError, DeploymentUnavailableError):
             raise Busy("the counts are being started again; come again later") from None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparring.agents.cascade import Cascade, forms
+from sparring.agents.cascade import Cascade, Smooth
 from sparring.agents.robustness import judged
 from sparring.serve import background
 from sparring.serve.models import Models
@@ -79,7 +79,7 @@ def attack(
             return cross_entropy(by(z), y)
 
         adv = clean
-        for followed in _followed(served.model, clean) if eps > 0 else ():
+        for followed in _followed(served.model) if eps > 0 else ():
             seen.clear()
             try:
                 how, rng = Attack(norm=norm, eps=eps, steps=steps), generator(0, "attack")
@@ -101,6 +101,6 @@ def attack(
     }
 
 
-def _followed(model: nn.Module, images: Tensor) -> tuple[nn.Module, ...]:
-    """A faster form is not worth making for one image."""
-    return forms(model, images) if isinstance(model, Cascade) else (model,)
+def _followed(model: nn.Module) -> tuple[nn.Module, ...]:
+    """See ``agents.cascade.forms``; a faster form is not worth making for one image, and tracing one is nothing for a process of threads."""
+    return (model, Smooth(model).eval()) if isinstance(model, Cascade) else (model,)

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import Any
 
-ENOUGH = 50  # images below which a mean says nothing
-SIGMAS = 4.0  # standard errors above the clean mean from which on there is an alarm: once in 30,000 looks by chance
+ENOUGH = 50  # images below which a mean says nothing, of those that were served and of those that it was measured on
+SIGMAS = 4.0  # standard errors of the difference from which on there is an alarm
+ATTACKERS = ("one", "all", "adaptive")
 
 
 def composed(models: Mapping[str, Mapping[str, Any]], told: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,11 +49,26 @@ def _part(model: Mapping[str, Any], version: int) -> str:
 
 def alarm(card: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any] | None:
     """Whether members disagreed more than on clean test images, and how well that tells attacks; None where it was never measured."""
-    measured = [e["detector"] for e in card["evaluations"] if e.get("detector")]
+    measured = [e["detector"] for e in card["evaluations"] if _is_measured(e.get("detector"))]
     if not measured or seen.get("disagreement") is None:
         return None
     known = max(measured, key=lambda d: d["n"])
-    error = sqrt(max(known["clean_variance"], 1e-9) / max(1, seen["images"]))
+    error = sqrt(max(known["clean_variance"], 1e-9) * (1 / max(1, seen["images"]) + 1 / known["n"]))
     above = (seen["disagreement"] - known["clean_mean"]) / error
     raised = seen["images"] >= ENOUGH and above > SIGMAS
-    return {"raised": raised, "clean_mean": known["clean_mean"], "auroc": known["auroc"], "n": known["n"]}
+    auroc = {name: known["auroc"][name] for name in ATTACKERS}
+    return {"raised": raised, "clean_mean": known["clean_mean"], "auroc": auroc, "n": known["n"]}
+
+
+def _is_measured(detector: Any) -> bool:
+    """Whether a card holds the figures, on images enough: anybody may have written it."""
+    if not isinstance(detector, dict) or not isinstance(detector.get("auroc"), dict):
+        return False
+    figures = [detector["auroc"].get(name) for name in ATTACKERS]
+    numbers = [detector.get(key) for key in ("n", "clean_mean", "clean_variance")]
+    whole = all(_is_number(v) for v in numbers) and all(v is None or _is_number(v) for v in figures)
+    return whole and detector["n"] >= ENOUGH and any(v is not None for v in figures)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and value >= 0

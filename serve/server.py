@@ -148,7 +148,7 @@ class Server:
         )
         try:
             self._stopping = await self._counts.note(report)
-        except Exception:
+        except BaseException:  # also where whoever asked has no more time
             self._events = (events + self._events)[-KEPT:]
             self._shadows.give_back(shadows)
             for key, value in seen.items():

@@ -226,13 +226,13 @@ def publish(
 ) -> Path:
     """Copy a network (any name that :func:`load` takes) with its card into a new ``models_dir/NAME/VERSION``; that folder.
 
-    Args:
-        cascade: ``large``, a second network that answers where the margin of the first is below ``width`` (default 0.5).
+    ``large``, a second network, answers where the margin of the first is below ``width`` (default 0.5).
     """
     from sparring.cluster.models import card
     from sparring.cluster.models.resolve import single
 
-    large = single(str(cascade.pop("large"))) if "large" in cascade else None
+    second = cascade.pop("large", None)
+    large = None if second is None else single(str(second))
     return card.publish(*single(str(net), agent=agent), name=name, models_dir=Path(models_dir), large=large, **cascade)
 
 

@@ -41,8 +41,8 @@ class Cascade:
 
     large: str | None = None
     """Network, by any name that NET may have, that answers where the margin of NET is narrow."""
-    width: float = 0.5
-    """From 0 to 1: NET answers where its two most probable classes differ by so much in probability."""
+    width: float | None = None
+    """From 0 to 1: NET answers where its two most probable classes differ by so much in probability. Default: 0.5."""
 
 
 def publish(
@@ -69,13 +69,20 @@ def publish(
     """
     from sparring.agents import model_folder
     from sparring.cluster.models import card
+    from sparring.cluster.models.elsewhere import is_elsewhere
     from sparring.cluster.models.resolve import single
     from sparring.cluster.models.target import Elsewhere as About
 
-    found = single(net, About(**vars(elsewhere)), agent=agent, checkpoint=checkpoint)
+    about, other = About(**vars(elsewhere)), cascade.large
+    found = single(
+        net,
+        about if is_elsewhere(net) or not is_elsewhere(other or "") else About(),
+        agent=agent,
+        checkpoint=checkpoint,
+    )
     for line in found[2].notes:
         say(output)(line)
-    large = single(cascade.large, About(**vars(elsewhere)), checkpoint=checkpoint) if cascade.large else None
+    large = single(other, about if is_elsewhere(other) else About(), checkpoint=checkpoint) if other else None
     version = card.publish(*found, name=name, models_dir=models_dir, large=large, width=cascade.width)
     answer(output, {"model": str(version), "card": model_folder.card(version)}, card.show)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sparring.agents.cascade import forms
 from sparring.agents.robustness import check_finite, judged, predicted
 from sparring.cluster.errors import DataError
-from sparring.cluster.evaluation.named_attacks import Block, Crafter, parse
+from sparring.cluster.evaluation.named_attacks import Block, Crafter, follows, parse
 from sparring.trainers.attacks import BALLS
 from sparring.trainers.columns import numbers, tensor, texts
 from sparring.trainers.config import Threat
@@ -76,7 +76,7 @@ def evaluate_block(
         )
         for name in attacks:
             started = time.perf_counter()
-            adv = _crafted(parse(name, threat, sources), model, block, followed)
+            adv = _crafted(parse(name, threat, sources), model, block, followed if follows(name) else followed[:1])
             with torch.no_grad():
                 check_finite(model(adv), of=f" of block {block.index} after {name}")
                 wrong = right & (predicted(model, adv) != block.y)

@@ -149,7 +149,8 @@ def _result(begun: Begun, agent: str) -> dict[str, Any]:
         with suppress(NoGradient):
             some = begun.split[evaluation_order(begun.split.all_labels())[: min(IMAGES, len(begun.split))]]
             x, y = (a.to(device_of(network)) for a in pixels(some, 0, len(some)))
-            entry["detector"] = detector(network, x, y, begun.threats[0], seed=begun.target.seed)
+            found = detector(network, x, y, begun.threats[0], seed=begun.target.seed)
+            entry |= {} if found is None else {"detector": found}
     if asked.corruption_root is not None:
         entry["corruptions"] = _corruptions(model, asked.corruption_root, begun.split)
     return entry

@@ -80,6 +80,11 @@ def parse(name: str, threat: Threat, sources: Sources | None = None, *, draws: s
     return _gradient_attack(draws or name, *gradient_attack(name, threat))
 
 
+def follows(name: str) -> bool:
+    """Whether an attack runs on the form of the network that it is given; others look at the network itself, or at another one."""
+    return name != REFERENCE and not name.startswith("transfer:")
+
+
 def gradient_attack(name: str, threat: Threat) -> tuple[Attack, Callable[[Tensor, Tensor], Tensor]]:
     """``"pgd-20"`` under a threat -> the attack, and the loss of (logits, labels) that it raises.
 

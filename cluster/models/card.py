@@ -33,13 +33,13 @@ def publish(
     name: str,
     models_dir: Path,
     large: Named | None = None,
-    width: float = WIDTH,
+    width: float | None = None,
 ) -> Path:
     """Copy a network into a new version of ``models_dir/NAME`` with its card; the version's folder.
 
     Args:
         agent, subject, target: what a NET means.
-        large: a second network, which answers where the margin of the first is below ``width``: a cascade.
+        large: a second network, which answers where the margin of the first is below ``width`` (default ``WIDTH``): a cascade.
 
     Raises:
         UsageError: a bad name, a width outside [0, 1], a second network for other images or classes.
@@ -51,8 +51,11 @@ def publish(
         raise UsageError(str(error)) from error
     members, card = _described(agent, subject, target, name)
     if large is None:
+        if width is not None:
+            raise UsageError(f"--width {width:g} is of a cascade, and needs --large NET")
         return model_folder.create(models_dir / name, members, card)
     seconds, second = _described(*large, name)
+    width = WIDTH if width is None else width
     if not model_folder.is_width(width):
         raise UsageError(
             f"--width {width}: expected a number from 0 to 1, the margin from which on the first network answers"

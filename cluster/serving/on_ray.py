@@ -185,13 +185,14 @@ def _check_place(where: Where, *, port: int, applications: dict[str, str | None]
 def _check_resources(args: dict[str, Any]) -> None:
     import ray
 
-    have, wanted = ray.cluster_resources(), {"CPU": args["predictors"] * args["threads"] + OVERHEAD}
+    count = max(1, args["predictors"])  # from none too, one must have room
+    have, wanted = ray.cluster_resources(), {"CPU": count * args["threads"] + OVERHEAD}
     if args["gpus"]:
-        wanted["GPU"] = args["predictors"] * args["gpus"]
-    for kind, count in wanted.items():
-        if have.get(kind, 0) < count:
+        wanted["GPU"] = count * args["gpus"]
+    for kind, needed in wanted.items():
+        if have.get(kind, 0) < needed:
             raise NoResources(
-                f"{args['predictors']} predictors need {count:g} {kind}, there are {have.get(kind, 0):g}; choose fewer "
+                f"{count} predictors need {needed:g} {kind}, there are {have.get(kind, 0):g}; choose fewer "
                 "--predictors, --threads or --gpus"
             )
 

@@ -46,3 +46,14 @@ def test_too_few_successes_say_nothing() -> None:
     x = torch.full((20, 1, 8, 8), 0.9)
     found = detector(Ensemble([Half(True), Half(False)]).eval(), x, torch.ones(20).long(), Threat("linf", 0.01), seed=0)
     assert found["auroc"] == {"one": None, "all": None, "adaptive": None}
+
+
+def test_an_answer_that_is_no_number_says_nothing() -> None:
+    class Broken(Half):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).masked_fill(x.mean((1, 2, 3))[:, None] > 0.9, torch.nan)
+
+    x = torch.rand(20, 1, 8, 8)
+    x[3] = 0.95
+    ensemble = Ensemble([Broken(True), Half(False)]).eval()
+    assert detector(ensemble, x, torch.zeros(20).long(), Threat("linf", 0.1), seed=0) is None

@@ -91,8 +91,8 @@ CARD: dict[str, Any] = {
     ("mean", "images", "raised"),
     [
         (0.04, 1000, False),
-        (0.04 + 3.9 * 0.2 / 1000**0.5, 1000, False),
-        (0.04 + 4.1 * 0.2 / 1000**0.5, 1000, True),
+        (0.04 + 3.9 * 0.2 * (1 / 1000 + 1 / 200) ** 0.5, 1000, False),
+        (0.04 + 4.1 * 0.2 * (1 / 1000 + 1 / 200) ** 0.5, 1000, True),
         (0.5, 49, False),  # too few to say
         (0.5, 50, True),
     ],
@@ -107,6 +107,16 @@ def test_an_alarm_comes_with_all_three_figures(mean: float, images: int, raised:
 def test_without_a_measurement_there_is_no_alarm() -> None:
     assert drift.alarm({"evaluations": []}, {"disagreement": 0.9, "images": 1000}) is None
     assert drift.alarm(CARD, {"disagreement": None, "images": 1000}) is None
+    whole = CARD["evaluations"][0]["detector"]
+    for odd in (
+        {"n": 256},
+        {**whole, "n": 49},
+        {**whole, "auroc": {"one": None, "all": None, "adaptive": None}},
+        {**whole, "auroc": {"one": "0.9", "all": 0.8, "adaptive": 0.6}},
+        {**whole, "clean_mean": "0"},
+        "high",
+    ):
+        assert drift.alarm({"evaluations": [{"detector": odd}]}, {"disagreement": 0.9, "images": 1000}) is None
 
 
 def test_every_version_has_its_part(clock: list[float]) -> None:

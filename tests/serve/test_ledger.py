@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from sparring.agents import rollout
 from sparring.serve import ledger
 from sparring.serve.ledger import Ledger, Report
+from sparring.serve.local import Here
 from sparring.serve.seen import Seen
+from sparring.serve.server import Server
+from sparring.serve.settings import Settings
+from tests.serve.made import pixels, published
 
 EVENT = ("GET", "/v2", 200, 0.1)
 
@@ -56,3 +65,38 @@ def test_draining_waits_for_processes_that_are_there(monkeypatch: pytest.MonkeyP
     assert not made.drain()
     made.note(Report("x", open_now=0, stopping=True))
     assert made.drain()
+
+
+class Slow(Here):
+    """Who sums is away at first."""
+
+    away = True
+
+    async def note(self, report: Report) -> bool:
+        if self.away:
+            await asyncio.sleep(60)
+        return await super().note(report)
+
+
+def test_nothing_is_lost_while_who_sums_is_away(tmp_path: Path) -> None:
+    """A look that ends by its time limit gives back what it took: requests, what was seen, what shadows said."""
+    for seed in (0, 1):
+        published(tmp_path / "m", seed=seed)
+    rollout.save(tmp_path / "m", rollout.Rollout(version=1, shadow=2))
+    counts = Slow()
+    server = Server(Settings(models_dir=str(tmp_path)), counts=counts, attacks=None)
+
+    async def work() -> str:
+        server.came("POST")
+        await server.predict("m", None, pixels(3))
+        server.noted("POST", "/v2", 200, 0.1)
+        await asyncio.sleep(0.5)  # the shadow answers
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(server.status(), 0.05)
+        counts.away = False
+        return (await server.metrics()).decode()
+
+    text = asyncio.run(work())
+    assert 'sparring_requests_total{method="POST",route="/v2",status="200"} 1.0' in text
+    assert sum(float(n) for n in re.findall(r"sparring_images_total\{[^}]*\} ([0-9.]+)", text)) == 3
+    assert sum(float(n) for n in re.findall(r"sparring_shadow_images_total\{[^}]*\} ([0-9.]+)", text)) == 3

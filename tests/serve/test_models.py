@@ -142,6 +142,25 @@ def test_disagreement_is_between_none_and_all_there_can_be() -> None:
     assert apart.tolist() == pytest.approx([0.0, 1.0])
 
 
+def test_members_that_say_nearly_the_same_disagree_by_nothing_at_least() -> None:
+    """In float32 the divergence of nearly equal predictions comes out below zero for one in four."""
+
+    class Says(nn.Module):
+        def __init__(self, logits: torch.Tensor) -> None:
+            super().__init__()
+            self.logits = logits
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.logits
+
+    logits = 10 * torch.randn(1000, 10, generator=torch.Generator().manual_seed(0))
+    apart = Ensemble([Says(logits), Says(logits + 1e-4 * torch.randn_like(logits))]).decide(torch.zeros(1000, 1, 2, 2))[
+        1
+    ]
+    assert (apart >= 0).all()
+    assert (apart < 1e-5).all()
+
+
 def damage(version: Path) -> None:
     weights = bytearray((version / "model.safetensors").read_bytes())
     weights[-1] ^= 1

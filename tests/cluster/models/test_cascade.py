@@ -69,6 +69,7 @@ def test_what_cannot_answer_in_each_others_place(sparring: Command) -> None:
     assert sparring("publish", "small", "--large=large", "--as=both").returncode == 0
     for flags, why in (
         (["small", "--large=large", "--width=1.5"], "--width 1.5: expected a number from 0 to 1"),
+        (["small", "--width=0.5"], "--width 0.5 is of a cascade, and needs --large NET"),
         (["both", "--large=large"], "is a cascade already"),
         (["small", "--large=both"], "is a cascade already"),
     ):

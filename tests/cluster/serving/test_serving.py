@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from sparring.agents import model_folder
+from sparring.cluster.errors import NoResources
 from sparring.cluster.serving import models as served
+from sparring.cluster.serving import on_ray
 from tests.conftest import Command
 from tests.helpers import CLONE, small_flags
 
@@ -115,3 +117,12 @@ def test_help_is_quick_and_names_its_flags(sparring: Command) -> None:
     assert done.returncode == 0
     for flag in ("--demo", "--token-file", "--max-predictors", "--yaml", "--host"):
         assert flag in done.stdout
+
+
+def test_from_none_one_must_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    on_ray._check_resources({"predictors": 0, "threads": 4, "gpus": 0})
+    with pytest.raises(NoResources, match="1 predictors need 1 GPU, there are 0"):
+        on_ray._check_resources({"predictors": 0, "threads": 4, "gpus": 1})
