@@ -9,6 +9,7 @@ ensemble:RUN`` says: the AUROC of disagreement under linf:0.15, where one peer i
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,7 +36,7 @@ def main() -> None:
     result["clean_mean"] = fmean(e["clean_mean"] for e in each)
     result["auroc"] = {a: [e["auroc"][a] for e in each] for a in ATTACKERS}
     result["succeeded"] = {a: [e["succeeded"][a] for e in each] for a in ATTACKERS}
-    print(result)
+    print(json.dumps(result))
     if args.save:
         save("disagreement", result)
 

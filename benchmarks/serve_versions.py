@@ -10,6 +10,7 @@ takes over. ``back``: seconds from the command until the last answer of the vers
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import threading
 import time
@@ -52,7 +53,7 @@ def main() -> None:
         with running(Path(folder), "--host-by=local") as service:
             result = measured(service.url, model, args.repeats)
     result = circumstances(seed=0) | {"n": args.repeats, "clients": CLIENTS} | result
-    print(result)
+    print(json.dumps(result))
     if args.save:
         save("serve_versions", result)
 

@@ -246,6 +246,33 @@ def test_serve_load() -> None:
 
 
 @pytest.mark.soak
+def test_serve_versions() -> None:
+    result = run("serve_versions.py", "--repeats=1")
+    assert 0.02 < result["canary"]["share"] < 0.3
+    assert result["failed"] == 0
+
+
+def test_the_committed_service_holds() -> None:
+    """What docs/serving.md says of replicas, rollouts, cascades and disagreement."""
+    scaled, rolled, cascade, apart = (
+        json.loads((CLONE / "benchmarks" / "results" / f"{name}.json").read_text())
+        for name in ("serve_autoscale", "serve_versions", "cascade", "disagreement")
+    )
+    phases = scaled["phases"]
+    assert [p["replicas"][-1][1] for p in phases] == [0, 1, 2, 1, 0]
+    assert sum(p["not_200"] for p in phases) == 0
+    assert rolled["failed"] == 0
+    assert max(part["longest_ms"] for part in rolled["new"]) < 500
+    small, large, *cascades = cascade["rows"]
+    for row in cascades:
+        assert row["asked"] < 0.5
+        assert row["robust"] <= min(row["decision_alone"], row["made_for_large"])  # more attacks, never more robust
+        assert row["robust"] > small["robust"] + 0.5 * (large["robust"] - small["robust"])
+    for one, everyone, knowing in zip(*(apart["auroc"][a] for a in ("one", "all", "adaptive")), strict=True):
+        assert one > everyone > knowing > 0.5
+
+
+@pytest.mark.soak
 def test_on_a_gpu_in_miniature(tmp_path: Path) -> None:
     """The script for a machine with a GPU, its commands tried here: step times and the comparison of devices."""
     environment = {**os.environ, "MINIATURE": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
 import os
 import sys
 import traceback
@@ -11,6 +13,7 @@ from importlib import import_module
 
 import tyro
 
+from sparring.cluster.commands import completion
 from sparring.cluster.commands.arguments import decimals
 from sparring.cluster.commands.cli import COMMANDS, RUNS
 from sparring.cluster.commands.output import only_the_answer
@@ -34,6 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _overview() if args[:1] != ["--version"] else f"sparring {import_module('sparring').__version__}",
                 flush=True,
             )
+            return 0
+        if args[0] in ("completion", "complete"):
+            told = (
+                completion.script(args[1] if args[1:] else "")
+                if args[0] == "completion"
+                else "\n".join(_completed(args[1:]))
+            )
+            print(told, flush=True)
             return 0
         if args[0] not in COMMANDS:
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
@@ -81,6 +92,17 @@ def _where(error: BaseException) -> str:
     return f"{own[-1].filename}, line {own[-1].lineno}; --debug shows all" if own else "--debug shows where"
 
 
+def _completed(typed: Sequence[str]) -> list[str]:
+    """What a shell may put in the place of the last word."""
+
+    def help_of(command: str) -> str:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            main([command, "--help"])
+        return printed.getvalue()
+
+    return completion.words(typed, list(COMMANDS), help_of)
+
+
 def _overview() -> str:
     lines = [f"  {name:9} {(f.__doc__ or '').strip().splitlines()[0]}" for name, f in COMMANDS.items()]
     return "\n".join(
@@ -91,6 +113,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "First steps: sparring demo. Help of a command: sparring COMMAND --help. Version: sparring --version",
+            "First steps: sparring demo. Help of a command: sparring COMMAND --help",
+            "Version: sparring --version. Completion: source <(sparring completion bash), or zsh, fish",
         ]
     )

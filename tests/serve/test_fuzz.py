@@ -188,7 +188,7 @@ class Life(RuleBasedStateMachine):
         self.folder = self.where / str(Life.count) / "m"
         self.whole: set[int] = {1}
         published(self.folder)
-        self.backend = Local(Settings(models_dir=str(self.folder.parent)))
+        self.backend = Local(Settings(models_dir=str(self.folder.parent), poll=3600))  # looks when a rule says so
         self.http = TestClient(
             web.build(self.backend, Settings()), base_url="http://127.0.0.1:8000", client=("127.0.0.1", 50000)
         )
