@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from starlette.testclient import TestClient
 
+from sparring.agents import model_folder
+from sparring.agents.cascade import margin
 from sparring.serve import web
 from sparring.serve.guard import HEADERS
 from sparring.serve.settings import Limits, Settings
@@ -84,6 +87,28 @@ def test_an_ensemble_answers_how_much_it_disagrees(http: TestClient) -> None:
     assert answer["outputs"][2]["shape"] == [4]
     seen = http.post("/v1/models/pair:classify", content=png(pixels()[0])).json()
     assert 0 <= seen["disagreement"] < 1
+
+
+def test_a_cascade_says_who_has_answered(tmp_path: Path) -> None:
+    """Its small network is sure of some images only; the answer is that of the loaded model, to the bit; counted and attacked as others are."""
+    x = pixels(16)
+    small = model_folder.load(published(tmp_path / "elsewhere" / "small")).eval()
+    with torch.inference_mode():
+        width = float(margin(small(torch.from_numpy(x)).log_softmax(1)).median())
+    version = published(tmp_path / "models" / "two", members=2, width=width)
+    with client(tmp_path / "models", demo=True) as http, torch.inference_mode():
+        answer = http.post("/v2/models/two/infer", json=infer(x)).json()
+        told = {t["name"]: np.reshape(t["data"], t["shape"]).astype(np.float32) for t in answer["outputs"]}
+        logits, asked = model_folder.load(version).decide(torch.from_numpy(x))
+        assert np.array_equal(told["logits"], logits.numpy())
+        assert told["large"].tolist() == asked.float().tolist()
+        assert 0 < told["large"].sum() < 16
+        seen = http.post("/v1/models/two:classify", content=png(x[0])).json()
+        assert seen["large"] is bool(asked[0])
+        images = int(told["large"].sum()) + seen["large"]
+        assert f'cascade_large_images_total{{model="two",version="1"}} {images}.0' in http.get("/metrics").text
+        attacked = {"image": base64.b64encode(png(x[0])).decode(), "eps": 0.3}
+        assert http.post("/v1/models/two:attack", json=attacked).json()["eps"] == 0.3
 
 
 def test_a_file_and_the_same_pixels_get_the_same_answer(http: TestClient) -> None:
