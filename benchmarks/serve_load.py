@@ -236,7 +236,7 @@ def publish(folder: Path, name: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     channels, height, width = SHAPES[name]
     config = NetworkConfig(SPECS[name], channels, height, width, 10, (0.5,) * channels, (0.5,) * channels)
-    size = {"channels": channels, "height": height, "width": width}
+    size = {"channels": channels, "height": height, "width": width, "range": [0, 1]}
     card = {
         "networks": [config.spec],
         "input": size,
