@@ -32,18 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug, helps = "--debug" in args, bool({"-h", "--help"} & set(args))
     try:
-        if not args or args[0] in ("-h", "--help", "--version"):
-            print(
-                _overview() if args[:1] != ["--version"] else f"sparring {import_module('sparring').__version__}",
-                flush=True,
-            )
-            return 0
-        if args[0] in ("completion", "complete"):
-            told = (
-                completion.script(args[1] if args[1:] else "")
-                if args[0] == "completion"
-                else "\n".join(_completed(args[1:]))
-            )
+        told = _said(args)
+        if told is not None:
             print(told, flush=True)
             return 0
         if args[0] not in COMMANDS:
@@ -90,6 +80,21 @@ def _where(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith(ours) and not any(x in f.filename for x in libraries)]
     return f"{own[-1].filename}, line {own[-1].lineno}; --debug shows all" if own else "--debug shows where"
+
+
+def _said(args: Sequence[str]) -> str | None:
+    """What is answered in words, without a command's work; None where there is a command.
+
+    Raises:
+        UsageError: completion for an unknown shell.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        return _overview()
+    if args[0] == "--version":
+        return f"sparring {import_module('sparring').__version__}"
+    if args[0] == "completion":
+        return completion.script(args[1] if args[1:] else "")
+    return "\n".join(_completed(args[1:])) if args[0] == "complete" else None
 
 
 def _completed(typed: Sequence[str]) -> list[str]:
