@@ -78,12 +78,15 @@ class Body:
 
     async def _in_time(self) -> Message:
         while True:
-            late = self._late.seconds - self._late_before
-            left = self._begun + self._seconds + late - time.monotonic()
             try:
-                async with asyncio.timeout(max(left, 0.001)):
+                async with asyncio.timeout(max(self._seconds_left(), 0.001)):
                     return await self._receive()
             except TimeoutError:
-                await asyncio.sleep(TICK)  # then it is known how late this was
-                if self._late.seconds - self._late_before <= late:
+                await asyncio.sleep(TICK)  # then it is known how late this process was
+                if self._seconds_left() <= 0:
                     raise TooSlowError from None
+
+    def _seconds_left(self) -> float:
+        """That the client has."""
+        late = self._late.seconds - self._late_before
+        return self._begun + self._seconds + late - time.monotonic()

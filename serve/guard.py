@@ -120,8 +120,8 @@ class _Asked:
 
     def __init__(self, scope: Scope, send: Send, *, names: bool) -> None:
         self.method = scope["method"] if scope["method"] in METHODS else "other"
-        self._head = scope["method"] == "HEAD"  # answered as GET, without the content (RFC 9110, 9.3.2)
-        self.scope: Scope = {**scope, "method": "GET"} if self._head else scope
+        head = scope["method"] == "HEAD"  # answered as GET, whose content the server leaves out (RFC 9110, 9.3.2)
+        self.scope: Scope = {**scope, "method": "GET"} if head else scope
         self._send, self._started = send, time.monotonic()
         self.status, self._begun = 500, False
         given = next((v for k, v in scope["headers"] if k.lower() == b"x-request-id"), b"")
@@ -149,8 +149,6 @@ class _Asked:
             self.status, self._begun = message["status"], True
             own = [(k, v) for k, v in message.get("headers", []) if k.lower() != b"server"]
             message = {**message, "headers": [*own, *self._own]}
-        elif self._head and message["type"] == "http.response.body":
-            message = {**message, "body": b""}
         await self._send(message)
 
     async def reject(self, why: Rejection) -> None:

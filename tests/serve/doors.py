@@ -70,6 +70,7 @@ DOORS: dict[str, tuple[bytes, set[int], str]] = {
     "HEAD where POST belongs": (raw(f"HEAD {INFER}", HOST), {405}, ""),
     "large headers": (raw("GET /v2", HOST, *(f"x-{i}: {'a' * 4000}" for i in range(20))), {400, 431}, ""),
     "one large header": (raw("GET /v2", HOST, f"x-large: {'a' * 2**20}"), {400, 431}, ""),
+    "a head without an end": (raw("GET /v2", HOST, f"x-large: {'a' * 2**18}")[:-4], {400, 431}, ""),
     "a length that is none": (raw("POST /v2", HOST, "content-length: 1x", length=False), {400}, ""),
     "two lengths": (raw("POST /v2", HOST, "content-length: 1", "content-length: 2", length=False), {400}, ""),
     "a length and chunks": (

@@ -145,6 +145,12 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_channels_that_no_file_has(channels: int) -> None:
+    with pytest.raises(Refused, match=f"this model takes {channels} channels, which no file of these kinds has"):
+        decode(png(pixels(shape=RGB)[0]), (channels, 16, 16), pixels=MANY)
+
+
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_files(kind: str) -> None:
     content, words = HOSTILE[kind]

@@ -284,6 +284,20 @@ def test_what_one_model_does_harms_no_other_and_no_other_question(tmp_path: Path
     assert isinstance(right, dict)
 
 
+class Few(nn.Module):
+    """Tells three classes apart, whatever its card says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :3]
+
+
+def test_a_network_of_other_classes_than_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published(tmp_path / "a")
+    monkeypatch.setattr(model_folder, "load", lambda folder: Few())
+    refused = models(tmp_path).described["a"]["refused"]
+    assert refused == {1: "it does not tell 10 classes apart, as its card says"}
+
+
 def rewritten(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 

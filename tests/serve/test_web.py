@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -281,6 +283,62 @@ def test_other_methods_and_bad_queries(http: TestClient) -> None:
     assert "query.top" in answer.json()["error"]
 
 
+def test_head_is_get_without_the_content(http: TestClient) -> None:
+    for path in ("/v2", "/v1/models/digits/card", "/v2/health/live"):
+        answer, whole = http.head(path), http.get(path)
+        assert answer.status_code == 200
+        assert answer.content == b""
+        assert answer.headers["content-length"] == whole.headers["content-length"]
+
+
+class Slow(Local):
+    """Takes long for every answer."""
+
+    async def predict(self, *args: Any, **options: Any) -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {}
+
+
+def test_an_answer_that_takes_long_is_this_services_fault(folder: Path) -> None:
+    settings = Settings(models_dir=str(folder), limits=Limits(seconds=0.3, retry_after=7))
+    with TestClient(web.build(Slow(settings), settings), base_url="http://127.0.0.1", client=("127.0.0.1", 1)) as http:
+        answer = http.post("/v2/models/digits/infer", json=infer(pixels()))
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "7"
+    assert answer.json() == {"error": "no answer within 0.3 s"}
+
+
+class Counting(Local):
+    """Knows how much was asked in one batch."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.images: list[int] = []
+        asked = self._batches._answer
+
+        def answer(questions: Any) -> Any:
+            self.images.append(sum(len(q.x) for q in questions))
+            time.sleep(0.05)  # so that others come meanwhile
+            return asked(questions)
+
+        self._batches._answer = answer
+
+
+def test_a_batch_is_counted_in_images(folder: Path) -> None:
+    """A large request is asked in parts, and what others ask comes between them."""
+    settings = Settings(models_dir=str(folder), batch=4)
+    server = Counting(settings)
+
+    async def ask() -> list[dict[str, Any]]:
+        sizes = (10, 3, 3, 2)
+        return await asyncio.gather(*(server.predict("digits", None, pixels(size)) for size in sizes))
+
+    answers = asyncio.run(ask())
+    assert [len(a["logits"]) for a in answers] == [10, 3, 3, 2]
+    assert sum(server.images) == 18
+    assert max(server.images) <= 4
+
+
 def test_bodies_are_bounded_before_they_are_kept(http: TestClient) -> None:
     """By the declared length, and by counting where none is declared."""
     assert http.post("/v1/models/digits:classify", content=bytes(200_001)).status_code == 413
@@ -295,7 +353,9 @@ def test_bodies_are_bounded_before_they_are_kept(http: TestClient) -> None:
     answer = http.post("/v1/models/digits:classify", content=endless())
     assert answer.status_code == 413
     assert answer.json() == {"error": "the body is larger than 200000 bytes"}
-    assert http.post("/v2", headers={"content-length": "x"}).status_code == 400
+    answer = http.post("/v2", headers={"content-length": "1_0"})
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "the header content-length is not a number"}
 
 
 def test_headers_and_request_ids(http: TestClient) -> None:

@@ -112,6 +112,15 @@ def test_what_it_writes_for_serve_deploy(models: Path, sparring: Command) -> Non
     assert application["args"]["threads"] == 2
 
 
+def test_a_folder_whose_name_no_service_takes_is_said(models: Path) -> None:
+    shutil.copytree(models / "digits-plain", models / "MyModel")
+    said: list[str] = []
+    found = served.names({"models_dir": str(models)}, say=said.append)
+    assert found == ("digits-plain", "digits-robust")
+    [line] = said
+    assert line.startswith(f"{models}/MyModel is not served: a model's name has the form [a-z0-9]")
+
+
 def test_help_is_quick_and_names_its_flags(sparring: Command) -> None:
     done = sparring("serve", "--help")
     assert done.returncode == 0
