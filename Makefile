@@ -1,4 +1,4 @@
-# make demo | test | check | golden | recipes-check | bench | docs-tables. Each sets itself up: an active environment that already has torch, ray and the test
+# make demo | test | check | golden | recipes-check | bench | docs-tables | site. Each sets itself up: an active environment that already has torch, ray and the test
 # tools is used as it is, otherwise .venv is made here from pyproject.toml and constraints.txt.
 SHELL := /bin/bash
 export RAY_USAGE_STATS_ENABLED := 0
@@ -12,7 +12,7 @@ PY := .venv/bin/python
 READY := .venv/ready
 endif
 
-.PHONY: demo test soak browser clients check wheel golden recipes-check bench docs-tables clean
+.PHONY: demo test soak browser clients check wheel golden recipes-check bench docs-tables docs-tools site clean
 
 demo: $(READY)
 	$(PY) -m sparring.cluster demo
@@ -23,6 +23,7 @@ test: check browser
 
 # What takes longer; UNTIL (seconds since 1970) skips what would end later.
 soak: $(READY) browser clients
+	@$(MAKE) -s docs-tools || echo "What the site is built with could not be installed; its tests will be skipped"
 	SPARRING_SOAK_UNTIL=$(UNTIL) $(PY) -m pytest -m soak -n 2 --dist loadfile --no-loadscope-reorder
 
 # Page tests drive Debian's Chromium, one test its nginx; without them, and without the right to install them, they are skipped and say so.
@@ -66,6 +67,18 @@ docs-tables: $(READY)
 	$(PY) docs/speed.py
 	$(PY) docs/claimed.py
 
+# The documentation as a site, in site/, that loads nothing from elsewhere: python -m http.server -d site
+site: docs-tools
+	PYTHONPATH=.docs-tools NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+# What it is built with, in a folder of its own, since nothing else needs it.
+docs-tools: .docs-tools/ready
+.docs-tools/ready: pyproject.toml constraints.txt | $(READY)
+	rm -rf .docs-tools
+	$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' | \
+		$(PY) -m pip install -q --disable-pip-version-check --target .docs-tools --requirement /dev/stdin --constraint constraints.txt
+	touch $@
+
 .venv/ready: pyproject.toml constraints.txt
 	@echo "Installing into .venv: PyTorch and Ray are about 3 GB to download, 6 GB on disk (once)."
 	python3 -m venv .venv
@@ -73,4 +86,4 @@ docs-tables: $(READY)
 	touch $@
 
 clean:
-	rm -rf .venv .clients *.egg-info build
+	rm -rf .venv .clients .docs-tools site *.egg-info build

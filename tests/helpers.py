@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +33,17 @@ from tests.planted import final
 CLONE = Path(__file__).resolve().parent.parent
 PATIENCE = 300.0  # seconds for a process to come to a point or to end: on a busy machine a few become many
 _started: list[subprocess.Popen[Any]] = []
+
+
+def with_docs_tools(*modules: str) -> dict[str, str]:
+    """The environment of a process that has what ``make docs-tools`` installed; skips the test where a module is not there."""
+    paths = [str(CLONE), str(CLONE / ".docs-tools"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "NO_MKDOCS_2_WARNING": "1"}
+    for module in modules:
+        found = subprocess.run([sys.executable, "-c", f"import {module}"], env=env, capture_output=True, check=False)
+        if found.returncode:
+            pytest.skip(f"needs {module} (make docs-tools)")
+    return env
 
 
 def started(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:

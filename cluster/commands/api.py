@@ -125,7 +125,8 @@ def load(
 
     Args:
         net: ``RUN``, ``RUN@AGENT``, ``NAME[/VERSION]`` in models/, ``FILE.safetensors``, ``FILE.py:function``, ``timm:NAME``, ``hf:USER/NAME``.
-        agent, checkpoint: of a run: role, needed when it has several products; ``best`` by held-out robust accuracy, or ``last``.
+        agent: of a run: role, needed when it has several products.
+        checkpoint: of a run: ``best`` by held-out robust accuracy, or ``last``.
         network: what a file of weights is of, such as ``resnet18``.
         data: data set whose images and classes a network from elsewhere is for.
     """
@@ -197,14 +198,13 @@ def evaluate(
     from sparring.cluster.evaluation.direct import evaluate_model, listed
     from sparring.cluster.evaluation.subjects import check
     from sparring.cluster.models.given import taken
-    from sparring.trainers.config import Threat
+    from sparring.trainers.config import Threat, require
 
     named = data if isinstance(data, str) else "digits"
     network = answering(load(model, data=named) if isinstance(model, (str, Path)) else model)
     network = Lenient(network) if nan_is_wrong else network
     images, parsed = taken(data, examples), [Threat.parse(t) for t in listed(threats)]
-    if not parsed:
-        raise ValueError('threats is empty; write for example threats=["linf:8/255"]')
+    require(bool(parsed), 'threats is empty; write for example threats=["linf:8/255"]')
     check(network, images.split, classes=len(images.classes) if isinstance(data, str) else None)
     how: dict[str, Any] = {"attacks": listed(attacks), "threats": parsed, "seed": seed, "workers": workers}
     return evaluate_model(network, images.split, masking=256, **how)
