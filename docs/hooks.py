@@ -28,7 +28,12 @@ from sparring.cluster.commands.cli import COMMANDS  # noqa: E402
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)#\s]+)([^)]*\))")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sbatch": "bash", "": "docker"}
 WIDTH = 80  # columns of a help: what a page shows beside its two lists
-RETURNED = ("cluster.config.run_config.RunConfig", "cluster.runs.run.Run", "cluster.evaluation.results.Result")
+RETURNED: dict[str, list[str] | None] = {  # what functions give back; of a configuration, what a script needs
+    "cluster.config.run_config.RunConfig": ["method", "threats", "replace", "to_dict"],
+    "cluster.runs.run.Run": None,
+    "cluster.evaluation.results.Result": None,
+    "cluster.search.results.Searched": None,
+}
 
 _origins: dict[str, Path] = {}  # page of the site -> the file that it is made of
 
@@ -137,7 +142,7 @@ def wrapped(line: str) -> str:
 def api() -> str:
     """The docstrings of what ``import sparring`` offers, of what its functions give back and of what they raise."""
     offered = [entry(f"sparring.{name}", home(name)) for name in sparring.__all__ if name != "errors"]
-    given = [entry(path.rpartition(".")[2], f"sparring.{path}") for path in RETURNED]
+    given = [entry(path.rpartition(".")[2], f"sparring.{path}", only) for path, only in RETURNED.items()]
     raised = entry("sparring.errors", home("errors"))
     return "\n".join(
         ["# Python API\n\n## Functions\n", *offered, "## What they return\n", *given, "## What they raise\n", raised]
@@ -150,9 +155,10 @@ def home(name: str) -> str:
     return offered.__name__ if name == "errors" else f"{offered.__module__}.{name}"
 
 
-def entry(shown: str, path: str) -> str:
-    """A section that mkdocstrings fills."""
-    options = {"heading": shown, "toc_label": shown.removeprefix("sparring."), "heading_level": 3}
+def entry(shown: str, path: str, only: list[str] | None = None) -> str:
+    """A section that mkdocstrings fills, with all members or some."""
+    label = shown.removeprefix("sparring.")
+    options = {"heading": shown, "toc_label": label, "heading_level": 3, "members": only}
     lines = "".join(f"        {key}: {json.dumps(value)}\n" for key, value in options.items())
     return f"[](){{ #{shown} }}\n\n::: {path}\n    options:\n{lines}"
 
