@@ -27,10 +27,14 @@ def demo(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
     answer(output, result, implementation.show)
 
 
-def doctor(*, output: Out = Output()) -> None:
-    """Check this machine: Python, torch, CUDA, Ray, ports, disk, token."""
+def doctor(*, fix: bool = False, output: Out = Output()) -> None:
+    """Check this machine: Python, torch, CUDA, Ray, ports, disk, token.
+
+    Args:
+        fix: Show the commands that would mend what is not ok; nothing is changed.
+    """
     result = doctors.examine((lambda line: None) if output.json else (lambda line: print(line, flush=True)))
-    answer(output, result, lambda r: None)
+    answer(output, result, doctors.show_fixes if fix else doctors.show_that_there_are_fixes)
     if any(check["status"] == "fail" for check in result["checks"]):
         raise SystemExit(1)
 

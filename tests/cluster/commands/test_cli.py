@@ -399,7 +399,7 @@ def test_doctor(sparring: Command) -> None:
     done = sparring("doctor")
     lines = done.stdout.splitlines()
     assert done.returncode == 0
-    assert {line.split()[0] for line in lines} <= {"ok", "warn"}
+    assert {line.split()[0] for line in lines} <= {"ok", "warn", "fix"}
     for name in ("python", "torch", "ray", "cuda", "disk", "ray port", "token"):
         assert any(name in line for line in lines)
 
