@@ -40,6 +40,15 @@ def command() -> str:
     return f"{sys.executable} {HOME / 'sparring.py'}"
 
 
+def python() -> str:
+    """How this user can call this interpreter from here, with ``sparring`` importable: where it is not installed, by PYTHONPATH."""
+    found = shutil.which("python")
+    beside = found is not None and Path(found).parent == Path(sys.executable).parent
+    called = "python" if beside else relative(sys.executable)
+    installed = shutil.which("sparring") or (Path(sys.executable).parent / "sparring").is_file()
+    return called if installed else f"PYTHONPATH={HOME} {called}"
+
+
 def is_terminal() -> bool:
     """Whether stderr is a terminal in which things may be redrawn and coloured."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

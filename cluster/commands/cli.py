@@ -16,6 +16,7 @@ from sparring.cluster.commands.serve import serve
 from sparring.cluster.commands.training import pretrain, resume, train, tune
 from sparring.cluster.machines import doctor as doctors
 from sparring.cluster.runs import comparing, listing
+from sparring.cluster.scaffolds import new as scaffolds
 from sparring.cluster.serving.options import Roll
 
 
@@ -158,6 +159,17 @@ def recipes(name: Positional[str | None] = None, *, output: Out = Output()) -> N
     answer(output, config.to_dict() | about, lambda r: print(listing.comments(about) + run_config.dump(config), end=""))
 
 
+def new(kind: Positional[scaffolds.Kind], name: Positional[str], *, out: Path = Path(), output: Out = Output()) -> None:
+    """Write a commented method, network, data set or recipe of your own, and its test.
+
+    Args:
+        kind: What is written.
+        name: Of the file, lower-case letters, digits and '_'; nothing is overwritten.
+        out: Folder to write into.
+    """
+    answer(output, scaffolds.write(kind, name, out), scaffolds.show)
+
+
 def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
     """Check every file of every checkpoint of a run against its sha256."""
     report = listing.fsck(run)
@@ -170,7 +182,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     f.__name__: f
     for f in (
         *(demo, doctor, train, resume, pretrain, tune, frontier, evaluate, verify, publish, serve, rollout),
-        *(report, runs, compare, recipes, methods, fsck, export),
+        *(report, runs, compare, recipes, methods, new, fsck, export),
     )
 }
 RUNS = (train, pretrain, tune, frontier, evaluate, serve)  # read their own flags: those of a recipe, or a dataclass's

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sparring.cluster.errors import UsageError
 from sparring.cluster.runs import listing
+from sparring.cluster.scaffolds import new as scaffolds
 
 SCRIPTS = {
     "bash": """_sparring() {
@@ -87,6 +88,7 @@ KINDS: dict[str, Callable[[], list[str]]] = {
     "served": lambda: [f"{Path(path).name}={path}" for path in _models()],
     "recipes": lambda: [str(entry["name"]) for entry in listing.recipes()],
     "methods": lambda: list(listing.methods()),
+    "kinds": lambda: list(scaffolds.SUFFIX),
 }
 TAKES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("train", "tune", "pretrain"), ("recipes", "methods")),
@@ -95,5 +97,6 @@ TAKES: dict[str, tuple[str, ...]] = {
     "frontier": ("methods",),
     "recipes": ("recipes",),
     "rollout": ("names",),
+    "new": ("kinds",),
     "serve": ("served",),
 }

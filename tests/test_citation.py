@@ -1,0 +1,43 @@
+"""CITATION.cff says what is released: its keys are those of the format, its version is everybody's."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import tomllib
+
+import yaml
+
+import sparring
+from tests.helpers import CLONE
+
+NEEDED = {"cff-version", "message", "title", "authors"}  # by the Citation File Format, 1.2.0
+ALLOWED = NEEDED | {
+    *("abstract", "commit", "contact", "date-released", "doi", "identifiers", "keywords", "license", "license-url"),
+    *(
+        "preferred-citation",
+        "references",
+        "repository",
+        "repository-artifact",
+        "repository-code",
+        "type",
+        "url",
+        "version",
+    ),
+}
+
+
+def test_keys_version_and_date() -> None:
+    cited = yaml.safe_load((CLONE / "CITATION.cff").read_text())
+    project = tomllib.loads((CLONE / "pyproject.toml").read_text())["project"]
+    assert NEEDED <= set(cited) <= ALLOWED
+    assert (cited["cff-version"], cited["type"], cited["license"]) == ("1.2.0", "software", project["license"])
+    assert all({"name"} <= set(author) or {"family-names"} <= set(author) for author in cited["authors"])
+    assert cited["version"] == sparring.__version__ == project["version"]
+    released = re.search(
+        rf"^## {re.escape(sparring.__version__)} \((.+)\)$", (CLONE / "CHANGELOG.md").read_text(), re.M
+    )
+    assert released is not None
+    date = cited.get("date-released")  # none before there is a release
+    assert (released[1] == "unreleased") == (date is None)
+    assert date is None or (isinstance(date, datetime.date) and str(date) == released[1])
