@@ -160,7 +160,7 @@ def verify(path: Positional[Path], *, interval: str | None = None, output: Out =
 def export(
     net: Positional[str],
     *,
-    to: Literal["safetensors", "robustbench"] = "safetensors",
+    to: Literal["safetensors", "robustbench", "onnx", "onnx-int8", "torchexport"] = "safetensors",
     agent: str | None = None,
     evaluation: str | None = None,
     out: Path | None = None,
@@ -171,15 +171,16 @@ def export(
 
     Args:
         net: RUN or RUN@AGENT, NAME[/VERSION] in models/, FILE.py:function, timm:NAME, or a file of weights with --network.
-        to: safetensors: weights and how to build the network. robustbench: also the zoo's entry and code.
+        to: safetensors: weights and how to build the network. robustbench: also the zoo's entry and code. onnx, onnx-int8, torchexport:
+            a program that runs without Sparring, checked on 256 test images and under attack.
         agent: Role; needed when the run has several products.
         evaluation: For robustbench, the evaluation with AutoAttack. Default: the newest that has it.
         out: New folder. Default: export/RUN-AGENT, or export/NAME.
         elsewhere: Of a network from elsewhere.
     """
-    from sparring.cluster.models import export as implementation
     from sparring.cluster.models.resolve import single
     from sparring.cluster.models.target import Elsewhere as About
+    from sparring.cluster.sharing import export as implementation
 
     name, _, target = single(net, About(**vars(elsewhere)), agent=agent)
     result = implementation.export(target, name, to=to, evaluation=evaluation, out=out)
