@@ -25,7 +25,8 @@ BELOW = {
 }
 ROOMS = (  # each above what it uses
     *("config", "runs", "machines", "models", "team", "training"),
-    *("evaluation", "reports", "search", "pretraining", "frontier", "serving", "sharing", "scaffolds", "commands"),
+    *("evaluation", "reports", "search", "pretraining", "frontier", "serving", "sharing", "scaffolds"),
+    *("deploy", "commands"),
 )
 IN_CLUSTER = {"__init__", "__main__", "errors", "terminal"}  # files of cluster/ itself
 ANYWHERE_LAZILY = {"safetensors", "pyarrow", "PIL", "sklearn", "torchvision", "timm", "pyautoattack"}

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from sparring.cluster.commands.deploy import deploy
 from sparring.cluster.commands.evaluation import Elsewhere, evaluate, export, report, verify
 from sparring.cluster.commands.frontier import frontier
 from sparring.cluster.commands.output import Out, Output, answer, say
@@ -182,7 +183,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
     f.__name__: f
     for f in (
         *(demo, doctor, train, resume, pretrain, tune, frontier, evaluate, verify, publish, serve, rollout),
-        *(report, runs, compare, recipes, methods, new, fsck, export),
+        *(deploy, report, runs, compare, recipes, methods, new, fsck, export),
     )
 }
-RUNS = (train, pretrain, tune, frontier, evaluate, serve)  # read their own flags: those of a recipe, or a dataclass's
+RUNS = (
+    train,
+    pretrain,
+    tune,
+    frontier,
+    evaluate,
+    serve,
+    deploy,
+)  # read their own flags: those of a recipe, or a dataclass's

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sparring.cluster.deploy.asked import CAN
 from sparring.cluster.errors import UsageError
 from sparring.cluster.runs import listing
 from sparring.cluster.scaffolds import new as scaffolds
@@ -89,6 +90,7 @@ KINDS: dict[str, Callable[[], list[str]]] = {
     "recipes": lambda: [str(entry["name"]) for entry in listing.recipes()],
     "methods": lambda: list(listing.methods()),
     "kinds": lambda: list(scaffolds.SUFFIX),
+    "places": lambda: list(CAN),
 }
 TAKES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("train", "tune", "pretrain"), ("recipes", "methods")),
@@ -98,5 +100,6 @@ TAKES: dict[str, tuple[str, ...]] = {
     "recipes": ("recipes",),
     "rollout": ("names",),
     "new": ("kinds",),
+    "deploy": ("places", "recipes", "runs"),
     "serve": ("served",),
 }

@@ -24,7 +24,7 @@ from sparring.trainers import user
 
 STARTS_RAY = ("demo", "train", "resume", "pretrain", "tune", "frontier", "evaluate", "serve")
 
-SLOW_TO_START = (*STARTS_RAY, "report", "publish", "export", "verify")
+SLOW_TO_START = (*STARTS_RAY, "report", "publish", "export", "verify", "deploy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

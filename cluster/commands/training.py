@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,6 +22,7 @@ from sparring.trainers import search as spaces
 if TYPE_CHECKING:
     from sparring.cluster.config.run_config import RunConfig
     from sparring.cluster.runs.run import Run
+    from sparring.cluster.search.settings import Search
 
 
 @dataclass(frozen=True)
@@ -191,22 +192,9 @@ def tune(argv: Sequence[str]) -> None:
     from sparring.cluster.models.initial import resolved
     from sparring.cluster.search import report, search
     from sparring.cluster.search.results import results_of
-    from sparring.cluster.search.settings import Search, trials_of
 
     config = resolved(_with_teachers(chosen, command))
-    named = type(config.method).SEARCH
-    given = {path: spaces.parse(space) for path, space in wanted.items()}
-    searched_for = {**named, **given}
-    what = Search(
-        config=config,
-        spaces=searched_for,
-        trials=trials_of(command.trials, command.sampler, searched_for),
-        scheduler=command.scheduler,
-        sampler=command.sampler,
-        objective=command.objective,
-        share_teachers=command.share_teachers,
-        concurrent=command.concurrent,
-    )
+    what = search_of(command, config, wanted)
     search.check(what)
     say_differences(rest, config, command.output)
     folder = search.tune(
@@ -218,6 +206,17 @@ def tune(argv: Sequence[str]) -> None:
         say=say(command.output),
     )
     answer(command.output, report.summary(folder, results_of(folder)), report.show_summary)
+
+
+def search_of(command: Tune, config: RunConfig, wanted: Mapping[str, str]) -> Search:
+    """What is searched: the method's own spaces, and over them those given."""
+    from sparring.cluster.search.settings import Search, trials_of
+
+    given = {path: spaces.parse(space) for path, space in wanted.items()}
+    searched_for = {**type(config.method).SEARCH, **given}
+    trials = trials_of(command.trials, command.sampler, searched_for)
+    same = ("scheduler", "sampler", "objective", "share_teachers", "concurrent")
+    return Search(config=config, spaces=searched_for, trials=trials, **{k: getattr(command, k) for k in same})
 
 
 def _may_be_local(args: Sequence[str]) -> bool:

@@ -7,45 +7,35 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from sparring.cluster.commands.asking import Verb, asked
-from sparring.cluster.commands.training import Train, Tune
+from tests.cluster.deploy.reading import DEPLOY, commands, manifest, sparrings
 from tests.helpers import CLONE
 
-DEPLOY = CLONE / "cluster" / "deploy"
 FILES = sorted(p.name for p in DEPLOY.iterdir() if p.suffix in (".yaml", ".sbatch"))
+SERVICES = ("rayservice.yaml", "compose-serve.yaml")
 
 
-def commands(name: str) -> list[list[str]]:
-    """Every ``python -m sparring.cluster train ...`` of a file, comments and continued lines included."""
-    text = re.sub(r"\\\n#?", " ", (DEPLOY / name).read_text())
-    text = re.sub(r"\n\s+(?=--)", " ", text)
-    return [c.split("&")[0].split() for c in re.findall(r"python\s+-m sparring\.cluster (?:train|tune) ([^\n]+)", text)]
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_commands_are_ones_that_sparring_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = commands(name)
+@pytest.mark.parametrize("name", [n for n in FILES if n not in SERVICES])
+def test_commands_are_ones_that_sparring_takes(name: str) -> None:
+    found = commands(DEPLOY / name)
+    assert found
     for words in found:
-        values = [w.strip('"').replace("$SHARED", "/shared").replace("$address", "10.0.0.1:6379") for w in words]
-        kind: Any = Tune if "tune" in name else Train
-        command, config = asked(values, kind, Verb("train", "", example=""))
+        command, config = sparrings(words)
         assert command.resume_if_exists
         assert command.name
         assert command.runs_dir.is_absolute()
-        assert config.method is not None
-    assert found or name == "rayservice.yaml"
+        assert Path(config.data.root).is_absolute()
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_has_its_token_step(name: str) -> None:
     text = (DEPLOY / name).read_text()
     assert "# Token:" in text
-    assert "mode: token" in text or "RAY_AUTH_MODE=token" in text
+    own = name.startswith("compose")  # no other machine is there
+    assert own or "mode: token" in text or "RAY_AUTH_MODE=token" in text
 
 
 def test_slurm_script_is_sound_shell() -> None:
@@ -105,7 +95,7 @@ def test_launcher_file_is_valid() -> None:
 @pytest.mark.parametrize("name", ["rayjob-train.yaml", "rayjob-tune.yaml"])
 def test_rayjob(name: str) -> None:
     """What KubeRay's reference asks of a RayJob; pods share the volume on which runs live."""
-    job: dict[str, Any] = yaml.safe_load((DEPLOY / name).read_text())
+    job = manifest(DEPLOY / name)
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     spec, cluster = job["spec"], job["spec"]["rayClusterSpec"]
     assert spec["shutdownAfterJobFinishes"] is True
@@ -135,8 +125,8 @@ def test_rayservice_holds_what_sparring_writes(tmp_path: Path) -> None:
     from sparring.serve.app import app
     from sparring.serve.settings import Settings
 
-    manifest = yaml.safe_load((DEPLOY / "rayservice.yaml").read_text())
-    config = yaml.safe_load(manifest["spec"]["serveConfigV2"])
+    service = manifest(DEPLOY / "rayservice.yaml")
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
     [application] = ServeDeploySchema.model_validate(config).applications
     assert app(application.args)  # as Serve calls it
     with pytest.raises(ValueError, match="models_dri"):
