@@ -135,8 +135,7 @@ def _trained(words: Sequence[str], verb: str) -> RunConfig:
     command, chosen = asked(words, Train, Verb(verb, "", example="mat"))
     if command.dry_run:
         raise UsageError("--dry-run trains nothing: sparring train RECIPE --dry-run shows the plan here")
-    if not command.train_teachers:
-        launch.check(chosen)
+    launch.check(_with_teachers_to_come(chosen, command))
     return chosen
 
 
@@ -146,8 +145,16 @@ def _searched(words: Sequence[str], verb: str) -> RunConfig:
 
     spaces, rest = searched(words)
     command, chosen = asked(rest, Tune, Verb(verb, "", example="mat"))
-    search.check(search_of(command, chosen, spaces))
+    search.check(search_of(command, _with_teachers_to_come(chosen, command), spaces))
     return chosen
+
+
+def _with_teachers_to_come(config: RunConfig, command: Train | Tune) -> RunConfig:
+    """As it will be once the teachers that it lacks were trained there, where that is wanted; only good for being checked."""
+    from sparring.cluster.training import on_demand
+
+    lacking = on_demand.missing(config) if command.train_teachers else {}
+    return config.replace({f"agents.{role}.init": name for role, name in lacking.items()})
 
 
 def _service(wanted: Asked) -> Asked:

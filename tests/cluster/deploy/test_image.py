@@ -15,6 +15,7 @@ import pytest
 from tests.cluster.deploy.reading import DEPLOY, composed
 from tests.helpers import CLONE
 from tests.serve.live import running
+from tests.test_layers import LAYERS
 
 FILE = DEPLOY / "Dockerfile"
 
@@ -74,6 +75,7 @@ def test_dependencies_are_a_layer_below_the_code() -> None:
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     kept = [line.removeprefix("!") for line in ignored if line.startswith("!")]
     assert set(copied) <= set(kept)
+    assert set(LAYERS) <= set(kept)
     assert all((CLONE / name).exists() for name in kept)
     assert "*" in ignored
     compiled = next(rest for rest in order if "compileall" in rest).split()

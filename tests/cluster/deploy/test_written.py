@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ from tests.cluster.deploy.reading import (
     steps,
 )
 from tests.conftest import Command
+from tests.helpers import CLONE
 
 RUNS = [  # what is asked, the file, name and folders that its command has
     (["kuberay", "mat", "--epochs=3"], "rayjob-train.yaml", "mat-digits", "/shared/runs", "/shared/data"),
@@ -176,7 +178,7 @@ def test_a_batch_script_calls_ray_with_sparring_in_order(sparring: Command, tmp_
     """On one stand-in node, in folders with names that a shell would read otherwise; the script ends as the run does."""
     shared = str(tmp_path / HOSTILE.replace("/", ""))
     flags = ["--shared", shared, "--name=mine", "--out", "o p's", "--nodes=1", "--gpu-kind=a100", "--gpus-per-node=2"]
-    told = sparring("deploy", "slurm", "mat", *flags, "--clone", f"{shared}/clone", "--json")
+    told = sparring("deploy", "slurm", "mat", "--memo", HOSTILE, *flags, "--clone", f"{shared}/clone", "--json")
     assert told.returncode == 0, told.stderr
     script = tmp_path / "o p's" / "train.sbatch"
     assert [assigned(script, n) for n in ("SHARED", "CLONE")] == [shared, f"{shared}/clone"]
@@ -203,7 +205,7 @@ def test_a_batch_script_calls_ray_with_sparring_in_order(sparring: Command, tmp_
     assert called[2][1:6] == ["symmetric-run", "--address", "10.0.0.7:6379", "--min-nodes", "1"]
     command, config = sparrings(called[3])
     assert (command.name, str(command.runs_dir), config.data.root) == ("mine", f"{shared}/runs", f"{shared}/data")
-    assert config.address == "10.0.0.7:6379"
+    assert (config.address, config.memo) == ("10.0.0.7:6379", HOSTILE)
     assert not list(tmp_path.rglob("stolen"))
     assert not list(Path(shared).glob("token-*"))
     text = script.read_text()
@@ -335,6 +337,7 @@ REFUSED = [
     (["kuberay", "mat", "--attack.eps=8"], 2, "exceeds the pixel range"),
     (["kuberay", "mat", "--network=smal_cnn"], 2, "Did you mean 'small_cnn'?"),
     (["kuberay", "rslad"], 2, "--train-teachers"),
+    (["slurm", "mtard", "--train-teachers", "--network=smal_cnn"], 2, "Did you mean 'small_cnn'?"),
     (["kuberay", "tune", "mat", "--search.method.alhpa=uniform(0,1)"], 2, "alhpa"),
     (["kuberay", "mat", "--placement.gpus-per-agent=2"], 2, "--gpus-per-node"),
     (["kuberay", "mat", "--name=../x"], 2, "--name '../x' is not allowed"),
@@ -408,3 +411,21 @@ def test_the_static_files_are_the_source(sparring: Command, tmp_path: Path) -> N
     after = (tmp_path / "deploy" / "rayjob-train.yaml").read_text().splitlines()
     assert len(before) == len(after)
     assert [b for b, a in zip(before, after, strict=True) if b != a] == [*before[2:5], "  name: sparring-train"]
+
+
+SHOWN = [
+    line
+    for page in ("README.md", "docs/operations.md", "docs/search.md", "docs/serving.md")
+    for line in re.findall(
+        r"sparring deploy (?:kuberay|slurm|compose|cluster-launcher) [^`\n]*", (CLONE / page).read_text()
+    )
+]
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_what_the_pages_show_is_taken(line: str, sparring: Command, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "mat").mkdir(parents=True)
+    (tmp_path / "runs" / "mat" / "config.yaml").write_text(run_config.dump(recipe("mat")))
+    words = shlex.split(line, comments=True)[1:]
+    done = sparring(*words, "--out=written")
+    assert done.returncode == 0, done.stderr
