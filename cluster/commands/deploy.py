@@ -115,7 +115,7 @@ def _in_full(words: Sequence[str], verb: str) -> tuple[list[str], str | None]:
         start = begun(words, verb)
         assert start is not None
         config, named, flags, folder = start.recipe, words[1], words[2:], None
-    elif (Path(words[0]) / "config.yaml").is_file():
+    elif (Path(words[0]) / "config.yaml").is_file() or ("/" in words[0] and ".py" not in words[0]):
         config, named, flags = RunFolder.open(Path(words[0])).config, words[0], words[1:]
         folder = Path(words[0]).absolute().name
     else:

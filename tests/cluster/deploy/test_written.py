@@ -333,6 +333,7 @@ REFUSED = [
     (["kuberay"], 2, "needs a recipe"),
     (["kubernetes", "mat"], 2, "kuberay"),
     (["kuberay", "matt"], 2, "Did you mean 'mat'?"),
+    (["kuberay", "runs/none"], 2, "is not a run"),
     (["kuberay", "mat", "--epoch=3"], 2, "--epochs"),
     (["kuberay", "mat", "--attack.eps=8"], 2, "exceeds the pixel range"),
     (["kuberay", "mat", "--network=smal_cnn"], 2, "Did you mean 'small_cnn'?"),
