@@ -32,11 +32,12 @@ browser:
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium nginx-light; } >/dev/null 2>&1 || \
 		echo "Chromium or nginx could not be installed; their tests will be skipped"
 
-# Clients of other makers of the serving protocol, each in a folder of its own, since their dependencies are not ours.
+# What tests talk to, clients of the serving protocol and servers, each in a folder of its own, since their dependencies are not ours.
+CLIENTS := $(wildcard tests/serve/clients/*.txt tests/cluster/*/clients/*.txt)
 clients: .clients/ready
-.clients/ready: tests/serve/clients/triton.txt tests/serve/clients/kserve.txt | $(READY)
+.clients/ready: $(CLIENTS) | $(READY)
 	rm -rf .clients
-	@{ for c in triton kserve; do $(PY) -m pip install -q --no-deps --target .clients/$$c -r tests/serve/clients/$$c.txt || exit 1; done; \
+	@{ for f in $(CLIENTS); do $(PY) -m pip install -q --no-deps --target .clients/$$(basename $$f .txt) -r $$f || exit 1; done; \
 		touch .clients/ready; } || echo "The clients could not be installed; their tests will be skipped"
 
 check: $(READY)

@@ -24,7 +24,7 @@ BELOW = {
     "serve": {"serve", "agents", "trainers"},
 }
 ROOMS = (  # each above what it uses
-    *("config", "runs", "machines", "models", "team", "training"),
+    *("config", "runs", "machines", "models", "team", "trackers", "training"),
     *("evaluation", "reports", "search", "pretraining", "frontier", "serving", "sharing", "scaffolds"),
     *("deploy", "commands"),
 )

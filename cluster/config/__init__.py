@@ -4,4 +4,4 @@ Comes in: YAML, flags, plain values. Goes out: ``RunConfig``, which says everyth
 Called by every room above; nothing here touches a run's folder or a process.
 """
 
-__all__ = ["environment", "measuring", "recipes", "run_config", "settings", "values"]
+__all__ = ["environment", "measuring", "recipes", "run_config", "settings", "tracking", "values"]

@@ -27,7 +27,9 @@ from sparring.trainers.methods.base import Method
 CHANGEABLE = ("method.", "attack.", "attacks.", "optim.")  # what can change while a run goes on
 BEFORE = (("attack", "pgd"), ("looking", 0.0))  # how networks were compared before there was another way
 # may differ when a run is continued
-OPERATIONAL = ("memo", "trace", "team", "address", "placement", "call_timeout", "exchange", "max_failures", "mirror")
+OPERATIONAL = (
+    *("memo", "trace", "log", "team", "address", "placement", "call_timeout", "exchange", "max_failures", "mirror"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
+from sparring.cluster.config import tracking
 from sparring.trainers.config import Attack, DataConfig, OptimConfig, Threat, require
 
 
@@ -173,6 +174,8 @@ class Settings:
     """Settings of method, attack or optimiser that change at a step, which must be one of a checkpoint: {300: {method.alpha: 0.2}}."""
     trace: bool = False
     """Write trace.json, the timeline of one step, for chrome://tracing or ui.perfetto.dev."""
+    log: str = "tensorboard"
+    """Where figures go besides the run's own files, comma-separated: tensorboard, csv, wandb, mlflow; or none."""
     memo: str | None = None
     """Folder in which frozen agents keep what they say to clean batches, for runs that share it; changes no number."""
     mirror: str | None = None
@@ -193,6 +196,7 @@ class Settings:
             f"micro_batch = {self.micro_batch} and optim.awp do not go together: the perturbation is that of a whole batch; "
             "use --lanes instead",
         )
+        tracking.parsed(self.log)
         require(self.call_timeout > 0, f"call_timeout = {self.call_timeout} must be > 0")
         require(self.max_failures >= 0, f"max_failures = {self.max_failures} must be >= 0")
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sparring.agents.checkpoint import to_json, write
-from sparring.cluster.config import run_config
+from sparring.cluster.config import run_config, tracking
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.values import differences
 from sparring.cluster.errors import Exists, Infrastructure, Interrupted, SparringError, UsageError
@@ -32,6 +33,7 @@ from sparring.cluster.search.results import results_of
 from sparring.cluster.search.settings import Search, combinations, compared
 from sparring.cluster.team import assemble
 from sparring.cluster.terminal import relative
+from sparring.cluster.trackers import trackers
 from sparring.cluster.training import launch
 from sparring.trainers.search import Uniform
 
@@ -71,7 +73,8 @@ def tune(
         from sparring.cluster.search.tuning import fit
 
         begun = time.monotonic()
-        finished, error = fit(search, folder, drawn, wanted, length=length, time_budget=time_budget, say=say)
+        with _parent(search, folder, say):
+            finished, error = fit(search, folder, drawn, wanted, length=length, time_budget=time_budget, say=say)
     results = conclude(folder, search, finished=finished)
     if not finished:
         wanted_trials = search.trials if drawn is None else len(drawn)
@@ -85,6 +88,20 @@ def tune(
             raise Interrupted(f"the time budget of {time_budget:g} s was used up before any trial reported; {more}")
         say(f"the time budget of {time_budget:g} s is used up with {ended}; {more}")
     return folder
+
+
+@contextmanager
+def _parent(search: Search, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """A run of the search's own in trackers that have such, whose children are the trials."""
+    names = [name for name in tracking.parsed(search.config.log) if name == "mlflow"]
+    settings = {"trials": search.trials, **{f"search.{path}": str(space) for path, space in search.spaces.items()}}
+    told = trackers.Trackers(names, folder, settings, say=say)
+    status: trackers.Status = "failed"
+    try:
+        yield
+        status = "finished"
+    finally:
+        told.finish(status)
 
 
 def check(search: Search) -> None:

@@ -72,7 +72,7 @@ class _Trial:
     def train(self) -> None:
         """To the end, or until Tune stops it; an error of the trial's own is its result."""
         group = ray.util.get_current_placement_group() if self.plan.config.team == "ray" else None
-        how = Circumstances(quiet=True, reported=self._reported, group=group)
+        how = Circumstances(quiet=True, reported=self._reported, group=group, parent=Path(self.plan.folder))
         try:
             _as_soon_as_free(self.path, self.plan.config, how)
         except (Exists, OSError, RayError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sparring.agents.spec import Facts
@@ -22,6 +23,7 @@ class Circumstances:
     quiet: bool = False  # nothing on stderr
     startup: Startup = field(default_factory=Startup)  # since when the first step has been waited for
     reported: Callable[[int, Mapping[str, HeldOut]], None] | None = None  # told every checkpoint; may stop the run
+    parent: Path | None = None  # folder of the search that the run is a trial of
     group: Any = None  # a placement group of somebody else's, whose bundles after the first are for the agents
 
 

@@ -27,6 +27,7 @@ from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.runs.run import Run
 from sparring.cluster.team import assemble
 from sparring.cluster.team.team import Team
+from sparring.cluster.trackers import installed
 from sparring.cluster.training.controller import Controller
 from sparring.cluster.training.job import Circumstances, Job
 from sparring.cluster.training.monitors import Monitors
@@ -74,6 +75,7 @@ def check(config: RunConfig) -> None:
     Raises:
         UsageError: an unknown network or data set, a missing file, a frozen agent without weights.
     """
+    installed.check(config.log)
     for spec in {config.network, *(own.network for own in config.agents.values() if own.network)}:
         networks.parse(spec)
     datasets.source_of(config.data.name)
@@ -174,7 +176,7 @@ def _train(job: Job, team: Team, stop: StopSignal) -> None:
         Controller(job, team, progress, monitors, stop, total=total).fit()
         final = Run(job.folder.path).agents
         results = {f"{agent}/{k}": v for agent, accuracies in final.items() for k, v in accuracies.items()}
-        progress.hparams(flat(job.config.to_dict()), results)
+        progress.results(flat(job.config.to_dict()), results)
         progress.event(f"done: {job.folder}")
     except BaseException as error:
         progress.ended(error)

@@ -1,4 +1,4 @@
-"""What a run tells: a live view or lines for a person, log.txt, and numbers for machines (JSON lines, TensorBoard)."""
+"""What a run tells: a live view or lines for a person, log.txt, and numbers for machines (JSON lines, trackers)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any, TextIO
 
 from sparring.cluster.config import measuring
 from sparring.cluster.config.run_config import RunConfig
-from sparring.cluster.errors import sentence
+from sparring.cluster.config.tracking import parsed
+from sparring.cluster.config.values import flat
+from sparring.cluster.errors import Interrupted, sentence
 from sparring.cluster.terminal import duration, is_terminal
+from sparring.cluster.trackers.trackers import Status, Trackers
 from sparring.cluster.training.job import Job
 from sparring.cluster.training.monitors import Alarm
 from sparring.cluster.training.startup import Startup
@@ -30,27 +33,29 @@ class Progress:
     """Records every step and shows where the run is.
 
     Args:
-        job: the run; log.txt, the JSON lines and tensorboard/ go into its folder. TensorBoard forgets what it had from the
-            step on at which this process starts.
+        job: the run; log.txt and the JSON lines go into its folder; ``--log`` says who else is told.
         total: steps of the run.
         steps_per_epoch: for the display.
         startup: marked by the first step, and said.
     """
 
     def __init__(self, job: Job, *, total: int, steps_per_epoch: int, startup: Startup | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self._folder, self._total, self._first, self._quiet = job.folder, total, job.first or 0, job.how.quiet
         self._steps_per_epoch, self._batch_size = steps_per_epoch, job.config.batch_size
         self._log = (job.folder.path / "log.txt").open("a")
         self._files: dict[str, TextIO] = {}
         self._open()
-        self._board = SummaryWriter(str(job.folder.path / "tensorboard"), purge_step=self._first)
         self._live = None if self._quiet or not is_terminal() else _live_view(total)
         self._startup, self._per_step = startup, 0.0  # seconds, once a step is taken
         self._steps = self._first
         self._started = self._said = time.monotonic()
         self._since: dict[str, list[Mapping[str, float]]] = {}  # per agent, what the next line averages
+        self._status: Status = "finished"
+        names, settings = parsed(job.config.log), flat(job.config.to_dict())
+        self._trackers = Trackers(
+            names, job.folder.path, settings, first=self._first, say=self.event, parent=job.how.parent
+        )
+        self._trackers.artifact(job.folder.path / "config.yaml")
 
     def event(self, text: str) -> None:
         """One line about something that happened."""
@@ -63,6 +68,7 @@ class Progress:
 
     def ended(self, error: BaseException) -> None:
         """Why the run goes on no longer, for whoever looks into its folder; the command says it on stderr."""
+        self._status = "stopped" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
         self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} ended: {sentence(error)}\n")
         self._log.flush()
 
@@ -74,15 +80,16 @@ class Progress:
     def step(self, t: int, metrics: Mapping[str, Metrics]) -> None:
         """Record step ``t`` of every agent."""
         self._steps = t + 1
+        told: dict[str, float] = {}
         for agent, m in metrics.items():
             line = {k: v for k, v in asdict(m).items() if k not in ("spans", "shares")}
             shares = {term: share._asdict() for term, share in m.shares.items()}
             self._write("metrics.jsonl", {"t": t, "agent": agent, **line, **({"shares": shares} if shares else {})})
             for term, share in m.shares.items():
-                self._board.add_scalar(f"loss_share_{term}/{agent}", share.loss, t)
-                self._board.add_scalar(f"gradient_share_{term}/{agent}", share.gradient, t)
-            for name, value in {**m.values, "exchange_bytes": m.exchange_bytes}.items():
-                self._board.add_scalar(f"{name}/{agent}", value, t)
+                told |= {f"loss_share_{term}/{agent}": share.loss, f"gradient_share_{term}/{agent}": share.gradient}
+            told |= {f"{name}/{agent}": value for name, value in m.values.items()}
+            told[f"exchange_bytes/{agent}"] = m.exchange_bytes
+        self._trackers.metrics(t, told)
         if self._startup is not None:
             self._startup.mark("first step")
             self.event(str(self._startup))
@@ -112,8 +119,8 @@ class Progress:
         """Record a committed checkpoint."""
         for agent, held_out in validation.items():
             self._write("validation.jsonl", {"t": t, "agent": agent, **asdict(held_out)})
-            for name in ("clean", "robust", "own_attack"):
-                self._board.add_scalar(f"held_out_{name}/{agent}", getattr(held_out, name), t)
+            figures = ("clean", "robust", "own_attack")
+            self._trackers.metrics(t, {f"held_out_{name}/{agent}": getattr(held_out, name) for name in figures})
         parts = [f"{a} clean {v.clean:.1%} robust {v.robust:.1%}" for a, v in validation.items()]
         self.event(f"checkpoint at step {t}" + (": held out " + ", ".join(parts) if parts else ""))
 
@@ -130,20 +137,19 @@ class Progress:
     def alarm(self, alarm: Alarm) -> None:
         """Record what a monitor saw."""
         self._write("alarms.jsonl", asdict(alarm))
-        self._board.add_text(f"monitor/{alarm.agent}", f"{alarm.name}: {alarm.text}", alarm.t)
+        self._trackers.text(alarm.t, f"monitor/{alarm.agent}", f"{alarm.name}: {alarm.text}")
         self.event(f"monitor: {alarm.name} of {alarm.agent} at step {alarm.t}: {alarm.text}")
 
-    def hparams(self, config: Mapping[str, Any], results: Mapping[str, float]) -> None:
-        """The configuration and final figures as TensorBoard's HParams page compares them."""
-        taken = (bool, int, float, str)
-        plain = {k: v if isinstance(v, taken) else str(v) for k, v in config.items()}
-        self._board.add_hparams(plain, dict(results), run_name="hparams")
+    def results(self, config: Mapping[str, Any], results: Mapping[str, float]) -> None:
+        """The configuration and final figures, for trackers that compare runs by them."""
+        self._trackers.results(config, results)
 
     def rewind(self, t: int) -> None:
         """Forget the numbers of step ``t`` and later."""
         for file in self._files.values():
             file.close()
         self._folder.rewind_metrics(t)
+        self._trackers.rewind(t)
         self._open()
         self._first, self._started = t, time.monotonic()
         self._steps = t
@@ -154,7 +160,8 @@ class Progress:
             self._live.close()
         for file in self._files.values():
             file.close()
-        self._board.close()
+        self._trackers.artifact(self._folder.path / "env.json")
+        self._trackers.finish(self._status)
         self._log.close()
 
     def _open(self) -> None:
