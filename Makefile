@@ -12,7 +12,7 @@ PY := .venv/bin/python
 READY := .venv/ready
 endif
 
-.PHONY: demo test soak browser clients check wheel golden recipes-check bench docs-tables docs-tools site clean
+.PHONY: demo test soak browser clients check wheel release-check golden recipes-check bench docs-tables docs-tools site clean
 
 demo: $(READY)
 	$(PY) -m sparring.cluster demo
@@ -59,6 +59,11 @@ wheel: $(READY)
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800) $(PY) -m build --no-isolation --outdir dist . >/dev/null
 	$(PY) -m twine check --strict dist/*
 	@ls -l dist
+
+# What a release must be: one version everywhere, the same bytes from the same commit, metadata that an index takes, a page of licences that is true.
+release-check: $(READY)
+	$(PY) docs/licences.py --check
+	$(PY) -m pytest -q tests/test_citation.py tests/test_wheel.py -m "soak or not soak" -k "version or bytes or what_is_in or readme"
 
 bench: $(READY)
 	$(PY) benchmarks/bench.py

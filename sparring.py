@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         verify,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [  # the API: what is removed from it warns for one version first
     *(
         "attack",

@@ -41,3 +41,12 @@ def test_keys_version_and_date() -> None:
     date = cited.get("date-released")  # none before there is a release
     assert (released[1] == "unreleased") == (date is None)
     assert date is None or (isinstance(date, datetime.date) and str(date) == released[1])
+
+
+def test_every_dependency_stands_with_its_licence() -> None:
+    project = tomllib.loads((CLONE / "pyproject.toml").read_text())["project"]
+    page = (CLONE / "docs" / "licences.md").read_text().lower()
+    for requirement in project["dependencies"]:
+        found = re.match(r"[A-Za-z0-9-]+", requirement.replace("_", "-"))
+        assert found is not None
+        assert re.search(rf"^\| {found[0]} \| [\d.]+\S* \| \w", page.replace("_", "-"), re.M), requirement

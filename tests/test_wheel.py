@@ -10,10 +10,12 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.helpers import CLONE
+from tests.helpers import CLONE, PATIENCE
 from tests.installed import environment, plant, walk
+from tests.serve.live import free_port
 
 pytestmark = pytest.mark.soak
 
@@ -63,6 +65,35 @@ def test_what_is_in_them(made: tuple[Path, Path]) -> None:
         [sys.executable, "-m", "twine", "check", "--strict", sdist, wheel], capture_output=True, text=True
     )
     assert checked.returncode == 0, checked.stdout
+
+
+def test_the_readmes_first_commands(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """As they stand there, by the installed command, in an empty folder: a report, a model, a service that answers."""
+    block = (CLONE / "README.md").read_text().partition("<!-- first -->\n```\n")[2].partition("```")[0]
+    *commands, service = block.splitlines()
+    assert service.startswith("sparring serve mine=")
+    python, user = environment(tmp_path / "env", wheel=made[1]), tmp_path / "user"
+    user.mkdir()
+    env = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"}
+    for command in commands:
+        done = subprocess.run(command.split(), cwd=user, env=env, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0 or command == "sparring doctor", (
+            command,
+            done.stderr,
+        )  # which warns of what is not here
+    assert (user / "runs/first/report.html").is_file()
+    port = free_port()
+    with subprocess.Popen(
+        [*service.split(), f"--port={port}"], cwd=user, env=env, stdout=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            assert running.stdout is not None
+            assert running.stdout.readline().startswith("serving mine on ")
+            card = httpx.get(f"http://127.0.0.1:{port}/v1/models/mine/card").json()
+            assert card["evaluations"][0]["n"] == 100
+        finally:
+            running.terminate()
+            assert running.wait(PATIENCE) == 0
 
 
 def test_a_walk_from_the_wheel(made: tuple[Path, Path], tmp_path: Path) -> None:
