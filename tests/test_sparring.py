@@ -114,3 +114,11 @@ def test_ray_is_found_or_started_on_purpose_only(ray_session: str) -> None:
         assert ray.get_runtime_context().gcs_address == ray_session
     assert ray.is_initialized()
     assert "RAY_ADDRESS" not in os.environ
+
+
+@pytest.mark.parametrize("module", ["sparring", "sparring.cluster"])
+def test_as_a_module(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--version"], cwd=CLONE, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"sparring {sparring.__version__}\n"
