@@ -84,18 +84,23 @@ def create(folder: Path, members: Sequence[Network], card: Mapping[str, Any], *,
         if width is not None:
             told |= {"format": OF_CASCADE, "width": width}
         write(working / "MANIFEST.json", to_json(told))
-        while True:
-            version = max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0) + 1
-            write(working / "card.json", to_json({**card, "version": version, "sha256": files}))
-            try:
-                os.rename(working, folder / str(version))
-                return folder / str(version)
-            except OSError:
-                if not (folder / str(version)).exists():
-                    raise  # not another process that took the number
+        return appear(working, folder, {**card, "sha256": files})
     except BaseException:
         shutil.rmtree(working, ignore_errors=True)
         raise
+
+
+def appear(working: Path, folder: Path, card: Mapping[str, Any]) -> Path:
+    """Make a finished folder on the same disk the next version in ``models/NAME``; its card gets the version."""
+    while True:
+        version = max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0) + 1
+        write(working / "card.json", to_json({**card, "version": version}))
+        try:
+            os.rename(working, folder / str(version))
+            return folder / str(version)
+        except OSError:
+            if not (folder / str(version)).exists():
+                raise  # not another process that took the number
 
 
 def card(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import nn
 from sparring.agents import model_folder
 from sparring.serve.catalogue import line
 from sparring.serve.protocol import metadata
+from sparring.trainers import keeping, trusting
 from sparring.trainers.config import Threat
 
 State: TypeAlias = tuple[tuple[str, int, int], ...]  # names, sizes and times of a version's files
@@ -57,8 +58,10 @@ def load(folder: Path, device: torch.device) -> Served:
     """A version, ready.
 
     Raises:
-        CheckpointError, ValueError: something is missing, altered, or says otherwise than the rest.
+        CheckpointError, ValueError: something is missing, altered, says otherwise than the rest, or is code of somebody else's.
     """
+    if trusting.came_from(folder) and keeping.know_all(folder):
+        raise ValueError("it came from the Hub with Python code of its own, which serve never runs")
     state, card, files = state_of(folder), _card(folder), model_folder.manifest(folder)["files"]
     model = model_folder.load(folder).to(device).requires_grad_(False)
     made = Served(model, card, files, state, device, 0.0)

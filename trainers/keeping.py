@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from sparring.trainers import trusting
 from sparring.trainers.code import KEPT, Code, key_of, known, known_as, read
 
 
@@ -55,17 +56,21 @@ def find(spec: str, *, near: Path) -> None:
 
 
 def know(folder: Path) -> list[Code]:
-    """What ``folder/code`` keeps, from now on known by name.
+    """What ``folder/code`` keeps, from now on known by name; of a model from the Hub, as code of somebody else's.
 
     Raises:
         ValueError: a kept file is missing or altered.
     """
     found = []
     names = [p for p in sorted((folder / KEPT).glob("*.json")) if re.fullmatch("[0-9a-f]{16}", p.stem)]
+    somebody_elses = bool(names) and trusting.came_from(folder) is not None
     for path in names:
         home = path.with_suffix("")
         try:
             facts = json.loads(path.read_bytes())
+            outside = [n for n in facts["files"] if Path(n).is_absolute() or ".." in Path(n).parts]
+            if outside or facts["main"] not in facts["files"]:
+                raise ValueError(f"it lists {(outside or [facts['main']])[0]!r}, which is no file of its own")
             with_source = {name: (home / name).read_bytes().decode() for name in facts["files"]}
             code = Code(facts["main"], with_source, facts["origin"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -74,6 +79,8 @@ def know(folder: Path) -> list[Code]:
             raise ValueError(
                 f"{home}, the kept copy of {code.origin}, is altered; bring it back, or move the folder away"
             )
+        if somebody_elses and (known(code.key) is None or trusting.is_strange(code)):
+            trusting.strange(code, home)
         found.append(known_as(code))
     return found
 

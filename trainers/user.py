@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from sparring.trainers import code as contents
+from sparring.trainers import trusting
 from sparring.trainers.code import PREFIX, Code
 
 
@@ -103,9 +104,10 @@ def module(file: str | Path) -> ModuleType:
     """The module of ``file.py``, imported once per content, under a name that is nobody else's.
 
     Raises:
-        ValueError: no such file, or it ends the process.
+        ValueError: no such file, it ends the process, or it is somebody else's (``trusting.Untrusted``).
     """
     code = code_of(str(file))
+    trusting.check(code)
     with _held(code.origin):
         return importlib.import_module(f"{PREFIX}{code.key}.{Path(code.main).stem}")
 

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from sparring.agents.networks import foreign, resnet
-from sparring.agents.networks.from_timm import from_timm
+from sparring.agents.networks.from_timm import arguments, from_timm
 from sparring.agents.networks.mobilenet import MobileNetV2
 from sparring.agents.networks.network import Network, NetworkConfig
 from sparring.agents.networks.small_cnn import SmallCNN
@@ -20,7 +20,7 @@ from sparring.trainers import user
 from sparring.trainers.data import Dataset
 from sparring.trainers.rng import seeded
 
-__all__ = ["NETWORKS", "Network", "NetworkConfig", "build", "configure"]
+__all__ = ["NETWORKS", "Network", "NetworkConfig", "build", "configure", "timm_arguments"]
 
 NETWORKS: dict[str, Callable[..., Network]] = {
     "small_cnn": SmallCNN,
@@ -100,6 +100,14 @@ def parse(spec: str) -> tuple[Callable[..., Network], dict[str, object]]:
             raise ValueError(f"network {name} has no option {key!r}; allowed: {', '.join(allowed) or 'none'}")
         _check_option(name, key, value, allowed[key])
     return maker, options
+
+
+def timm_arguments(config: NetworkConfig) -> tuple[str, dict[str, object]] | None:
+    """The architecture and the keywords by which timm itself makes the network; None of one that is not timm's."""
+    if not config.spec.startswith("timm:"):
+        return None
+    name, _, rest = config.spec.removeprefix("timm:").partition(",")
+    return name, arguments(name, _options(rest, ""), config)
 
 
 def _options(text: str, example: str) -> dict[str, object]:

@@ -41,7 +41,7 @@ def from_timm(name: str, options: Mapping[str, object]) -> Callable[[NetworkConf
         raise ValueError(f"timm has no network {name!r}" + (f"; near: {near}" if near else ""))
 
     def make(config: NetworkConfig) -> Network:
-        model = _fitting(name, options, config)
+        model, _ = _fitting(name, options, config)
         if options.get(
             "pretrained"
         ):  # once fetched they are ordinary weights: whoever loads them later fetches nothing
@@ -59,17 +59,24 @@ def _fresh(name: str, options: Mapping[str, object]) -> str:
     return ",".join([f"timm:{name}", *(f"{k}={v!r}" for k, v in {**options, "pretrained": False}.items())])
 
 
-def _fitting(name: str, options: Mapping[str, object], config: NetworkConfig) -> nn.Module:
-    """The network made in the first way in which it answers an image of the data set's size."""
+def arguments(name: str, options: Mapping[str, object], config: NetworkConfig) -> dict[str, object]:
+    """Keywords, beside the classes and channels, with which ``timm.create_model`` itself makes the network of this name."""
+    _, used = _fitting(name, {**options, "pretrained": False}, config)
+    return {k: v for k, v in used.items() if k != "pretrained"}
+
+
+def _fitting(name: str, options: Mapping[str, object], config: NetworkConfig) -> tuple[nn.Module, dict[str, object]]:
+    """The network made in the first way in which it answers an image of the data set's size; its options."""
     size, failed = (config.height, config.width), list[Exception]()
     for more in _ways(name, options, size):
+        used = {**more, **options}
         try:
-            model = _created(name, config, {**more, **options})
+            model = _created(name, config, used)
             _answer(model, config, size)
         except (RuntimeError, AssertionError, TypeError, ValueError) as error:
             failed.append(error)
             continue
-        return model
+        return model, used
     first = " ".join(str(failed[0]).split())
     if options.get("pretrained") and not isinstance(failed[0], (AssertionError, TypeError)):
         raise ValueError(f"the pretrained weights of timm:{name} cannot be had for these images: {first}")

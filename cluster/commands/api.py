@@ -105,8 +105,7 @@ def tune(
 def frontier(methods: Mapping[str, RunConfig], budgets: Sequence[float], **asked: Any) -> dict[str, Any]:
     """Spend the same budgets on several methods: ``rows``, ``not_beaten``, ``advice``, ``costs``, ``teachers`` (docs/frontier.md).
 
-    Args:
-        asked: ``unit``, ``seeds``, ``attacks``, ``examples``, ``runs_dir``, ``name``, ``resume``, ``quiet``.
+    ``asked``: ``unit``, ``seeds``, ``attacks``, ``examples``, ``runs_dir``, ``name``, ``resume``, ``quiet``.
     """
     from sparring.cluster.frontier.frontier import compared
 
@@ -120,6 +119,7 @@ def load(
     checkpoint: str = "best",
     network: str | None = None,
     data: str = "digits",
+    trust_code: Sequence[str] = (),
 ) -> nn.Module:
     """The network of any name: eval mode, images [B, C, H, W] in [0, 1] -> logits [B, K].
 
@@ -129,13 +129,15 @@ def load(
         checkpoint: of a run: ``best`` by held-out robust accuracy, or ``last``.
         network: what a file of weights is of, such as ``resnet18``.
         data: data set whose images and classes a network from elsewhere is for.
+        trust_code: sha256 of code that came with a model from the Hub and may run in this process.
     """
-    from sparring.cluster.models.resolve import single
-    from sparring.cluster.models.target import Elsewhere
+    from sparring.cluster.models import resolve, target
+    from sparring.trainers import trusting
     from sparring.trainers.config import DataConfig
 
-    about = Elsewhere(network=network, run=DataConfig(name=data))
-    return single(str(net), about, agent=agent, checkpoint=checkpoint)[1].model
+    trusting.admit(trust_code)
+    about = target.Elsewhere(network=network, run=DataConfig(name=data))
+    return resolve.single(str(net), about, agent=agent, checkpoint=checkpoint)[1].model
 
 
 def attack(
@@ -213,8 +215,7 @@ def evaluate(
 def pretrain(config: RunConfig, *, workers: int = 1, **asked: Any) -> dict[str, Any]:
     """Train one network data-parallel, evaluate and publish it: its ``run``, ``model`` and ``card``.
 
-    Args:
-        asked: ``runs_dir``, ``models_dir``, ``name``, ``publish_as``, ``resume_if_exists``, ``quiet``.
+    ``asked``: ``runs_dir``, ``models_dir``, ``name``, ``publish_as``, ``resume_if_exists``, ``quiet``.
     """
     from sparring.cluster.pretraining.pretrain import pretrain as run
 
@@ -231,8 +232,7 @@ def publish(
     from sparring.cluster.models import card
     from sparring.cluster.models.resolve import single
 
-    second = cascade.pop("large", None)
-    large = None if second is None else single(str(second))
+    large = None if (second := cascade.pop("large", None)) is None else single(str(second))
     return card.publish(*single(str(net), agent=agent), name=name, models_dir=Path(models_dir), large=large, **cascade)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from sparring.cluster.commands.deploy import deploy
-from sparring.cluster.commands.evaluation import Elsewhere, evaluate, export, report, verify
+from sparring.cluster.commands.evaluation import evaluate, report, verify
 from sparring.cluster.commands.frontier import frontier
-from sparring.cluster.commands.output import Out, Output, answer, say
+from sparring.cluster.commands.output import Out, Output, answer
 from sparring.cluster.commands.serve import serve
+from sparring.cluster.commands.sharing import export, publish, pull, push
 from sparring.cluster.commands.training import pretrain, resume, train, tune
 from sparring.cluster.machines import doctor as doctors
 from sparring.cluster.runs import comparing, listing
@@ -39,58 +39,6 @@ def doctor(*, fix: bool = False, output: Out = Output()) -> None:
     answer(output, result, doctors.show_fixes if fix else doctors.show_that_there_are_fixes)
     if any(check["status"] == "fail" for check in result["checks"]):
         raise SystemExit(1)
-
-
-@dataclass(frozen=True)
-class Cascade:
-    """Two networks as one: NET answers where it is sure, else a larger one."""
-
-    large: str | None = None
-    """Network, by any name that NET may have, that answers where the margin of NET is narrow."""
-    width: float | None = None
-    """From 0 to 1: NET answers where its two most probable classes differ by so much in probability. Default: 0.5."""
-
-
-def publish(
-    net: Positional[str],
-    *,
-    name: Annotated[str, arg(name="as")],
-    agent: str | None = None,
-    checkpoint: Literal["best", "last"] = "best",
-    cascade: Annotated[Cascade, arg(name="")] = Cascade(),
-    models_dir: Path = Path("models"),
-    elsewhere: Annotated[Elsewhere, arg(name="")] = Elsewhere(),
-    output: Out = Output(),
-) -> None:
-    """Copy a network with its card into models/NAME/VERSION, which never changes.
-
-    Args:
-        net: RUN or RUN@AGENT; a network from elsewhere (FILE.py:function, timm:NAME, a file of weights with --network) gets a card too.
-        name: Of the model: lower-case letters, digits, '.', '_' and '-'.
-        agent: Role, where the method has several products; ensemble: all of them as one network.
-        checkpoint: Of a run: best on the held-out images, or last.
-        cascade: Two networks as one.
-        models_dir: Folder of all models.
-        elsewhere: Of a network from elsewhere.
-    """
-    from sparring.agents import model_folder
-    from sparring.cluster.models import card
-    from sparring.cluster.models.elsewhere import is_elsewhere
-    from sparring.cluster.models.resolve import single
-    from sparring.cluster.models.target import Elsewhere as About
-
-    about, other = About(**vars(elsewhere)), cascade.large
-    found = single(
-        net,
-        about if is_elsewhere(net) or not is_elsewhere(other or "") else About(),
-        agent=agent,
-        checkpoint=checkpoint,
-    )
-    for line in found[2].notes:
-        say(output)(line)
-    large = single(other, about if is_elsewhere(other) else About(), checkpoint=checkpoint) if other else None
-    version = card.publish(*found, name=name, models_dir=models_dir, large=large, width=cascade.width)
-    answer(output, {"model": str(version), "card": model_folder.card(version)}, card.show)
 
 
 def rollout(
@@ -183,7 +131,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     f.__name__: f
     for f in (
         *(demo, doctor, train, resume, pretrain, tune, frontier, evaluate, verify, publish, serve, rollout),
-        *(deploy, report, runs, compare, recipes, methods, new, fsck, export),
+        *(deploy, report, runs, compare, recipes, methods, new, fsck, export, push, pull),
     )
 }
 RUNS = (

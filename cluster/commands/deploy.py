@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from sparring.cluster.commands.arguments import begun, searched
-from sparring.cluster.commands.asking import Verb, asked
+from sparring.cluster.commands.asking import Verb, asked, begun, searched
 from sparring.cluster.commands.output import Out, Output, answer
 from sparring.cluster.commands.serve import Serving
 from sparring.cluster.commands.training import Train, Tune, search_of

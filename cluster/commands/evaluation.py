@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
@@ -14,6 +14,10 @@ from tyro.conf import Positional, UseAppendAction, arg
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.errors import UsageError
 from sparring.cluster.machines.stop import at_most
+from sparring.trainers import trusting
+
+if TYPE_CHECKING:
+    from sparring.cluster.models.target import Elsewhere as About
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,15 @@ class Elsewhere:
     """Folder that holds the data set; of a run or a published model: where its images are now. Default: data."""
     cache: Annotated[str | None, arg(name="data.cache")] = None
     """Folder for decoded images. Default: ~/.cache/sparring."""
+    trust_code: UseAppendAction[tuple[str, ...]] = ()
+    """sha256 of code that came with a model from the Hub and may run, as the refusal shows it; repeat for several."""
+
+    def about(self) -> About:
+        """As the rooms below take it; the code that is trusted may run from now on."""
+        from sparring.cluster.models.target import Elsewhere as About
+
+        trusting.admit(self.trust_code)
+        return About(**{k: v for k, v in vars(self).items() if k != "trust_code"})
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,6 @@ def evaluate(argv: Sequence[str]) -> None:
     from sparring.cluster.models import card
     from sparring.cluster.models.examples import Examples
     from sparring.cluster.models.resolve import resolve
-    from sparring.cluster.models.target import Elsewhere as About
 
     asked = Asked(
         attacks=[name.strip() for name in command.attacks.split(",")],
@@ -97,8 +109,7 @@ def evaluate(argv: Sequence[str]) -> None:
         masking=command.masking,
         nan_is_wrong=command.nan_is_wrong,
     )
-    about = About(**vars(command.elsewhere))
-    networks = resolve(command.net, about, agents=command.agent, checkpoint=command.checkpoint)
+    networks = resolve(command.net, command.elsewhere.about(), agents=command.agent, checkpoint=command.checkpoint)
     with at_most(command.time_budget), _cluster(command.address, command.workers):
         report = evaluate_target(networks, asked, say(command.output))
     if (networks.path / "card.json").is_file():
@@ -142,46 +153,24 @@ def report(
     answer(output, result, lambda r: print(f"report: {r['report']}"))
 
 
-def verify(path: Positional[Path], *, interval: str | None = None, output: Out = Output()) -> None:
+def verify(
+    path: Positional[Path],
+    *,
+    interval: str | None = None,
+    trust_code: UseAppendAction[tuple[str, ...]] = (),
+    output: Out = Output(),
+) -> None:
     """Check an evaluation's witnesses without attacking, or a run's chain; --interval trains a part of it again.
 
     Args:
         path: An evaluation's folder, or a run's.
         interval: random, or A:B of two neighbouring checkpoints.
+        trust_code: sha256 of code that came with a model from the Hub and may run; repeat for several.
     """
     from sparring.cluster.evaluation import certify
 
+    trusting.admit(trust_code)
     result = certify.verify(path, interval)
     answer(output, result, certify.show)
     if result["problems"]:
         raise SystemExit(5)
-
-
-def export(
-    net: Positional[str],
-    *,
-    to: Literal["safetensors", "robustbench", "onnx", "onnx-int8", "torchexport"] = "safetensors",
-    agent: str | None = None,
-    evaluation: str | None = None,
-    out: Path | None = None,
-    elsewhere: Annotated[Elsewhere, arg(name="")] = Elsewhere(),
-    output: Out = Output(),
-) -> None:
-    """Write a trained network for use elsewhere.
-
-    Args:
-        net: RUN or RUN@AGENT, NAME[/VERSION] in models/, FILE.py:function, timm:NAME, or a file of weights with --network.
-        to: safetensors: weights and how to build the network. robustbench: also the zoo's entry and code. onnx, onnx-int8, torchexport:
-            a program that runs without Sparring, checked on 256 test images and under attack.
-        agent: Role; needed when the run has several products.
-        evaluation: For robustbench, the evaluation with AutoAttack. Default: the newest that has it.
-        out: New folder. Default: export/RUN-AGENT, or export/NAME.
-        elsewhere: Of a network from elsewhere.
-    """
-    from sparring.cluster.models.resolve import single
-    from sparring.cluster.models.target import Elsewhere as About
-    from sparring.cluster.sharing import export as implementation
-
-    name, _, target = single(net, About(**vars(elsewhere)), agent=agent)
-    result = implementation.export(target, name, to=to, evaluation=evaluation, out=out)
-    answer(output, result, implementation.show)

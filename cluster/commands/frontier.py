@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from sparring.cluster.commands.asking import Verb, asked
+from sparring.cluster.commands.asking import Trusting, Verb, asked
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.config.settings import Settings
 from sparring.cluster.config.values import flat
@@ -23,7 +23,7 @@ EXAMPLE = "at mat fgsm_rs --budgets 20,80"
 
 
 @dataclass(frozen=True)
-class Compare:
+class Compare(Trusting):
     """Spend the same budgets on several methods, METHOD[:SETTING=VALUE,...] each, such as mat:alpha=1; flags hold for all of them."""
 
     config: Annotated[Settings, arg(name="")]

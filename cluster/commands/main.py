@@ -14,7 +14,7 @@ from importlib import import_module
 import tyro
 
 from sparring.cluster.commands import completion
-from sparring.cluster.commands.arguments import decimals
+from sparring.cluster.commands.asking import decimals
 from sparring.cluster.commands.cli import COMMANDS, RUNS
 from sparring.cluster.commands.output import only_the_answer
 from sparring.cluster.errors import UsageError, exit_code
@@ -24,7 +24,7 @@ from sparring.trainers import user
 
 STARTS_RAY = ("demo", "train", "resume", "pretrain", "tune", "frontier", "evaluate", "serve")
 
-SLOW_TO_START = (*STARTS_RAY, "report", "publish", "export", "verify", "deploy")
+SLOW_TO_START = (*STARTS_RAY, "report", "publish", "export", "push", "pull", "verify", "deploy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

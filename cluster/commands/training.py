@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from sparring.cluster.commands.arguments import searched
-from sparring.cluster.commands.asking import Verb, asked, say_differences
+from sparring.cluster.commands.asking import Trusting, Verb, asked, say_differences, searched
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.config.settings import Settings
 from sparring.cluster.machines.stop import at_most
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Trusting):
     """Train one run."""
 
     config: Annotated[Settings, arg(name="")]
@@ -48,7 +47,7 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Pretrain:
+class Pretrain(Trusting):
     """Train, evaluate and publish one network."""
 
     config: Annotated[Settings, arg(name="")]
@@ -70,7 +69,7 @@ class Pretrain:
 
 
 @dataclass(frozen=True)
-class Tune:
+class Tune(Trusting):
     """Search settings of a recipe; --search.PATH 'loguniform(1, 10)' says what varies, else what the method names."""
 
     config: Annotated[Settings, arg(name="")]
@@ -104,13 +103,15 @@ def train(argv: Sequence[str]) -> None:
     """Train one run: a RECIPE, a METHOD (on digits), or -c run.yaml; then any setting as a flag."""
     short = "--peers M is short for --method.peers M, --wait S for --placement.wait S."
     command, chosen = asked(argv, Train, Verb("train", train.__doc__, example="mat --peers 2", shortcuts=short))
-    from sparring.cluster.models.initial import resolved
+    from sparring.cluster.models.initial import as_begun, resolved
     from sparring.cluster.training import launch
     from sparring.cluster.training.job import Circumstances
     from sparring.cluster.training.plan import dry_run
 
     if not command.dry_run:
         chosen = _with_teachers(chosen, command)
+    if command.resume_if_exists and command.name:
+        chosen = as_begun(chosen, command.runs_dir / command.name)
     config = resolved(chosen)
     launch.check(config)
     say_differences(argv, config, command.output)

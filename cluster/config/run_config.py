@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from sparring.agents.checkpoint import to_json
+from sparring.agents.checkpoint import network_config, to_json
+from sparring.agents.hub_folder import located
 from sparring.agents.spec import AgentSpec
 from sparring.cluster.config.measuring import measure
 from sparring.cluster.config.settings import Own, Settings
@@ -132,7 +133,8 @@ class RunConfig(Settings):
         name = methods.name_of(self.method)
         options = {f.name: getattr(self.method, f.name) for f in fields(self.method)}
         own = {name: self.agents.get(name, Own()) for name in self.networks()}
-        others = {name: (o.network or (None if o.init else self.network), o.init) for name, o in own.items()}
+        others = {n: (o.network or (None if o.init else self.network), located(o.init)) for n, o in own.items()}
+        weights = [network_config(Path(init)).spec for _, init in others.values() if init is not None]
         return [
             AgentSpec(
                 me=role,
@@ -152,7 +154,7 @@ class RunConfig(Settings):
                 seed=self.seed,
                 threads=self.threads_per_agent,
                 memo=self.memo,
-                codes=self.codes,
+                codes=(*self.codes, *user.codes(weights)),
                 speed=SpeedConfig(precision=self.precision, compile=self.compile, micro_batch=self.micro_batch),
                 device=self.device,
             )

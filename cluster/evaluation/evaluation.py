@@ -120,6 +120,7 @@ def _report(begun: Begun) -> dict[str, Any]:
     report = {
         **summary(results),
         "run": str(begun.target.path),
+        **({} if begun.target.hub is None else {"hub": begun.target.hub}),
         "data": begun.target.data.name,
         "seed": begun.target.seed,
         "block": begun.asked.block,

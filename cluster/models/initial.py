@@ -7,21 +7,24 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from sparring.agents import foreign_weights, model_folder
+from sparring.agents import foreign_weights, hub_folder, model_folder
 from sparring.agents.checkpoint import CheckpointError, network_config, save_model
 from sparring.agents.networks import Network
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.settings import Own
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
+from sparring.cluster.models import hub
 from sparring.cluster.models.elsewhere import is_elsewhere, of_elsewhere
 from sparring.cluster.models.resolve import published, single
-from sparring.cluster.models.target import Elsewhere
+from sparring.cluster.models.target import Elsewhere, check_code
+from sparring.cluster.runs.folder import RunFolder
 from sparring.trainers import code, user
 from sparring.trainers.config import DataConfig
 
 
 def resolved(config: RunConfig) -> RunConfig:
-    """The same run wherever its agents stand: every path absolute, every ``init`` the folder of weights that it means.
+    """The same run wherever its agents stand: every path absolute, every ``init`` the folder of weights that it means, or the commit
+    of a repository of the Hub, which is then here.
 
     Raises:
         UsageError: an ``init`` that means nothing.
@@ -40,11 +43,35 @@ def by_content(config: RunConfig) -> RunConfig:
         return config
 
 
+def as_begun(config: RunConfig, run: Path) -> RunConfig:
+    """With the commits that a run in this folder began with, where a repository of the Hub is named without one."""
+    if not (run / "config.yaml").is_file():
+        return config
+    known, agents = RunFolder(run).config.agents, dict(config.agents)
+    for role, own in config.agents.items():
+        init = known.get(role, Own()).init
+        if own.init and init and init.startswith(hub_folder.PREFIX) and hub_folder.parse(init)[0] == _bare(own.init):
+            agents[role] = replace(own, init=init)
+    return replace(config, agents=agents)
+
+
+def _bare(init: str) -> str | None:
+    """USER/NAME of a repository without a revision."""
+    return init.removeprefix(hub_folder.PREFIX) if init.startswith(hub_folder.PREFIX) and "@" not in init else None
+
+
+def bring(config: RunConfig) -> None:
+    """Fetch what the run starts from out of repositories of the Hub, where it is not here; errors as :func:`resolved`."""
+    for own in config.agents.values():
+        if own.init is not None and own.init.startswith(hub_folder.PREFIX):
+            hub.fetched(own.init)
+
+
 def codes_of_weights(config: RunConfig) -> tuple[code.Code, ...]:
     """The user's files of the networks whose weights a run starts from."""
-    folders = [Path(own.init) for own in config.agents.values() if own.init is not None]
+    places = [hub_folder.located(own.init) for own in config.agents.values()]
     try:
-        return user.codes([network_config(folder).spec for folder in folders])
+        return user.codes([network_config(Path(place)).spec for place in places if place is not None])
     except (CheckpointError, ValueError) as error:
         raise BrokenCheckpoint(str(error)) from error
 
@@ -52,6 +79,10 @@ def codes_of_weights(config: RunConfig) -> tuple[code.Code, ...]:
 def _resolved(role: str, own: Own, data: DataConfig) -> Own:
     if own.init is None:
         return own
+    if own.init.startswith(hub_folder.PREFIX):
+        own = replace(own, init=hub.pinned(own.init))
+        found(role, own, data)
+        return replace(own, mapping=None)
     path, network = found(role, own, data)
     return replace(own, network=network, init=str(path), mapping=None)
 
@@ -67,8 +98,10 @@ def found(role: str, own: Own, data: DataConfig) -> tuple[Path, str | None]:
         BrokenCheckpoint: the file cannot be read or does not fit.
     """
     assert own.init is not None
-    path, version = Path(own.init), published(own.init)
+    of_hub = own.init.startswith(hub_folder.PREFIX)
+    path, version = Path(own.init), hub.fetched(own.init) if of_hub else published(own.init)
     if version is not None:
+        check_code(version)
         wrong = model_folder.problems(version)
         if wrong:
             raise BrokenCheckpoint("; ".join(wrong))

@@ -14,7 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparring.agents import model_folder
+from sparring.agents.hub_folder import PREFIX
 from sparring.cluster.errors import UsageError
+from sparring.cluster.models import hub
 from sparring.cluster.models.elsewhere import is_elsewhere, of_elsewhere
 from sparring.cluster.models.target import Elsewhere, Target, of_model, of_run
 from sparring.cluster.models.trained import ENSEMBLE, Subject
@@ -38,13 +40,14 @@ def resolve(
     Raises:
         UsageError: nothing of that name (lists what is there), or something said of it that it brings itself.
         BrokenCheckpoint: weights that cannot be read or do not fit.
+        Untrusted: a model from the Hub with code of its own that was not admitted.
         DataError: the data set of a network from elsewhere cannot be read.
     """
     if is_elsewhere(net):
         if agents:
             raise UsageError(f"{net} is one network: --agent {agents[0]} cannot be obeyed")
         return of_elsewhere(net, about)
-    version = fetched(net) if net.startswith("hf:") else published(net)
+    version = hub.fetched(net) if net.startswith(PREFIX) else published(net)
     if version is not None:
         about.refuse(f"the published model {net}")
         return of_model(version, root=about.root and about.root.resolve())
@@ -79,28 +82,6 @@ def published(net: str) -> Path | None:
     version = model_folder.resolve(MODELS / net)
     if version is not None and (RUNS / net / "config.yaml").is_file():
         raise UsageError(f"{net} is a model and a run; write {MODELS / net} or {RUNS / net}")
-    return version
-
-
-def fetched(net: str) -> Path:
-    """The folder of a published model in a repository of the Hub: ``hf:USER/NAME[@REVISION]``.
-
-    Raises:
-        UsageError: no such repository, one that holds no published model, or huggingface_hub is not installed.
-    """
-    repository, _, revision = net.removeprefix("hf:").partition("@")
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise UsageError(f"{net} needs huggingface_hub; run: pip install huggingface_hub") from error
-    try:
-        folder = Path(snapshot_download(repository, revision=revision or None))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UsageError(f"{net} cannot be fetched: {str(error).splitlines()[0]}") from error
-    version = model_folder.resolve(folder)
-    if version is None:
-        raise UsageError(f"{net} holds no model that sparring published (no MANIFEST.json and card.json in {folder})")
     return version
 
 

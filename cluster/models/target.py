@@ -12,7 +12,7 @@ from sparring.agents.checkpoint import CheckpointError, to_json, write
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.models.trained import ENSEMBLE, Subject, chosen_agents, subject
 from sparring.cluster.runs.folder import RunFolder
-from sparring.trainers import keeping, user
+from sparring.trainers import keeping, trusting, user
 from sparring.trainers.config import DataConfig, Threat
 
 
@@ -28,6 +28,7 @@ class Target:
     images: Mapping[str, str] | None = None  # hashes of those with which training began, where they are known
     notes: tuple[str, ...] = ()  # what is to be said first
     facts: Mapping[str, Any] | None = None  # of a network from elsewhere: what it was made of, as model.json keeps it
+    hub: str | None = None  # of a model that came from the Hub: hf:USER/NAME@COMMIT
 
     @property
     def run(self) -> RunFolder | None:
@@ -109,8 +110,10 @@ def of_model(version: Path, *, root: Path | None = None) -> Target:
 
     Raises:
         BrokenCheckpoint: a file is missing or altered.
+        Untrusted: code of its own came with it from the Hub, and was not admitted.
     """
     try:
+        check_code(version)
         model, card = model_folder.load(version), model_folder.card(version)
     except CheckpointError as error:
         raise BrokenCheckpoint(str(error)) from error
@@ -120,4 +123,22 @@ def of_model(version: Path, *, root: Path | None = None) -> Target:
     threats = tuple(map(Threat.parse, card["threats"]))
     images = {"test": known["sha256"], "cache": known.get("cache", "")}
     subjects = {card["name"]: Subject(model, facts, folder=version.resolve())}
-    return Target(version.resolve(), data, card["training"]["seed"], threats, subjects, images)
+    hub = trusting.came_from(version)
+    notes = (f"{card['name']} is {hub}",) if hub else ()
+    seed = card["training"]["seed"]
+    return Target(version.resolve(), data, seed, threats, subjects, images, notes, hub=hub)
+
+
+def check_code(version: Path) -> None:
+    """Refuse a published model whose code is somebody else's and was not admitted.
+
+    Raises:
+        BrokenCheckpoint: a kept file is missing or altered.
+        Untrusted: names the code.
+    """
+    try:
+        codes = keeping.know_all(version)
+    except ValueError as error:
+        raise BrokenCheckpoint(str(error)) from error
+    for code in codes:
+        trusting.check(code)

@@ -4,4 +4,4 @@ Comes in: a ``Target`` and which of its networks. Goes out: a new folder, and wh
 Called by the commands.
 """
 
-__all__ = ["export"]
+__all__ = ["export", "push"]

@@ -27,12 +27,13 @@ def specs(config: RunConfig, *, quiet: bool) -> list[AgentSpec]:
         BrokenCheckpoint: weights cannot be read.
         ValueError: they do not fit, or a batch has fewer images than there are lanes.
     """
-    made = config.specs(images.prepare(config.data, quiet=quiet))
-    for spec in made:
-        try:
+    prepared = images.prepare(config.data, quiet=quiet)
+    try:
+        made = config.specs(prepared)
+        for spec in made:
             spec.check_weights()
-        except CheckpointError as error:
-            raise BrokenCheckpoint(str(error)) from error
+    except CheckpointError as error:
+        raise BrokenCheckpoint(str(error)) from error
     if config.lanes > 1:
         data = made[0].images.load()
         train, _ = data.held_out(config.data.validation, seed=config.seed, fraction=config.data.fraction)

@@ -21,7 +21,7 @@ from sparring.cluster.config.values import differences, flat
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.machines.stop import StopSignal
 from sparring.cluster.models import teachers
-from sparring.cluster.models.initial import by_content, codes_of_weights, resolved
+from sparring.cluster.models.initial import as_begun, bring, by_content, codes_of_weights, resolved
 from sparring.cluster.runs import images, mirror, records
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.runs.run import Run
@@ -55,7 +55,7 @@ def train(
         SparringError: see ``cluster/errors.py``; the text says what to do.
     """
     how = how or Circumstances()
-    config = resolved(config)
+    config = resolved(as_begun(config, runs_dir / name) if resume_if_exists and name else config)
     check(config)
     if config.mirror is not None:
         mirror.Mirror(config.mirror, "")  # a URI that means nothing is said now
@@ -132,6 +132,7 @@ def _execute(folder: RunFolder, config: RunConfig, how: Circumstances) -> Run:
                 print(f"{folder} is complete already", file=sys.stderr)
             return Run(folder.path)
         try:
+            bring(config)
             folder.keep((*config.codes, *codes_of_weights(config)))
             specs = assemble.specs(config, quiet=how.quiet)
             known = teachers.looked_at(specs, folder)

@@ -259,30 +259,6 @@ def test_options_of_the_wrong_kind(spec: str, words: str) -> None:
         networks.build(NetworkConfig(spec, 1, 8, 8, 10, (0.0,), (1.0,)), 0)
 
 
-def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sparring: Command) -> None:
-    """hf:USER/NAME is a published model in a repository; here the library hands out a folder of this machine."""
-    hub: Any = pytest.importorskip("huggingface_hub")
-    assert sparring("train", "at", *small_flags(max_steps=1), "--team=local", "--name=r", "--no-report").returncode == 0
-    assert sparring("publish", "r", "--as=m").returncode == 0
-    asked: list[tuple[str, str | None]] = []
-
-    def download(repository: str, revision: str | None = None) -> str:
-        asked.append((repository, revision))
-        return str(Path("models/m/1").resolve())
-
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    x = torch.rand(2, 1, 8, 8)
-    assert torch.equal(api.load("hf:somebody/robust@v1")(x), api.load("m")(x))
-    assert asked == [("somebody/robust", "v1")]
-
-    def empty(repository: str, revision: str | None = None) -> str:
-        return str(tmp_path)
-
-    monkeypatch.setattr(hub, "snapshot_download", empty)
-    with pytest.raises(UsageError, match="holds no model that sparring published"):
-        api.load("hf:somebody/else")
-
-
 def test_workers_that_a_caller_asks_for_are_those_that_attack(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     asked: dict[str, Any] = {"attacks": "fgsm", "threats": "linf:0.1", "examples": 300}

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from sparring.cluster.commands import cli
-from sparring.cluster.commands.arguments import decimals
+from sparring.cluster.commands.asking import decimals
 from sparring.cluster.models.trained import load_agent
 from sparring.cluster.runs.folder import RunFolder
 from tests.conftest import Command

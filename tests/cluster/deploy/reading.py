@@ -13,8 +13,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from sparring.cluster.commands.arguments import decimals, searched
-from sparring.cluster.commands.asking import Verb, asked
+from sparring.cluster.commands.asking import Verb, asked, decimals, searched
 from sparring.cluster.commands.training import Train, Tune
 from sparring.cluster.config.run_config import RunConfig
 from tests.helpers import CLONE
