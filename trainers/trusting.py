@@ -38,10 +38,13 @@ def admit(named: Iterable[str]) -> None:
 def came_from(folder: Path) -> str | None:
     """``hf:USER/NAME@COMMIT`` of a model's folder that came from the Hub, or a member's in it; None of any other."""
     for home in (folder, *folder.resolve().parents[:2]):
+        card = home / "card.json"
+        if not card.is_file():  # nor is a pipe, which nobody may ever write
+            continue
         try:
-            known = json.loads((home / "card.json").read_bytes())[HUB]
+            known = json.loads(card.read_bytes())[HUB]
             return f"hf:{known['repository']}@{known['commit']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return None
 
