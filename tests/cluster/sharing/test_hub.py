@@ -350,6 +350,7 @@ def test_a_run_begun_with_trusted_code_goes_on(
     assert sparring(*begin, f"--trust-code={sha}").returncode == 0
     _forget(monkeypatch)
     shutil.rmtree("runs/a/checkpoints")
+    shutil.rmtree("home/.cache/sparring/hub")  # it is fetched again
     done = sparring("resume", "runs/a")
     assert done.returncode == 0, done.stderr
     assert "trust_code" not in Path("runs/a/config.yaml").read_text()
