@@ -29,6 +29,7 @@ def publish(
     agent: str | None = None,
     checkpoint: Literal["best", "last"] = "best",
     cascade: Annotated[Cascade, arg(name="")] = Cascade(),
+    license: str | None = None,
     models_dir: Path = Path("models"),
     elsewhere: Annotated[Elsewhere, arg(name="")] = Elsewhere(),
     output: Out = Output(),
@@ -41,6 +42,7 @@ def publish(
         agent: Role, where the method has several products; ensemble: all of them as one network.
         checkpoint: Of a run: best on the held-out images, or last.
         cascade: Two networks as one.
+        license: Of the weights, for the card: apache-2.0, cc-by-4.0, ... Default: not stated.
         models_dir: Folder of all models.
         elsewhere: Of a network from elsewhere.
     """
@@ -60,7 +62,7 @@ def publish(
     for line in found[2].notes:
         say(output)(line)
     large = single(other, about if is_elsewhere(other) else About(), checkpoint=checkpoint) if other else None
-    version = card.publish(*found, name=name, models_dir=models_dir, large=large, width=cascade.width)
+    version = card.publish(*found, name=name, models_dir=models_dir, large=large, width=cascade.width, license=license)
     answer(output, {"model": str(version), "card": model_folder.card(version)}, card.show)
 
 

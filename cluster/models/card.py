@@ -34,12 +34,14 @@ def publish(
     models_dir: Path,
     large: Named | None = None,
     width: float | None = None,
+    license: str | None = None,
 ) -> Path:
     """Copy a network into a new version of ``models_dir/NAME`` with its card; the version's folder.
 
     Args:
         agent, subject, target: what a NET means.
         large: a second network, which answers where the margin of the first is below ``width`` (default ``WIDTH``): a cascade.
+        license: of the weights, for the card; None: not stated.
 
     Raises:
         UsageError: a bad name, a width outside [0, 1], a second network for other images or classes.
@@ -50,6 +52,7 @@ def publish(
     except ValueError as error:
         raise UsageError(str(error)) from error
     members, card = _described(agent, subject, target, name)
+    card["license"] = license or card.get("license")
     if large is None:
         if width is not None:
             raise UsageError(f"--width {width:g} is of a cascade, and needs --large NET")
@@ -134,6 +137,7 @@ def _card(target: Target, agent: str, name: str, members: list[Any], facts: Mapp
             "size": data.size,
             "sha256": started.get("test", dataset.test.sha256),
             "cache": started.get("cache", ""),
+            "license": datasets.LICENSES.get(data.name),
         },
         "threats": [str(t) for t in target.threats],
         **(_trained(target.run, agent, facts) if target.run else _brought(target, agent)),

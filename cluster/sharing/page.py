@@ -80,6 +80,7 @@ def readme(version: Path, repository: str, license: str | None, *, timm: bool) -
         timm: whether timm can load it.
     """
     card = model_folder.card(version)
+    license = license or card.get("license")
     metadata = yaml.safe_dump(_metadata(card, repository, license), sort_keys=False, allow_unicode=True)
     lines = [*_about(card, repository, license), "", "## Robustness", "", *_measured(card)]
     lines += ["", "## Use", "", *_use(version, card, repository, timm=timm), "", "## Limits", "", LIMITS, ""]
@@ -134,6 +135,7 @@ def _about(card: Mapping[str, Any], repository: str, license: str | None) -> Ite
         yield "The license of the weights was not stated; ask who published them before you use them."
     else:
         yield f"License of the weights, as their publisher states it: {license}."
+    yield f"License of the images: {card['data'].get('license') or 'not known here'}."
     if training.get("run"):
         commit, seed = str(training.get("commit", ""))[:12], training["seed"]
         yield ""

@@ -47,6 +47,13 @@ SOURCES: dict[str, Source] = {
     "mini-imagenet": folders.mini_imagenet,
     "folder": folders.folder,
 }
+LICENSES = {  # what those who give the images say of their use, for cards; docs/licences.md
+    "digits": "CC-BY-4.0 (UCI repository)",
+    "cifar10": "none stated; for research",
+    "cifar100": "none stated; for research",
+    "tiny-imagenet": "ImageNet's terms: research that is not commercial",
+    "mini-imagenet": "ImageNet's terms: research that is not commercial",
+}
 
 
 @dataclass(frozen=True, slots=True)
