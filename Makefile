@@ -33,7 +33,7 @@ browser:
 		echo "Chromium or nginx could not be installed; their tests will be skipped"
 
 # What tests talk to, clients of the serving protocol and servers, each in a folder of its own, since their dependencies are not ours.
-CLIENTS := $(wildcard tests/clients/*.txt tests/serve/clients/*.txt tests/cluster/*/clients/*.txt)
+CLIENTS := $(wildcard tests/clients/*.txt tests/serve/clients/*.txt tests/cluster/*/clients/*.txt) tests/cluster/runs/s3/moto.txt
 clients: .clients/ready
 .clients/ready: $(CLIENTS) | $(READY)
 	rm -rf .clients

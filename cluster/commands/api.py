@@ -124,7 +124,7 @@ def load(
     """The network of any name: eval mode, images [B, C, H, W] in [0, 1] -> logits [B, K].
 
     Args:
-        net: ``RUN``, ``RUN@AGENT``, ``NAME[/VERSION]`` in models/, ``FILE.safetensors``, ``FILE.py:function``, ``timm:NAME``, ``hf:USER/NAME``.
+        net: ``RUN[@AGENT]``, ``NAME[/VERSION]`` in models/, ``FILE.safetensors``, ``FILE.py:function``, ``timm:NAME``, ``hf:USER/NAME``, a URI.
         agent: of a run: role, needed when it has several products.
         checkpoint: of a run: ``best`` by held-out robust accuracy, or ``last``.
         network: what a file of weights is of, such as ``resnet18``.
@@ -237,10 +237,10 @@ def publish(
 
 
 def report(*runs: str | Path, out: str | Path | None = None) -> Path:
-    """Make report.html of a run, of several one page side by side (default ``report.html`` here); the page."""
+    """Make report.html of a run (a folder, or a URI), of several one page side by side (default ``report.html`` here); the page."""
     from sparring.cluster.reports.report import report as make
 
-    return Path(make([Path(run) for run in runs], out=None if out is None else Path(out))["report"])
+    return Path(make(runs, out=None if out is None else Path(out))["report"])
 
 
 def verify(path: str | Path, *, interval: str | None = None) -> list[str]:

@@ -73,7 +73,7 @@ def runs(
     Args:
         words: Parts of a name or a method.
         sort: By name or method; by saved step, best held-out accuracy or begin, the largest or newest first.
-        runs_dir: Folder of all runs.
+        runs_dir: Folder of all runs, or the URI to which they are mirrored.
     """
     found = listing.chosen(listing.runs(runs_dir), words, sort)
     answer(output, {"runs": found}, lambda result: listing.show_runs(result, words))

@@ -51,7 +51,8 @@ class Evaluate:
 
     net: Positional[str]
     """RUN or RUN@AGENT; ensemble:RUN takes all its products as one network; NAME[/VERSION] in models/; FILE.py:function, timm:NAME, or a
-    file of weights with --network: a network from elsewhere (then --threat and --data.name are needed); hf:USER/NAME."""
+    file of weights with --network: a network from elsewhere (then --threat and --data.name are needed); hf:USER/NAME;
+    s3://bucket/runs/RUN[@AGENT], s3://bucket/models/NAME[/VERSION] and other URIs."""
     attacks: str = "clean,pgd-20"
     """Comma-separated: clean, fgsm, pgd-K, pgd-KxR, margin-pgd-K, scaled-pgd-K, square-Q, autoattack, autoattack-reference, transfer:RUN."""
     threat: UseAppendAction[tuple[str, ...]] = ()
@@ -132,7 +133,7 @@ def _cluster(address: str | None, workers: int) -> Iterator[None]:
 
 
 def report(
-    runs: Positional[tuple[Path, ...]],
+    runs: Positional[tuple[str, ...]],
     *,
     examples: int | None = None,
     checkpoint: Literal["best", "last"] = "best",
@@ -142,7 +143,7 @@ def report(
     """Make report.html of a run; of several, one page side by side.
 
     Args:
-        runs: Run folders.
+        runs: Run folders, or URIs of mirrored runs: s3://bucket/runs/NAME.
         examples: Test images used. Default: as many as about a minute allows.
         checkpoint: Best on the held-out images, or last.
         out: Page for several runs. Default: report.html in this folder.

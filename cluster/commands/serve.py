@@ -17,7 +17,7 @@ class Serving:
     """Published models behind HTTP, with a page, until Ctrl-C."""
 
     models: Positional[tuple[str, ...]] = ()
-    """NAME=NET: a published model (models/NAME, or one version of it), or any other network, such as RUN@AGENT, as it is now."""
+    """NAME=NET: a published model (models/NAME, or one version of it), or any other network, such as RUN@AGENT or s3://bucket/models/NAME, as it is now."""
     models_dir: Path | None = None
     """Serve every model in this folder, new ones and new versions too; default models/ when none is named."""
     demo: bool = False

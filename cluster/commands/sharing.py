@@ -22,6 +22,16 @@ class Cascade:
     """From 0 to 1: NET answers where its two most probable classes differ by so much in probability. Default: 0.5."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a model goes, and what its card says of its use."""
+
+    models_dir: Path = Path("models")
+    """Folder of all models."""
+    license: str | None = None
+    """Of the weights, for the card: apache-2.0, cc-by-4.0, ... Default: not stated."""
+
+
 def publish(
     net: Positional[str],
     *,
@@ -29,21 +39,19 @@ def publish(
     agent: str | None = None,
     checkpoint: Literal["best", "last"] = "best",
     cascade: Annotated[Cascade, arg(name="")] = Cascade(),
-    license: str | None = None,
-    models_dir: Path = Path("models"),
+    place: Annotated[Place, arg(name="")] = Place(),
     elsewhere: Annotated[Elsewhere, arg(name="")] = Elsewhere(),
     output: Out = Output(),
 ) -> None:
     """Copy a network with its card into models/NAME/VERSION, which never changes.
 
     Args:
-        net: RUN or RUN@AGENT; a network from elsewhere (FILE.py:function, timm:NAME, a file of weights with --network) gets a card too.
+        net: RUN or RUN@AGENT, by URI too (s3://bucket/runs/RUN@AGENT); a network from elsewhere (FILE.py:function, timm:NAME, a file of weights with --network) gets a card too.
         name: Of the model: lower-case letters, digits, '.', '_' and '-'.
         agent: Role, where the method has several products; ensemble: all of them as one network.
         checkpoint: Of a run: best on the held-out images, or last.
         cascade: Two networks as one.
-        license: Of the weights, for the card: apache-2.0, cc-by-4.0, ... Default: not stated.
-        models_dir: Folder of all models.
+        place: Where it goes, and what its card says of its use.
         elsewhere: Of a network from elsewhere.
     """
     from sparring.agents import model_folder
@@ -62,7 +70,8 @@ def publish(
     for line in found[2].notes:
         say(output)(line)
     large = single(other, about if is_elsewhere(other) else About(), checkpoint=checkpoint) if other else None
-    version = card.publish(*found, name=name, models_dir=models_dir, large=large, width=cascade.width, license=license)
+    more = {"large": large, "width": cascade.width, "license": place.license}
+    version = card.publish(*found, name=name, models_dir=place.models_dir, **more)  # type: ignore[arg-type]
     answer(output, {"model": str(version), "card": model_folder.card(version)}, card.show)
 
 
@@ -79,7 +88,7 @@ def export(
     """Write a trained network for use elsewhere.
 
     Args:
-        net: RUN or RUN@AGENT, NAME[/VERSION] in models/, FILE.py:function, timm:NAME, or a file of weights with --network.
+        net: RUN or RUN@AGENT, NAME[/VERSION] in models/, FILE.py:function, timm:NAME, or a file of weights with --network; URIs.
         to: safetensors: weights and how to build the network. robustbench: also the zoo's entry and code. onnx, onnx-int8, torchexport:
             a program that runs without Sparring, checked on 256 test images and under attack.
         agent: Role; needed when the run has several products.

@@ -12,8 +12,10 @@ from sparring.agents import model_folder
 from sparring.agents.checkpoint import to_json, write
 from sparring.agents.ensemble import members_of
 from sparring.cluster.errors import DataError, UsageError
+from sparring.cluster.models import cascades
 from sparring.cluster.models.target import Target
 from sparring.cluster.models.trained import ENSEMBLE, Subject
+from sparring.cluster.runs import places
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.terminal import relative
 from sparring.trainers import datasets, decoder, keeping
@@ -44,13 +46,19 @@ def publish(
         license: of the weights, for the card; None: not stated.
 
     Raises:
-        UsageError: a bad name, a width outside [0, 1], a second network for other images or classes.
+        UsageError: a bad name, a folder that is a URI, a width outside [0, 1], a second network for other images or classes.
         DataError: the data set that a network from elsewhere is for cannot be read.
     """
     try:
         model_folder.check_name(name)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    uri = places.uri_of(models_dir)
+    if uri is not None:
+        raise UsageError(
+            f"--models-dir {uri}: a model is published on a local disk; publish it with --models-dir models, and copy the new version "
+            f"to {places.child(uri, name)}/VERSION (docs/operations.md, Remote storage)"
+        )
     members, card = _described(agent, subject, target, name)
     card["license"] = license or card.get("license")
     if large is None:
@@ -63,39 +71,9 @@ def publish(
         raise UsageError(
             f"--width {width}: expected a number from 0 to 1, the margin from which on the first network answers"
         )
-    _check_pair((members, card), (seconds, second))
-    both = _cascade(card, second, width)
+    cascades.check_pair((members, card), (seconds, second))
+    both = cascades.card(card, second, width)
     return model_folder.create(models_dir / name, [*members, *seconds], both, width=width)
-
-
-def _check_pair(*parts: tuple[Sequence[Any], Mapping[str, Any]]) -> None:
-    """Refuse networks that cannot answer in each other's place."""
-    (first, one), (second, other) = parts
-    if len(first) > 1 or len(second) > 1:
-        raise UsageError("a cascade is of two single networks; name one agent of an ensemble: RUN@AGENT")
-    for key, what in (("classes", "classes"), ("input", "images"), ("data", "test images")):
-        if _told(one, key) != _told(other, key):
-            raise UsageError(f"the two networks are for other {what}: {_told(one, key)} and {_told(other, key)}")
-
-
-def _told(card: Mapping[str, Any], key: str) -> Any:
-    return card["data"]["sha256"] if key == "data" else card[key]
-
-
-def _cascade(first: Mapping[str, Any], second: Mapping[str, Any], width: float) -> dict[str, Any]:
-    """The card of two networks as one: what was measured of each alone says nothing of both."""
-    return {
-        **first,
-        "networks": [*first["networks"], *second["networks"]],
-        "parameters": first["parameters"] + second["parameters"],
-        "weights": None,
-        "decision": model_folder.decision(2, width),
-        "members": [
-            {k: card[k] for k in ("training", "threats", "held_out", "evaluations")} for card in (first, second)
-        ],
-        "held_out": {},
-        "evaluations": [],
-    }
 
 
 def _described(agent: str, subject: Subject, target: Target, name: str) -> tuple[list[Any], dict[str, Any]]:

@@ -15,7 +15,7 @@ from sparring.cluster.config.settings import Own
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.models import hub
 from sparring.cluster.models.elsewhere import is_elsewhere, of_elsewhere
-from sparring.cluster.models.resolve import published, single
+from sparring.cluster.models.resolve import copy_of, published, single
 from sparring.cluster.models.target import Elsewhere, check_code
 from sparring.cluster.runs.folder import RunFolder
 from sparring.trainers import code, user
@@ -97,6 +97,8 @@ def found(role: str, own: Own, data: DataConfig) -> tuple[Path, str | None]:
         UsageError: nothing of that kind is there, or a file whose network is not named.
         BrokenCheckpoint: the file cannot be read or does not fit.
     """
+    assert own.init is not None
+    own = replace(own, init=copy_of(own.init))
     assert own.init is not None
     of_hub = own.init.startswith(hub_folder.PREFIX)
     path, version = Path(own.init), hub.fetched(own.init) if of_hub else published(own.init)

@@ -5,6 +5,7 @@ NAME[/VERSION], models/NAME[/VERSION]  a published model, by default its newest 
 FILE.safetensors|.pt|.pth|...        weights, with what they are of beside it (--network)
 FILE.py:function, timm:NAME[,...]    whatever the function returns; a network of timm's
 hf:USER/NAME[@REVISION]              a published model in a repository of the Hugging Face Hub
+s3://bucket/runs/RUN[@AGENT], s3://bucket/models/NAME[/VERSION]  a mirrored run or a published model in any place of ``pyarrow.fs``
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sparring.cluster.models import hub
 from sparring.cluster.models.elsewhere import is_elsewhere, of_elsewhere
 from sparring.cluster.models.target import Elsewhere, Target, of_model, of_run
 from sparring.cluster.models.trained import ENSEMBLE, Subject
+from sparring.cluster.runs import places, remote
 from sparring.cluster.runs.folder import RunFolder
 
 MODELS, RUNS = Path("models"), Path("runs")
@@ -42,7 +44,13 @@ def resolve(
         BrokenCheckpoint: weights that cannot be read or do not fit.
         Untrusted: a model from the Hub with code of its own that was not admitted.
         DataError: the data set of a network from elsewhere cannot be read.
+        Infrastructure: a place that was named by its URI does not answer.
     """
+    copied = copy_of(net)
+    if copied != net:
+        target = resolve(copied, about, agents=agents, checkpoint=checkpoint)
+        note = f"{net} is read from its copy in {target.path}; what is evaluated is written there"
+        return replace(target, notes=(note, *target.notes))
     if is_elsewhere(net):
         if agents:
             raise UsageError(f"{net} is one network: --agent {agents[0]} cannot be obeyed")
@@ -68,6 +76,14 @@ def single(
     target = resolve(net, about, agents=[agent] if agent else [], checkpoint=checkpoint)
     name, subject = target.one(f" ({net}@AGENT)")
     return name, subject, target
+
+
+def copy_of(net: str) -> str:
+    """The same name with the local copy in the place of a URI; errors as :func:`remote.local`."""
+    name = net.removeprefix("ensemble:")
+    if places.uri_of(name) is None:
+        return net
+    return net.removesuffix(name) + remote.local(name)
 
 
 def published(net: str) -> Path | None:
@@ -108,7 +124,7 @@ def _there() -> str:
     """What a name could have meant here."""
     runs = [str(p.parent) for p in sorted(RUNS.glob("*/config.yaml"))]
     models = [str(p) for p in sorted(MODELS.glob("*")) if model_folder.resolve(p)]
-    kinds = "RUN[@AGENT], NAME[/VERSION], FILE.safetensors with --network, FILE.py:function, timm:NAME, hf:USER/NAME"
+    kinds = "RUN[@AGENT], NAME[/VERSION], FILE.safetensors with --network, FILE.py:function, timm:NAME, hf:USER/NAME, s3://..."
     found = [*models[:SHOWN], *runs[:SHOWN]]
     more = len(models) + len(runs) - len(found)
     listed = f"here are {', '.join(found)}{f' and {more} more' if more else ''}" if found else "here is no run or model"

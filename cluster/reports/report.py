@@ -10,11 +10,12 @@ from sparring.agents.checkpoint import write
 from sparring.cluster.errors import Exists, UsageError
 from sparring.cluster.evaluation.analysis import Say, silent
 from sparring.cluster.reports import page as pages
+from sparring.cluster.runs import remote
 from sparring.cluster.runs.folder import RunFolder
 
 
 def report(
-    runs: Sequence[Path],
+    runs: Sequence[Path | str],
     *,
     examples: int | None = None,
     checkpoint: str = "best",
@@ -25,6 +26,7 @@ def report(
     """Make each run's report.json and report.html, and for several runs one page side by side.
 
     Args:
+        runs: folders, or URIs of mirrored runs; the page of one of these lies in its local copy.
         examples, checkpoint, looking: see :func:`analysis.analyse`.
 
     Raises:
@@ -33,7 +35,7 @@ def report(
     """
     if not runs:
         raise UsageError("report needs at least one run: sparring report runs/NAME. List runs with: sparring runs")
-    folders = [RunFolder.open(path) for path in runs]
+    folders = [RunFolder.open(Path(remote.local(str(run)))) for run in runs]
     for line in [line for folder in folders for line in folder.changed_code()]:
         say(line)
     asked: dict[str, Any] = {"examples": examples, "checkpoint": checkpoint, "say": say, "looking": looking}

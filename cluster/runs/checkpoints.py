@@ -117,13 +117,13 @@ class Checkpoints:
             return manifest["previous"]  # type: ignore[no-any-return]
         return {"t": t, "manifest": (self.path(t) / "COMMITTED").read_text().strip()}
 
-    def publish(self, t: int) -> None:
-        """Write best.json and last.json beside the checkpoints from the manifest of step ``t``."""
+    def publish(self, t: int, *, writer: str = "") -> None:
+        """Write best.json and last.json beside the checkpoints from the manifest of step ``t``; ``writer`` as of :func:`write`."""
         manifest = self.manifest(t)
         by = {a: best["metric"] for a, best in manifest["best"].items()}
         last = {a: {"step": t, "metric": by[a], "value": v[by[a]]} for a, v in manifest["validation"].items()}
-        write(self.folder / "best.json", to_json(manifest["best"]))
-        write(self.folder / "last.json", to_json(last))
+        write(self.folder / "best.json", to_json(manifest["best"]), writer=writer)
+        write(self.folder / "last.json", to_json(last), writer=writer)
 
     def problems(self, t: int) -> list[str]:
         """What is wrong with the checkpoint of step ``t``: every missing or altered file by name; [] when whole."""

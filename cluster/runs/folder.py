@@ -16,7 +16,7 @@ from sparring.agents.checkpoint import to_json, write
 from sparring.cluster.config import run_config
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.errors import BrokenCheckpoint, Exists, UsageError, sentence
-from sparring.cluster.runs import lock, records
+from sparring.cluster.runs import lock, places, records
 from sparring.cluster.runs.checkpoints import Checkpoints
 from sparring.cluster.terminal import relative
 from sparring.trainers import code, keeping
@@ -93,12 +93,13 @@ class RunFolder:
         """An existing run, by its folder or by its name in ``runs/``.
 
         Raises:
-            UsageError: not a run's folder.
+            UsageError: not a run's folder, or a URI.
             BrokenCheckpoint: a kept copy of a user's file is missing or altered.
         """
         if not (path / "config.yaml").is_file():
             if (Path("runs") / path / "config.yaml").is_file():
                 return cls((Path("runs") / path).resolve())
+            places.refuse("", path)
             near = sorted(p.parent.name for p in path.parent.glob("*/config.yaml"))
             known = f"; runs in {path.parent}: {', '.join(near)}" if near else ""
             raise UsageError(f"{path} is not a run (it has no config.yaml){known}. List runs with: sparring runs")
@@ -190,11 +191,12 @@ def _next(runs_dir: Path, recipe: str) -> Path:
 
 
 def refuse_lost(runs_dir: Path) -> None:
-    """Refuse a folder that does not outlive a submitted job.
+    """Refuse what is no folder of a disk, and a folder that does not outlive a submitted job.
 
     Raises:
-        UsageError: it does not.
+        UsageError: it is not, or does not.
     """
+    places.refuse("--runs-dir ", runs_dir)
     if SUBMITTED in os.environ and not runs_dir.is_absolute():
         raise UsageError(
             f"--runs-dir {runs_dir} is relative: under 'ray job submit' it lies in the job's folder, which Ray erases. Give an "

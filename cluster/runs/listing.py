@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 
 from sparring.cluster import terminal
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
+from sparring.cluster.runs import places, remote
 from sparring.cluster.runs.checkpoints import Checkpoints
 from sparring.cluster.runs.lock import is_running
 from sparring.cluster.terminal import relative
@@ -21,7 +23,15 @@ TABLE = terminal.HOME / "cluster" / "config" / "recipes.json"
 
 
 def runs(runs_dir: Path) -> list[dict[str, Any]]:
-    """Every run in a folder: name, method, last committed step, best held-out accuracy per agent, locked or not."""
+    """Every run in a folder, or in a place by its URI: name, method, last committed step, best held-out accuracy per agent, locked
+    or not; when it was begun is not known of a run elsewhere.
+    """
+    uri = places.uri_of(runs_dir)
+    if uri is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            names = remote.heads(uri, Path(folder))
+            here = runs(Path(folder))
+        return [{**run, "run": names[Path(run["run"]).name], "begun": None} for run in here]
     found: list[dict[str, Any]] = []
     for config in sorted(runs_dir.glob("*/config.yaml")):
         path = config.parent

@@ -3,7 +3,7 @@
     commit of step t --push--> URI/NAME/{config.yaml, code/, env.json, *.jsonl, checkpoints/step-t/..., COMMITTED last}
     train --resume-if-exists on another machine --pull--> the newest committed step --> continues as resume does
 
-Tried with local folders only; other file systems are pyarrow's.
+Tried with local folders and with S3 as moto's server speaks it; other file systems are pyarrow's.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-from pyarrow import ArrowInvalid, fs
+from pyarrow import fs
 
 from sparring.cluster.config import run_config
-from sparring.cluster.errors import BrokenCheckpoint, Exists, UsageError
+from sparring.cluster.errors import Exists
+from sparring.cluster.runs import places
 from sparring.cluster.runs.folder import RunFolder
 
 RECORDS = ("config.yaml", "env.json", "metrics.jsonl", "validation.jsonl", "alarms.jsonl", "log.txt")
@@ -28,11 +29,12 @@ def begin(uri: str | None, folder: RunFolder) -> None:
 
     Raises:
         Exists: there is one of this name.
+        Infrastructure: the place does not answer.
     """
     if uri is not None:
         try:
             Mirror(uri, folder.path.name).refuse_another(None)
-        except Exists:
+        except Exception:
             shutil.rmtree(folder.path)
             raise
 
@@ -42,6 +44,7 @@ def found(uri: str | None, run: Path) -> bool:
 
     Raises:
         Exists: the mirror holds another run of this name, or is ahead of this one.
+        Infrastructure: the place does not answer.
     """
     if uri is not None and not run.exists():
         run.parent.mkdir(parents=True, exist_ok=True)
@@ -65,13 +68,9 @@ class Mirror:
     """
 
     def __init__(self, uri: str, name: str) -> None:
-        try:
-            self._there, base = fs.FileSystem.from_uri(uri)
-        except (ArrowInvalid, OSError) as error:
-            raise UsageError(
-                f"--mirror {uri!r} is not a place to copy to: {error}. Expected a URI, such as s3://bucket/runs or file:///mnt/runs"
-            ) from error
-        self._base, self._here = f"{base.rstrip('/')}/{name}", fs.LocalFileSystem()
+        place = places.opened(uri, what="--mirror ")
+        self._there, self._base, self._uri = place.there, place.at(name), place.said(name)
+        self._here, self._failed = fs.LocalFileSystem(), False
 
     def refuse_another(self, folder: RunFolder | None) -> None:
         """Never overwrite a copy that is not this run's, or that is ahead of it.
@@ -81,15 +80,17 @@ class Mirror:
 
         Raises:
             Exists: says how to go on from the copy.
+            Infrastructure: the place does not answer.
         """
-        steps = self._steps()
+        with places.asking(self._uri):
+            steps = self._steps()
         if not steps:
             return
         again = "choose another --name, or go on from it: repeat the command with --resume-if-exists"
         if folder is None:
             raise Exists(f"the mirror {self._base} holds a run already, until {steps[-1]}; {again}")
         here = folder.checkpoints.committed()
-        with self._there.open_input_stream(f"{self._base}/config.yaml") as file:
+        with places.asking(self._uri), self._there.open_input_stream(f"{self._base}/config.yaml") as file:
             copied = yaml.safe_load(file.read())
         if run_config.RunConfig.from_dict(copied).sha256 != folder.config.sha256:
             raise Exists(f"the mirror {self._base} holds a run with other settings; choose another --name or --mirror")
@@ -103,12 +104,21 @@ class Mirror:
         """Copy the records and every committed checkpoint that is not there yet; steps that the run dropped go.
 
         Args:
-            say: told when the place cannot be written: training goes on, and the next checkpoint tries again.
+            say: told when the place cannot be written: training goes on, and the next checkpoint tries again. It is told once,
+                and again when everything is there.
         """
         try:
             self._push(folder)
         except OSError as error:
-            say(f"the mirror {self._base} could not be written ({error}); once more at the next checkpoint")
+            if not self._failed:
+                say(
+                    f"the mirror {self._base} could not be written ({places.line(error)}); once more at the next checkpoint"
+                )
+            self._failed = True
+            return
+        if self._failed:
+            say(f"the mirror {self._base} has everything again")
+        self._failed = False
 
     def _push(self, folder: RunFolder) -> None:
         there = set(self._steps())
@@ -132,14 +142,19 @@ class Mirror:
         """Bring the run here, with all its committed steps; False when nothing was committed there.
 
         Raises:
-            BrokenCheckpoint: the copy cannot be read.
+            Infrastructure: the copy cannot be read.
         """
+        with places.asking(self._uri):
+            return self._pull(run)
+
+    def _pull(self, run: Path) -> bool:
         steps = self._steps()
         if not steps:
             return False
         selector = fs.FileSelector(self._base, recursive=True)
         wanted = (f"{self._base}/code/", *(f"{self._base}/checkpoints/{s}/" for s in steps))
         working = run.with_name(f".{run.name}.pull")
+        shutil.rmtree(working, ignore_errors=True)  # of an attempt that was killed
         try:
             for info in self._there.get_file_info(selector):
                 inside = info.path.removeprefix(f"{self._base}/")
@@ -150,8 +165,9 @@ class Mirror:
                 ):
                     (working / inside).parent.mkdir(parents=True, exist_ok=True)
                     self._copy(info.path, self._there, str(working / inside), self._here)
-        except OSError as error:
-            raise BrokenCheckpoint(f"the mirror {self._base} cannot be read: {error}") from error
+        except OSError:
+            shutil.rmtree(working, ignore_errors=True)
+            raise
         working.rename(run)
         return True
 

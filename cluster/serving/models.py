@@ -10,7 +10,7 @@ from typing import Any
 from sparring.agents import model_folder
 from sparring.cluster.errors import UsageError
 from sparring.cluster.models import card
-from sparring.cluster.models.resolve import published, single
+from sparring.cluster.models.resolve import copy_of, published, single
 from sparring.cluster.terminal import HOME
 from sparring.trainers.config import DataConfig
 
@@ -85,6 +85,12 @@ def _model(name: str, net: str, *, elsewhere: bool) -> Path:
     Args:
         elsewhere: replicas run where this machine's cache is not.
     """
+    copied = copy_of(net)
+    if elsewhere and copied != net:
+        raise UsageError(
+            f"{net} would be served from this machine's cache; a cluster serves what every node sees: sparring publish {net} --as {name}"
+        )
+    net = copied
     if model_folder.resolve(Path(net)) is not None:
         return Path(net).resolve()  # models/NAME: its newest version, also when that changes
     version = published(net)
