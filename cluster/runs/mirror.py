@@ -126,7 +126,8 @@ class Mirror:
         for step in [s for s in steps if s.name not in there]:
             files = sorted(p for p in step.rglob("*") if p.is_file() and p.name != COMMITTED)
             code = sorted(p for p in (folder.path / "code").rglob("*") if p.is_file())
-            for path in [*files, *code, *(folder.path / name for name in RECORDS), step / COMMITTED]:
+            told = sorted((folder.path / "trackers").glob("*.json"))  # which runs of trackers' this is
+            for path in [*files, *code, *told, *(folder.path / name for name in RECORDS), step / COMMITTED]:
                 if path.exists():
                     to = f"{self._base}/{path.relative_to(folder.path)}"
                     self._there.create_dir(to.rpartition("/")[0])
@@ -152,7 +153,7 @@ class Mirror:
         if not steps:
             return False
         selector = fs.FileSelector(self._base, recursive=True)
-        wanted = (f"{self._base}/code/", *(f"{self._base}/checkpoints/{s}/" for s in steps))
+        wanted = (f"{self._base}/code/", f"{self._base}/trackers/", *(f"{self._base}/checkpoints/{s}/" for s in steps))
         working = run.with_name(f".{run.name}.pull")
         shutil.rmtree(working, ignore_errors=True)  # of an attempt that was killed
         try:

@@ -67,6 +67,21 @@ def test_the_copy_has_the_records_of_its_last_step(tmp_path: Path) -> None:
         assert RunFolder(run).lines("validation.jsonl") == RunFolder(whole.path).lines("validation.jsonl")
 
 
+def test_a_tracker_knows_the_run_again(tmp_path: Path) -> None:
+    """On another machine it is the same run of the tracker's; what its library keeps stays here."""
+    run = launch.train(
+        small("at", team="local", max_steps=5), runs_dir=tmp_path / "a", name="run", how=Circumstances(quiet=True)
+    )
+    (run.path / "trackers" / "wandb").mkdir(parents=True)
+    (run.path / "trackers" / "wandb.json").write_text('{"id": "one", "until": {}}')
+    (run.path / "trackers" / "wandb" / "large").write_text("x")
+    mirror = Mirror((tmp_path / "mirror").as_uri(), "run")
+    mirror.push(RunFolder(run.path), lambda line: pytest.fail(line))
+    assert mirror.pull(tmp_path / "b")
+    kept = sorted(str(p.relative_to(tmp_path / "b")) for p in (tmp_path / "b" / "trackers").rglob("*"))
+    assert kept == ["trackers/wandb.json"]
+
+
 def test_no_run_overwrites_the_copy_of_another(tmp_path: Path) -> None:
     config = small("mat", team="local", max_steps=10, mirror=(tmp_path / "mirror").as_uri())
     launch.train(config, runs_dir=tmp_path / "a", name="run", how=Circumstances(quiet=True))
