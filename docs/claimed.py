@@ -109,6 +109,50 @@ def sentences(result: dict[str, Any]) -> str:
     return "".join(said) + source(result)
 
 
+KINDS = {  # of benchmarks/few_digits.py
+    "mat": "two peers, as the recipe (alpha 0.3, T 1)",
+    "mat alpha=1": "two peers, alpha 1",
+    "mat alpha=1 T=4": "two peers, alpha 1, T 4",
+    "mat alpha=1 own_sample": "two peers, alpha 1, own examples only",
+    "mat_hard": "two peers, hard labels",
+    "alone": "one network, the peers' epochs",
+    "alone, same cost": "one network, the peers' arithmetic",
+}
+SAME = "alone, same cost"
+
+
+def few(result: dict[str, Any]) -> str:
+    """Peers and one network alone, on shares of the digits."""
+    body = []
+    for fraction, kinds in result["fractions"].items():
+        for kind, name in ((k, n) for k, n in KINDS.items() if k in kinds):
+            found = kinds[kind]
+            cells = [f"{100 * float(fraction):g} %", name]
+            for c in ("best", "last"):
+                cells.append(f"{100 * fmean(found[c]):.1f}")
+                cells.append(_points(found[f"over {SAME}, {c}"]) if kind != SAME else "")
+            body.append([*cells, f"{100 * fmean(found['clean']):.1f}"])
+    header = ["digits", "", "best", "over the same arithmetic", "last", "over the same arithmetic", "clean"]
+    about = f"{result['epochs']} epochs; percent under {result['attack']}, {result['threat']}, means over seeds {', '.join(map(str, result['seeds']))}; of peers both count "
+    return rows(header, body) + source(result) + about + "half. Differences with 95 % over seeds (Student).\n"
+
+
+def few_said(result: dict[str, Any]) -> str:
+    """What mutual training brings where there are few images, in a sentence."""
+    parts = []
+    for fraction, kinds in result["fractions"].items():
+        parts.append(f"{100 * float(fraction):g} %: {_points(kinds['mat alpha=1'][f'over {SAME}, last'])}")
+    return (
+        "On a share of the training images two peers with alpha 1 differ from one network with the same arithmetic, at the last checkpoint, in points of "
+        f"{result['attack']} ({len(result['seeds'])} seeds): {'; '.join(parts)}.\n{source(result)}"
+    )
+
+
+def _points(over: Sequence[float]) -> str:
+    mean, low, high = over
+    return f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
 def picture(results: Mapping[str, dict[str, Any]]) -> str:
     """Robust accuracy against passes, a panel a claim, a bar from the lowest to the highest seed: an SVG."""
     height = len(results) * (HEIGHT + TOP + BOTTOM)

@@ -298,6 +298,9 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "masking": robust.masking,
     **{f"claims_{name}": claimed.claim for name in claimed.TITLES},
     **{f"claims_{name}_said": claimed.sentences for name in claimed.TITLES},
+    "few_digits": claimed.few,
+    "few_digits_again": claimed.few,
+    "few_digits_again_said": claimed.few_said,
     "heldout_attack": robust.heldout_attack,
     "measures": robust.measures,
     "methods": methods,
@@ -331,6 +334,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 SHARED = {
     "walls": "scaling",
     "planted": "search",
+    "few_digits_again_said": "few_digits_again",
     **{f"claims_{name}{said}": f"claims/{name}" for name in claimed.TITLES for said in ("", "_said")},
 }  # tables from another one's file
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sparring.agents import hub_folder, model_folder
+from sparring.agents.checkpoint import to_json
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.models import card, hub
 from sparring.cluster.models.resolve import published, single
@@ -107,9 +108,24 @@ def _contents(version: Path, repository: str, license: str | None) -> dict[str, 
     """Every file by its name in the repository."""
     names = ["MANIFEST.json", "card.json", *model_folder.manifest(version)["files"]]
     contents = {name: (version / name).read_bytes() for name in names}
+    contents["card.json"] = to_json(_without_places(model_folder.card(version)))
     config, more = page.config(version)
     contents |= {"config.json": config, **more}
     return contents | {"README.md": page.readme(version, repository, license, timm=bool(more))}
+
+
+def _without_places(card: dict[str, Any]) -> dict[str, Any]:
+    """A card without folders of this machine, which are nobody else's business: of every path its last part."""
+
+    def told(value: Any) -> Any:
+        if isinstance(value, str) and value.startswith(("/", "~")):
+            return Path(value).name
+        if isinstance(value, dict):
+            return {key: told(inner) for key, inner in value.items()}
+        return [told(inner) for inner in value] if isinstance(value, list) else value
+
+    plain = {key: told(value) for key, value in card.items() if key != "networks"}  # these the files name too
+    return {**plain, "networks": card["networks"], "data": {**plain["data"], "root": "", "cache": ""}}
 
 
 def _short(version: Path) -> str:

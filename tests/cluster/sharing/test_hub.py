@@ -135,6 +135,9 @@ def test_a_network_that_is_not_published(hub: Hub, sparring: Command) -> None:
     push(sparring, "r@peer0", NET, "--private")
     assert hub.repositories["me/robust"].private
     assert not Path("models").exists()
+    card = json.loads(hub.files("me/robust")["card.json"])
+    assert (card["data"]["root"], card["data"]["cache"]) == ("", "")
+    assert str(Path.cwd()) not in json.dumps(card)
     assert torch.equal(logits(NET), logits("r@peer0"))
     assert "Not measured." in hub.files("me/robust")["README.md"].decode()
     push(sparring, "ensemble:r", "hf:me/both")
