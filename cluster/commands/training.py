@@ -110,7 +110,7 @@ def train(argv: Sequence[str]) -> None:
 
     if not command.dry_run:
         chosen = _with_teachers(chosen, command)
-    if command.resume_if_exists and command.name:
+    if command.resume_if_exists and command.name and not command.dry_run:
         chosen = as_begun(chosen, command.runs_dir / command.name)
     config = resolved(chosen)
     launch.check(config)

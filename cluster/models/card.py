@@ -60,8 +60,8 @@ def publish(
             f"to {places.child(uri, name)}/VERSION (docs/operations.md, Remote storage)"
         )
     members, card = _described(agent, subject, target, name)
-    card["license"] = license or card.get("license")
     if large is None:
+        card["license"] = license or card.get("license")
         if width is not None:
             raise UsageError(f"--width {width:g} is of a cascade, and needs --large NET")
         return model_folder.create(models_dir / name, members, card)
@@ -73,6 +73,7 @@ def publish(
         )
     cascades.check_pair((members, card), (seconds, second))
     both = cascades.card(card, second, width)
+    both["license"] = license or both["license"]
     return model_folder.create(models_dir / name, [*members, *seconds], both, width=width)
 
 

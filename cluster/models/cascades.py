@@ -7,6 +7,9 @@ from typing import Any
 
 from sparring.agents import model_folder
 from sparring.cluster.errors import UsageError
+from sparring.trainers.trusting import HUB
+
+OF_EACH = ("training", "threats", "held_out", "evaluations", "teachers", "license", HUB)
 
 
 def check_pair(*parts: tuple[Sequence[Any], Mapping[str, Any]]) -> None:
@@ -38,7 +41,11 @@ def card(first: Mapping[str, Any], second: Mapping[str, Any], width: float) -> d
         "parameters": first["parameters"] + second["parameters"],
         "weights": None,
         "decision": model_folder.decision(2, width),
-        "members": [{k: one[k] for k in ("training", "threats", "held_out", "evaluations")} for one in (first, second)],
+        "members": [{k: one[k] for k in OF_EACH if k in one} for one in (first, second)],
+        "license": first.get("license") if first.get("license") == second.get("license") else None,
+        **(
+            {HUB: first.get(HUB) or second.get(HUB)} if HUB in first or HUB in second else {}
+        ),  # else its code would be ours
         "held_out": {},
         "evaluations": [],
     }

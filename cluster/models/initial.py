@@ -17,6 +17,7 @@ from sparring.cluster.models import hub
 from sparring.cluster.models.elsewhere import is_elsewhere, of_elsewhere
 from sparring.cluster.models.resolve import copy_of, published, single
 from sparring.cluster.models.target import Elsewhere, check_code
+from sparring.cluster.runs import mirror
 from sparring.cluster.runs.folder import RunFolder
 from sparring.trainers import code, user
 from sparring.trainers.config import DataConfig
@@ -44,7 +45,9 @@ def by_content(config: RunConfig) -> RunConfig:
 
 
 def as_begun(config: RunConfig, run: Path) -> RunConfig:
-    """With the commits that a run in this folder began with, where a repository of the Hub is named without one."""
+    """With the commits that a run in this folder began with, where a repository of the Hub is named without one; the run is brought
+    from the mirror where only that has it."""
+    mirror.brought(config.mirror, run)
     if not (run / "config.yaml").is_file():
         return config
     known, agents = RunFolder(run).config.agents, dict(config.agents)
@@ -111,6 +114,7 @@ def found(role: str, own: Own, data: DataConfig) -> tuple[Path, str | None]:
             raise UsageError(f"{version} is an ensemble of several networks; a role takes one")
         return version.resolve(), own.network
     if (path / "model.safetensors").is_file() or (path.parent / "state.json").is_file():
+        check_code(path if path.is_dir() else path.parent)
         return path.resolve(), own.network
     if is_elsewhere(own.init):
         return _imported(role, own, data)

@@ -19,6 +19,12 @@ from typing import TYPE_CHECKING, Any
 from sparring.cluster.errors import BrokenCheckpoint
 from sparring.trainers.files import to_json, write
 
+
+def number_of(step: str) -> int:
+    """``step-000012`` -> 12; names of a million steps and more do not sort as texts."""
+    return int(step.removeprefix("step-"))
+
+
 if TYPE_CHECKING:
     from sparring.trainers.types import HeldOut
 

@@ -18,6 +18,7 @@ from pyarrow import fs
 from sparring.cluster.config import run_config
 from sparring.cluster.errors import Exists
 from sparring.cluster.runs import places
+from sparring.cluster.runs.checkpoints import number_of
 from sparring.cluster.runs.folder import RunFolder
 
 RECORDS = ("config.yaml", "env.json", "metrics.jsonl", "validation.jsonl", "alarms.jsonl", "log.txt")
@@ -39,6 +40,13 @@ def begin(uri: str | None, folder: RunFolder) -> None:
             raise
 
 
+def brought(uri: str | None, run: Path) -> None:
+    """Bring a run that only the mirror has, before anything is compared with it."""
+    if uri is not None and not run.exists():
+        run.parent.mkdir(parents=True, exist_ok=True)
+        Mirror(uri, run.name).pull(run)
+
+
 def found(uri: str | None, run: Path) -> bool:
     """Whether a run to go on with is here, brought from the mirror where only that has it.
 
@@ -46,9 +54,7 @@ def found(uri: str | None, run: Path) -> bool:
         Exists: the mirror holds another run of this name, or is ahead of this one.
         Infrastructure: the place does not answer.
     """
-    if uri is not None and not run.exists():
-        run.parent.mkdir(parents=True, exist_ok=True)
-        Mirror(uri, run.name).pull(run)
+    brought(uri, run)
     if not (run / "config.yaml").exists():
         return False
     if uri is not None:
@@ -94,7 +100,7 @@ class Mirror:
             copied = yaml.safe_load(file.read())
         if run_config.RunConfig.from_dict(copied).sha256 != folder.config.sha256:
             raise Exists(f"the mirror {self._base} holds a run with other settings; choose another --name or --mirror")
-        if not here or folder.checkpoints.path(here[-1]).name < steps[-1]:
+        if not here or here[-1] < number_of(steps[-1]):
             raise Exists(
                 f"the mirror {self._base} is ahead of {folder}: it has {steps[-1]}. Move {folder} away, and repeat the command "
                 "with --resume-if-exists to go on from the mirror"
@@ -176,7 +182,7 @@ class Mirror:
         """Names of the committed steps there."""
         selector = fs.FileSelector(f"{self._base}/checkpoints", recursive=True, allow_not_found=True)
         found = (i.path.removeprefix(f"{self._base}/checkpoints/") for i in self._there.get_file_info(selector))
-        return sorted(path.partition("/")[0] for path in found if path.endswith(f"/{COMMITTED}"))
+        return sorted((path.partition("/")[0] for path in found if path.endswith(f"/{COMMITTED}")), key=number_of)
 
     def _copy(self, source: str, here: fs.FileSystem, target: str, there: fs.FileSystem) -> None:
         fs.copy_files(source, target, source_filesystem=here, destination_filesystem=there)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from sparring.cluster.errors import BrokenCheckpoint, Infrastructure, UsageError
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 PATIENCE = 5.0  # seconds without a byte from S3 after which its client tries again, twice; its own choice lets a dead server cost minutes
 CHUNK = 2**22  # bytes read at a time
+PASSWORD = re.compile(r"://[^/@]*:(?!\d+(/|$))[^@]*@")  # NAME:KEY@, also where the key holds a slash; a port is none
+HARMLESS = {  # keys of a URI's query that hold no secret
+    *("region", "scheme", "endpoint_override", "allow_bucket_creation", "allow_bucket_deletion", "allow_delayed_open"),
+    *("background_writes", "check_directory_existence_before_creation", "tls_ca_file_path", "tls_verify_certificates"),
+    *("project_id", "retry_limit_seconds", "default_bucket_location"),  # Google
+    *("user", "replication", "buffer_size", "default_block_size"),  # HDFS
+    *("enable_tls", "blob_storage_authority", "dfs_storage_authority"),  # Azure
+}
 FORM = re.compile(r"(?:(s3|gs|gcs|abfs|abfss|hdfs|viewfs|file):/|([a-z][a-z0-9+.-]+)://)/*(.*)", re.DOTALL)
 
 
@@ -29,7 +37,8 @@ def uri_of(name: str | Path) -> str | None:
     if found is None:
         return None
     scheme = found[1] or found[2]
-    return f"{scheme}:///{found[3]}" if scheme == "file" else f"{scheme}://{found[3]}"
+    no_host = scheme == "file" or (scheme in ("hdfs", "viewfs") and str(name).startswith(f"{scheme}:///"))
+    return f"{scheme}:///{found[3]}" if no_host else f"{scheme}://{found[3]}"
 
 
 def refuse(flag: str, path: str | Path) -> None:
@@ -40,6 +49,7 @@ def refuse(flag: str, path: str | Path) -> None:
     """
     uri = uri_of(path)
     if uri is not None:
+        check_secrets(uri, flag)
         above, name = (uri, "NAME") if flag else split(uri)[:2]
         raise UsageError(
             f"{flag}{uri}: a run is written to a local disk and copied from there. Train with --runs-dir runs --mirror {above}; "
@@ -62,6 +72,26 @@ def child(uri: str, name: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
 
+def check_secrets(uri: str, what: str = "") -> None:
+    """Refuse a URI that may hold a key, before it is shown or kept anywhere.
+
+    Args:
+        what: the flag that named it, with a space.
+
+    Raises:
+        UsageError: says where keys are looked for; the URI is no part of it.
+    """
+    given = {key.lower() for key, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)}
+    strange = sorted(given - HARMLESS)
+    if not strange and ":" not in urlsplit(uri).netloc.rpartition("@")[0] and not PASSWORD.search(uri):
+        return
+    found = f" ({strange[0]}=... in its query)" if strange else ""
+    raise UsageError(
+        f"{what}with a secret in the URI{found} is refused, since it would be kept in files and logs. Leave it out: keys are found in the environment "
+        f"(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in ~/.aws. In a query these may stand: {', '.join(sorted(HARMLESS))}"
+    )
+
+
 def opened(uri: str, *, what: str = "", like: str = "s3://bucket/runs or file:///mnt/runs") -> Place:
     """The place of a URI; nothing is asked of it yet.
 
@@ -74,11 +104,7 @@ def opened(uri: str, *, what: str = "", like: str = "s3://bucket/runs or file://
     """
     from pyarrow import ArrowException, fs
 
-    if ":" in urlsplit(uri).netloc.rpartition("@")[0]:
-        raise UsageError(
-            f"{what}with a secret in the URI is refused, since it would be kept in files and logs. Leave it out: keys are found in the environment "
-            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in ~/.aws"
-        )
+    check_secrets(uri, what)
     try:
         there, base = fs.FileSystem.from_uri(uri)
     except (ArrowException, OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from typing import Any
 
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.runs import copies, places
-from sparring.cluster.runs.checkpoints import Checkpoints
+from sparring.cluster.runs.checkpoints import Checkpoints, number_of
 from sparring.cluster.runs.places import Place
 
 STEP = re.compile(r"checkpoints/(step-\d+)/COMMITTED")
@@ -79,7 +79,8 @@ def heads(uri: str, into: Path) -> dict[str, str]:
 
 def _steps(place: Place) -> list[str]:
     """Names of the committed steps of a run, rising."""
-    return sorted(found[1] for name in place.files("checkpoints") if (found := STEP.fullmatch(name)))
+    found = (STEP.fullmatch(name) for name in place.files("checkpoints"))
+    return sorted((match[1] for match in found if match), key=number_of)
 
 
 def _run(place: Place, name: str, config: bytes) -> Path:

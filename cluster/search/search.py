@@ -73,8 +73,10 @@ def tune(
         from sparring.cluster.search.tuning import fit
 
         begun = time.monotonic()
-        with _parent(search, folder, say):
+        with _parent(search, folder, say) as close:
             finished, error = fit(search, folder, drawn, wanted, length=length, time_budget=time_budget, say=say)
+            told: trackers.Status = "failed" if error else "finished" if finished else "stopped"
+            close(told)
     results = conclude(folder, search, finished=finished)
     if not finished:
         wanted_trials = search.trials if drawn is None else len(drawn)
@@ -91,17 +93,19 @@ def tune(
 
 
 @contextmanager
-def _parent(search: Search, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _parent(search: Search, folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[trackers.Status], None]]:
     """A run of the search's own in trackers that have such, whose children are the trials."""
     names = [name for name in tracking.parsed(search.config.log) if name == "mlflow"]
     settings = {"trials": search.trials, **{f"search.{path}": str(space) for path, space in search.spaces.items()}}
     told = trackers.Trackers(names, folder, settings, say=say)
-    status: trackers.Status = "failed"
+    status: list[trackers.Status] = ["failed"]
     try:
-        yield
-        status = "finished"
+        yield status.append
+    except KeyboardInterrupt:
+        status.append("stopped")
+        raise
     finally:
-        told.finish(status)
+        told.finish(status[-1])
 
 
 def check(search: Search) -> None:

@@ -153,7 +153,9 @@ def take_over(path: Path, donor: Path, t: int, params: Mapping[str, float]) -> N
         if step <= t:
             there = RunFolder(donor).checkpoints.path(step)
             shutil.copytree(there, working / "checkpoints" / there.name)
-    for name in (*RECORDS, "env.json"):
+    if (path / "trackers").is_dir():  # which runs of trackers' this trial is
+        shutil.copytree(path / "trackers", working / "trackers")
+    for name in (*RECORDS, "env.json", "metrics.csv"):
         if (donor / name).exists():
             shutil.copy(donor / name, working / name)
     write(working / "params.json", to_json(dict(params)))

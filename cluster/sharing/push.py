@@ -59,7 +59,7 @@ def push(network: Network, to: str, asked: Asked = Asked()) -> dict[str, Any]:
     repository = _repository(to)
     _check_login(to)
     with tempfile.TemporaryDirectory() as working:
-        version = _version(network, repository, Path(working))
+        version = _version(network, repository, Path(working), asked.license)
         wrong = model_folder.problems(version)
         if wrong:
             raise BrokenCheckpoint("; ".join(wrong))
@@ -94,21 +94,22 @@ def _check_login(to: str) -> None:
             raise UsageError(f"{to} needs a token with write access; {LOGIN}")
 
 
-def _version(network: Network, repository: str, working: Path) -> Path:
+def _version(network: Network, repository: str, working: Path, license: str | None) -> Path:
     """The folder of the published model; any other network is published into ``working``."""
     version = hub.fetched(network.net) if network.net.startswith(hub_folder.PREFIX) else published(network.net)
     if version is not None:
         return version
     found = single(network.net, network.about, agent=network.agent, checkpoint=network.checkpoint)
     name = re.sub(r"[^a-z0-9._-]", "-", repository.partition("/")[2].lower()).lstrip("._-")[:64]
-    return card.publish(*found, name=name or "model", models_dir=working)
+    return card.publish(*found, name=name or "model", models_dir=working, license=license)
 
 
 def _contents(version: Path, repository: str, license: str | None) -> dict[str, bytes]:
     """Every file by its name in the repository."""
     names = ["MANIFEST.json", "card.json", *model_folder.manifest(version)["files"]]
     contents = {name: (version / name).read_bytes() for name in names}
-    contents["card.json"] = to_json(_without_places(model_folder.card(version)))
+    told = _without_places(model_folder.card(version))
+    contents["card.json"] = to_json({**told, "license": license or told.get("license")})
     config, more = page.config(version)
     contents |= {"config.json": config, **more}
     return contents | {"README.md": page.readme(version, repository, license, timm=bool(more))}

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 MOST = 10_000  # messages that wait for a tracker before it counts as hung
+PASSWORD = re.compile(r"://[^/@\s]+@")  # of a URI, which libraries quote when they fail
 PATIENCE = 20.0  # seconds that it has at the end
 STARTED = "import sys; sys.path.insert(0, sys.argv[1]); from sparring.cluster.trackers.process import main; main()"
 
@@ -68,10 +71,11 @@ class Apart:
 
     def finish(self, status: str) -> str | None:
         self._tell(finish=status)
+        ended = time.monotonic() + (0 if self._lost else PATIENCE)
         try:
-            self._queue.put(None, timeout=0 if self._lost else PATIENCE)
-            self._thread.join(PATIENCE)
-            code = self._process.wait(PATIENCE)
+            self._queue.put(None, timeout=max(0.0, ended - time.monotonic()))
+            self._thread.join(max(0.0, ended - time.monotonic()))
+            code = self._process.wait(max(0.0, ended - time.monotonic()))
         except (queue.Full, subprocess.TimeoutExpired):
             self._process.kill()
             self._process.wait()
@@ -109,4 +113,4 @@ class Apart:
 
     def _last(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return lines[-1][:200] if lines else "it says nothing"
+        return PASSWORD.sub("://***@", lines[-1])[:200] if lines else "it says nothing"

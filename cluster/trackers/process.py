@@ -47,6 +47,7 @@ def run(lines: Iterable[str], folder: Path, name: str, made: Callable[..., Any])
     """
     told = Told(folder / f"{name}.json")
     tracker: Any = None
+    ended = False
     for line in lines:
         [(what, about)] = json.loads(line).items()
         if what == "start":
@@ -68,6 +69,9 @@ def run(lines: Iterable[str], folder: Path, name: str, made: Callable[..., Any])
             tracker.results(about)
         elif what == "finish":
             tracker.finish(about)
+            ended = True
+    if tracker is not None and not ended:  # whoever told it was killed
+        tracker.finish("failed")
     told.keep()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 EXPERIMENT = "sparring"  # where nothing else is said
 EVERY = 0.5  # seconds between requests
@@ -28,6 +29,7 @@ class Mlflow:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
+        _hide_password()
         self._client = MlflowClient()
         self._waiting: list[Any] = []
         self._sent = 0.0
@@ -83,6 +85,16 @@ class Mlflow:
             if found is None:
                 raise
             return str(found.experiment_id)
+
+
+def _hide_password() -> None:
+    """Out of the server's address, which the library quotes when it fails, into variables that it reads as well."""
+    parts = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if parts.username is None or parts.hostname is None:
+        return
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    os.environ["MLFLOW_TRACKING_URI"] = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _id_of(file: Path) -> str:

@@ -32,7 +32,7 @@ from sparring.cluster.training.controller import Controller
 from sparring.cluster.training.job import Circumstances, Job
 from sparring.cluster.training.monitors import Monitors
 from sparring.cluster.training.progress import Progress, facts_table
-from sparring.trainers import datasets, optim
+from sparring.trainers import datasets, optim, trusting
 
 
 def train(
@@ -55,7 +55,9 @@ def train(
         SparringError: see ``cluster/errors.py``; the text says what to do.
     """
     how = how or Circumstances()
-    config = resolved(as_begun(config, runs_dir / name) if resume_if_exists and name else config)
+    if resume_if_exists and name:
+        config = as_begun(config, runs_dir / name)
+    config = resolved(config)
     check(config)
     if config.mirror is not None:
         mirror.Mirror(config.mirror, "")  # a URI that means nothing is said now
@@ -133,7 +135,11 @@ def _execute(folder: RunFolder, config: RunConfig, how: Circumstances) -> Run:
             return Run(folder.path)
         try:
             bring(config)
-            folder.keep((*config.codes, *codes_of_weights(config)))
+            codes = (*config.codes, *codes_of_weights(config))
+            for code in codes:
+                if not folder.keeps(code):  # what the run keeps was admitted when it began
+                    trusting.check(code)
+            folder.keep(codes)
             specs = assemble.specs(config, quiet=how.quiet)
             known = teachers.looked_at(specs, folder)
             hashes = images.hashes(specs[0].images, config.data, seed=config.seed)

@@ -56,6 +56,7 @@ class Progress:
             names, job.folder.path, settings, first=self._first, say=self.event, parent=job.how.parent
         )
         self._trackers.artifact(job.folder.path / "config.yaml")
+        self._tell_held_out_of(self._first)
 
     def event(self, text: str) -> None:
         """One line about something that happened."""
@@ -68,7 +69,8 @@ class Progress:
 
     def ended(self, error: BaseException) -> None:
         """Why the run goes on no longer, for whoever looks into its folder; the command says it on stderr."""
-        self._status = "stopped" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+        asked = isinstance(error, SystemExit) and not error.code  # as Ray ends a trial
+        self._status = "stopped" if asked or isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
         self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} ended: {sentence(error)}\n")
         self._log.flush()
 
@@ -119,10 +121,19 @@ class Progress:
         """Record a committed checkpoint."""
         for agent, held_out in validation.items():
             self._write("validation.jsonl", {"t": t, "agent": agent, **asdict(held_out)})
-            figures = ("clean", "robust", "own_attack")
-            self._trackers.metrics(t, {f"held_out_{name}/{agent}": getattr(held_out, name) for name in figures})
+            self._tell_held_out(t, agent, asdict(held_out))
         parts = [f"{a} clean {v.clean:.1%} robust {v.robust:.1%}" for a, v in validation.items()]
         self.event(f"checkpoint at step {t}" + (": held out " + ", ".join(parts) if parts else ""))
+
+    def _tell_held_out(self, t: int, agent: str, held_out: Mapping[str, Any]) -> None:
+        figures = ("clean", "robust", "own_attack")
+        self._trackers.metrics(t, {f"held_out_{name}/{agent}": held_out[name] for name in figures})
+
+    def _tell_held_out_of(self, t: int) -> None:
+        """What the checkpoint gone back to was worth: trackers that forget step ``t`` forget that too, and it is not measured again."""
+        for line in self._folder.lines("validation.jsonl"):
+            if line["t"] == t:
+                self._tell_held_out(t, line["agent"], line)
 
     def looking(self, config: RunConfig) -> None:
         """What is waited for when networks are compared, where that takes long; with few images it goes beside the steps."""
@@ -150,6 +161,7 @@ class Progress:
             file.close()
         self._folder.rewind_metrics(t)
         self._trackers.rewind(t)
+        self._tell_held_out_of(t)
         self._open()
         self._first, self._started = t, time.monotonic()
         self._steps = t

@@ -24,3 +24,8 @@ def test_of_images_and_weights(sparring: Command) -> None:
     assert unstated["data"]["license"] == "CC-BY-4.0 (UCI repository)"
     assert card("r", "--license=apache-2.0")["license"] == "apache-2.0"
     assert card("m")["license"] == "apache-2.0"  # a copy of a model keeps what was stated
+    assert sparring("publish", "r", "--as=large", "--license=cc-by-nc-4.0").returncode == 0
+    both = card("m/3", "--large=large")
+    assert both["license"] is None  # two licences are not one
+    assert [member["license"] for member in both["members"]] == ["apache-2.0", "cc-by-nc-4.0"]
+    assert card("m/3", "--large=large", "--license=own")["license"] == "own"

@@ -22,6 +22,7 @@ from sparring.cluster.errors import BrokenCheckpoint, Infrastructure, UsageError
 from sparring.cluster.models.initial import resolved
 from sparring.cluster.runs import copies, places, remote
 from sparring.cluster.runs.checkpoints import Checkpoints
+from sparring.cluster.runs.mirror import Mirror
 from sparring.cluster.serving import models as served
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
@@ -358,6 +359,35 @@ def test_models_are_published_on_a_local_disk(made: Path) -> None:
         UsageError, match=r"--models-dir s3://b/models: a model is published on a local disk;.*s3://b/models/x/VERSION"
     ):
         sparring.publish(made / "run", "x", agent="peer0", models_dir="s3://b/models")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://KEY:TOPSECRET@bucket/runs",
+        "s3://KEY:TOP/SECRET@bucket/runs",
+        "abfss://c@account/runs?sv=1&sig=TOPSECRET",
+        "abfs://c@account/runs?client_secret=TOPSECRET",
+    ],
+)
+def test_secrets_are_refused_and_never_shown(uri: str) -> None:
+    for refused in (lambda: places.opened(uri), lambda: places.refuse("--runs-dir ", uri)):
+        with pytest.raises(UsageError, match="with a secret in the URI") as error:
+            refused()
+        assert "TOP" not in str(error.value)
+    for fine in (
+        "hdfs://host:8020/runs/mat@peer0",
+        "s3://b/runs?region=x&endpoint_override=127.0.0.1:9000&scheme=http",
+    ):
+        places.check_secrets(fine)
+
+
+def test_a_million_steps_do_not_sort_as_texts(tmp_path: Path) -> None:
+    for step in ("step-999999", "step-1000000"):
+        (tmp_path / "run" / "checkpoints" / step).mkdir(parents=True)
+        (tmp_path / "run" / "checkpoints" / step / "COMMITTED").write_text("x")
+    assert remote._steps(places.opened((tmp_path / "run").as_uri())) == ["step-999999", "step-1000000"]
+    assert Mirror(tmp_path.as_uri(), "run")._steps() == ["step-999999", "step-1000000"]
 
 
 def test_uris_that_mean_nothing(there: Path) -> None:

@@ -74,6 +74,7 @@ def test_pushed_and_pulled(hub: Hub, sparring: Command) -> None:
         "config.json",
     }
     assert hub.repositories["me/robust"].messages[-1] == "first"
+    assert json.loads(hub.files("me/robust")["card.json"])["license"] == "mit"
     done = sparring("pull", NET, "--as=mine", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["model"] == "models/mine/1"
@@ -342,6 +343,35 @@ def test_code_of_strangers_runs_only_where_it_is_trusted(pulled: bool, with_code
     done = sparring(*begin, "--name=a", "--trust-code", sha)
     assert done.returncode == 0, done.stderr
     assert Path("ran").exists()
+
+
+def test_nor_by_the_path_of_a_file_in_it(with_code: str, sparring: Command) -> None:
+    """Actors get code from the driver, which therefore looks at it, whichever way the weights are named."""
+    assert sparring("pull", with_code, "--as=theirs").returncode == 0
+    start = [f for f in small_flags(max_steps=1) if not f.startswith("--network")]
+    for place in ("models/theirs/1/model.safetensors", "models/theirs/1"):
+        done = sparring("train", "at", *start, "--team=local", "--no-report", f"--agents.model.init={place}")
+        assert done.returncode == 2, done.stderr
+        assert "--trust-code " in done.stderr
+    assert not Path("ran").exists()
+
+
+def test_a_cascade_with_such_code_is_somebody_elses_too(
+    with_code: str, sparring: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sparring("pull", with_code, "--as=theirs").returncode == 0
+    sha = sparring("evaluate", "theirs", "--threat=linf:0.1").stderr.partition("--trust-code ")[2][:64]
+    trusting.admit([sha])
+    done = sparring("publish", str(ROBUST), "--as=both", "--large=theirs")
+    assert done.returncode == 0, done.stderr
+    theirs = trusting.came_from(Path("models/theirs/1"))
+    assert theirs is not None
+    assert trusting.came_from(Path("models/both/1")) == theirs
+    _forget(monkeypatch)
+    Path("ran").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="which serve never runs"):
+        versions.load(Path("models/both/1"), torch.device("cpu"))
+    assert not Path("ran").exists()
 
 
 def test_a_run_begun_with_trusted_code_goes_on(

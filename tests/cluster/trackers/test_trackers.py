@@ -19,7 +19,9 @@ from sparring.cluster.config.tracking import parsed
 from sparring.cluster.trackers import apart
 from sparring.cluster.trackers.apart import Apart
 from sparring.cluster.trackers.process import Told
+from sparring.cluster.trackers.process import run as told_by
 from sparring.cluster.trackers.table import Table
+from sparring.cluster.training.controller import Controller
 from tests.conftest import Command
 from tests.helpers import CLONE, PATIENCE, small_flags
 
@@ -97,6 +99,67 @@ def test_the_same_figures_under_the_same_names(sparring: Command) -> None:
     assert table(run) == right
     assert board(run) == {name: set(steps) for name, steps in right.items()}
     assert {"total/peer0", "held_out_robust/peer1", "exchange_bytes/peer1"} <= right.keys()
+
+
+class Gone(Exception):
+    """The driver."""
+
+
+def test_a_run_that_goes_on_misses_no_figure(sparring: Command) -> None:
+    """Of the checkpoint that it goes on from the steps come again, but not what it was worth."""
+    real = Controller._collect
+
+    def collect(controller: Controller) -> None:
+        real(controller)
+        if controller.checkpoints.committed()[-1:] == [10]:
+            raise Gone
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Controller, "_collect", collect)
+        assert sparring("train", "at", *LOCAL, "--name=r", "--log=tensorboard,csv").returncode == 1
+    assert sparring("resume", "runs/r").returncode == 0
+    run = Path("runs/r")
+    right = lines(run)
+    assert set(right["held_out_robust/model"]) == {5, 10, 15, 20}
+    assert table(run) == right
+    assert board(run) == {name: set(steps) for name, steps in right.items()}
+
+
+def test_a_driver_that_is_killed_loses_nothing_that_was_told(tmp_path: Path) -> None:
+    """The lines end without a word: what waits is sent, and the run is said to have failed."""
+
+    class Held:
+        id = "one"
+
+        def __init__(self, folder: Path, id: str | None, **about: Any) -> None:
+            self.waiting: list[int] = []
+            kept.append(self)
+            self.sent: list[int] = []
+            self.status = ""
+
+        def metrics(self, t: int, values: Any) -> None:
+            self.waiting.append(t)
+
+        def finish(self, status: str) -> None:
+            self.sent, self.status = self.waiting, status
+
+    kept: list[Held] = []
+    said = [json.dumps({"start": {}}), *(json.dumps({"metrics": [t, {"a": 1.0}]}) for t in range(20))]
+    told_by(said, tmp_path, "mlflow", Held)
+    assert (kept[0].sent, kept[0].status) == (list(range(20)), "failed")
+    assert json.loads((tmp_path / "mlflow.json").read_text())["until"] == {"a": 19}
+
+
+def test_passwords_in_addresses_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparring.cluster.trackers import to_mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:TOP%2FSECRET@127.0.0.1:9/x")
+    for name in ("USERNAME", "PASSWORD"):
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", "")
+    to_mlflow._hide_password()
+    found = [os.environ[f"MLFLOW_TRACKING_{name}"] for name in ("URI", "USERNAME", "PASSWORD")]
+    assert found == ["http://127.0.0.1:9/x", "me", "TOP/SECRET"]
+    assert apart.PASSWORD.sub("://***@", "no answer from http://me:x@h:1/api") == "no answer from http://***@h:1/api"
 
 
 def test_none_writes_nothing_of_theirs(sparring: Command) -> None:
@@ -191,6 +254,12 @@ def test_a_tracker_that_hangs(library: Any, sparring: Command, monkeypatch: pyte
     assert done.stderr.count("the tracker wandb") == 1
     assert "the tracker wandb no longer answers; training is not touched by it. See " in done.stderr
     assert time.monotonic() - started < PATIENCE
+    began = time.monotonic()
+    tracker = Apart("wandb", Path("trackers"), {"name": "r", "config": {}, "parent": None}, print)
+    said = tracker.finish("finished")
+    assert said is not None
+    assert "did not end within 1 s and was left" in said
+    assert time.monotonic() - began < 1.8 * apart.PATIENCE
 
 
 def test_a_tracker_that_fails(library: Any, sparring: Command) -> None:
