@@ -61,7 +61,7 @@ class Apart:
         self._tell(text=[t, name, text])
 
     def rewind(self, t: int) -> None:
-        self._tell(rewind=t)
+        """What was told first stays: see ``process.Told``."""
 
     def artifact(self, path: Path) -> None:
         self._tell(artifact=str(path))
