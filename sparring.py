@@ -44,6 +44,7 @@ __all__ = [  # the API: what is removed from it warns for one version first
         "report",
         "resume",
         "train",
+        "trust_code",
         "tune",
     ),
     "verify",

@@ -11,8 +11,7 @@ from typing import Any
 
 from sparring.agents import model_folder
 from sparring.agents.checkpoint import CheckpointError, network_config
-from sparring.trainers import user
-from sparring.trainers.code import key_of
+from sparring.trainers.code import key_of, python_file
 from sparring.trainers.config import DataConfig, Threat
 
 PREFIX = "hf:"
@@ -81,10 +80,6 @@ def problems(folder: Path) -> list[str]:
         specs = [network_config(folder / part).spec for part in parts]
     except (CheckpointError, ValueError, KeyError, TypeError) as error:
         return [f"{folder / 'card.json'} is no card: {type(error).__name__} {error}"]
-    paths = [s for s in [*named, *specs] if (user.is_function(s) or s.endswith(".py")) and key_of(_file(s)) is None]
+    paths = [s for s in [*named, *specs] if (file := python_file(s)) is not None and key_of(file) is None]
     others = [s for s in specs if s.startswith("timm:") and any(option in s for option in FETCHES)]
     return [f"{folder} names {spec}, a file that does not come with it" for spec in [*paths, *others]]
-
-
-def _file(spec: str) -> str:
-    return spec.rpartition(":")[0] if user.is_function(spec) else spec

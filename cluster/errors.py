@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sparring.trainers.trusting import Untrusted as Untrusted
+
 
 class SparringError(Exception):
     """Base: an error whose text is for the user."""
@@ -78,7 +80,7 @@ def exit_code(error: BaseException) -> int:
     """That of a command which ends with ``error``: its kind's; 2 for a value that is not allowed; 1 for what nobody expected."""
     if isinstance(error, SparringError):
         return error.code
-    return 2 if isinstance(error, ValueError) else 1
+    return 2 if isinstance(error, (ValueError, Untrusted)) else 1
 
 
 def of_agent(cause: BaseException, good: Path | None) -> BaseException:

@@ -18,6 +18,7 @@ from sparring.serve import versions
 from sparring.serve.catalogue import NotFound
 from sparring.serve.settings import Settings
 from sparring.serve.versions import Served, State
+from sparring.trainers import trusting
 
 log = logging.getLogger("sparring.serve")
 AGAIN = 60.0  # seconds after which a refused version is tried again though its files have not changed
@@ -42,6 +43,7 @@ class Models:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        trusting.admit(settings.own_code)
         self._device = torch.device("cuda" if settings.gpus and torch.cuda.is_available() else "cpu")
         self._served: dict[str, dict[int, Served]] = {}
         self._refused: dict[str, dict[int, Refusal]] = {}

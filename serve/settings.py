@@ -58,6 +58,10 @@ class Settings(BaseModel):
     )
     grpc_host: str = Field(default="127.0.0.1", description="Address of the gRPC service.")
     poll: float = Field(default=2.0, gt=0, description="Seconds between looks for new versions.")
+    own_code: list[str] = Field(
+        default=[],
+        description="sha256 of Python files that models bring and that may run, known or not on a replica's machine.",
+    )
     limits: Limits = Limits()
 
     @field_validator("models")

@@ -60,8 +60,15 @@ def load(folder: Path, device: torch.device) -> Served:
     Raises:
         CheckpointError, ValueError: something is missing, altered, says otherwise than the rest, or is code of somebody else's.
     """
-    if trusting.came_from(folder) and keeping.know_all(folder):
+    codes = keeping.know_all(folder)
+    if codes and trusting.came_from(folder):
         raise ValueError("it came from the Hub with Python code of its own, which serve never runs")
+    for code in codes:
+        if not trusting.may_run(code):
+            raise ValueError(
+                f"it brings Python code that is not known on this machine as yours, {code.main} in {folder}. Read it; to make it yours: "
+                f"sparring publish {folder} --as NAME --trust-code {code.sha256}"
+            )
     state, card, files = state_of(folder), _card(folder), model_folder.manifest(folder)["files"]
     model = model_folder.load(folder).to(device).requires_grad_(False)
     made = Served(model, card, files, state, device, 0.0)

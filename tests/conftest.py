@@ -21,6 +21,7 @@ os.environ |= {
     "OMP_WAIT_POLICY": "PASSIVE",  # teams of two threads beside other tests: waiting ones leave the core
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN_PATH": TOKEN,
+    "XDG_STATE_HOME": tempfile.mkdtemp(prefix="sparring-test-"),  # whose code runs unasked; not the user's own record
 }
 
 from collections import Counter
@@ -172,8 +173,12 @@ Command = Callable[..., Done]
 
 @pytest.fixture
 def sparring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command in an empty folder, in this process: ``sparring("train", "mat", "--max-steps", 2)``."""
+    """Run a command in an empty folder, in this process: ``sparring("train", "mat", "--max-steps", 2)``.
+
+    Its record of whose code runs unasked is another than that of Ray's workers, as on a cluster.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path.with_name(f"{tmp_path.name}-state")))
 
     def run(*args: object) -> Done:
         code = main([str(a) for a in args])

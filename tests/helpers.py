@@ -24,6 +24,7 @@ from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.search import report as search_report
 from sparring.cluster.search.results import results_of
 from sparring.cluster.search.settings import Search
+from sparring.trainers import code, trusting
 from sparring.trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig, Threat
 from sparring.trainers.data import Batches, Split
 from sparring.trainers.methods.base import Method
@@ -244,3 +245,12 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
         else:
             found[at:at] = rng.randbytes(rng.randint(1, 8))
     return bytes(found)
+
+
+def begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process that has just begun knows users' files: not at all."""
+    monkeypatch.setattr(code, "_known", {})
+    monkeypatch.setattr(trusting, "_admitted", set())
+    monkeypatch.setattr(trusting, "_strange", {})
+    for name in [name for name in sys.modules if name.startswith(code.PREFIX)]:
+        monkeypatch.delitem(sys.modules, name)

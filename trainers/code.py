@@ -60,6 +60,14 @@ def _arrived(main: str, files: Mapping[str, str], origin: str) -> Code:
     return _known.setdefault(code.key, code)
 
 
+def python_file(spec: object) -> str | None:
+    """``file.py`` of ``file.py:function`` or ``file.py``; None of anything else."""
+    if not isinstance(spec, str):
+        return None
+    file = spec.rpartition(":")[0] if ".py:" in spec else spec
+    return file if ".py:" in spec or spec.endswith(".py") else None
+
+
 def read(path: Path) -> Code:
     """A file and what it imports from beside it.
 
@@ -80,8 +88,7 @@ def read(path: Path) -> Code:
                 waiting += _beside(ast.parse(files[name]), Path(name), path.parent, but=own)
             except (SyntaxError, ValueError) as error:
                 raise ValueError(f"{path.parent / name} is not Python: {error}") from error
-    code = Code(path.name, files, str(path))
-    return _known.setdefault(code.key, code)
+    return Code(path.name, files, str(path))
 
 
 def _beside(tree: ast.AST, name: Path, folder: Path, *, but: str) -> Iterator[str]:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sparring.trainers import trusting
-from sparring.trainers.code import KEPT, Code, key_of, known, known_as, read
+from sparring.trainers.code import KEPT, Code, key_of, known, known_as, python_file, read
 
 
-def keep(these: Sequence[Code], folder: Path) -> list[str]:
+def keep(these: Sequence[Code], folder: Path, *, adopt: bool = True) -> list[str]:
     """Keep code in ``folder/code``: a folder of files per content, and ``KEY.json`` that says what they are.
+
+    Args:
+        adopt: code of somebody else's is the user's from now on, as where he trains or publishes a network of it; his own is anyway.
 
     Returns:
         The files' names in ``folder``.
     """
     written = []
     for code in these:
+        if adopt or not trusting.is_strange(code):
+            trusting.adopt(code)
         home = folder / KEPT / code.key
         for name, source in code.files.items():
             _put(home / name, source)
@@ -41,11 +46,12 @@ def _put(path: Path, text: str) -> None:
 
 
 def find(spec: str, *, near: Path) -> None:
-    """Know the kept file that ``spec`` names; it lies in ``near`` or in one of the four folders around it.
+    """Know the file that ``spec``, which a file in ``near`` holds, names: a kept one lies there or in one of the four folders around.
 
     Raises:
         ValueError: a kept file is missing or altered.
     """
+    look_through(spec, near)
     key = key_of(spec)
     if key is None or known(key) is not None:
         return
@@ -56,14 +62,14 @@ def find(spec: str, *, near: Path) -> None:
 
 
 def know(folder: Path) -> list[Code]:
-    """What ``folder/code`` keeps, from now on known by name; of a model from the Hub, as code of somebody else's.
+    """What ``folder/code`` keeps, from now on known by name; as code of somebody else's where nothing says that it is the user's.
 
     Raises:
         ValueError: a kept file is missing or altered.
     """
     found = []
     names = [p for p in sorted((folder / KEPT).glob("*.json")) if re.fullmatch("[0-9a-f]{16}", p.stem)]
-    somebody_elses = bool(names) and trusting.came_from(folder) is not None
+    hub = trusting.came_from(folder) if names else None
     for path in names:
         home = path.with_suffix("")
         try:
@@ -79,10 +85,39 @@ def know(folder: Path) -> list[Code]:
             raise ValueError(
                 f"{home}, the kept copy of {code.origin}, is altered; bring it back, or move the folder away"
             )
-        if somebody_elses and (known(code.key) is None or trusting.is_strange(code)):
-            trusting.strange(code, home)
-        found.append(known_as(code))
+        found.append(_met(code, home, hub))
     return found
+
+
+def _met(code: Code, place: Path, hub: str | None) -> Code:
+    """Known from now on. What is known already was named by the user or sent by the process that looked at it."""
+    new = known(code.key) is None
+    if trusting.is_strange(code) or (new and (hub is not None or not trusting.is_own(code))):
+        trusting.strange(code, place, hub)
+    return known_as(code)
+
+
+def look_through(values: object, folder: Path) -> None:
+    """Know the Python files that a file in ``folder``, once parsed, names by their paths, as :func:`know` does those that it keeps:
+    a folder of somebody else's may name a file that came beside it."""
+    for file in filter(None, map(python_file, _leaves(values))):
+        if key_of(file) is not None or not Path(file).is_file():
+            continue
+        try:
+            code = read(Path(file))
+        except (OSError, ValueError):  # said where it is used
+            continue
+        _met(code, Path(file).resolve(), trusting.came_from(folder))
+
+
+def _leaves(values: object) -> Iterator[object]:
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from _leaves(value)
+    else:
+        yield values
 
 
 def know_all(folder: Path) -> list[Code]:

@@ -29,10 +29,8 @@ def kept(spec: str) -> str:
     Raises:
         ValueError: no such file, or one that is not Python.
     """
-    if not is_function(spec) and not spec.endswith(".py"):
-        return spec
-    file, colon, function = spec.rpartition(":") if is_function(spec) else (spec, "", "")
-    return code_of(file).name + colon + function
+    file = contents.python_file(spec)
+    return spec if file is None else code_of(file).name + spec.removeprefix(file)
 
 
 def code_of(file: str) -> Code:
@@ -43,7 +41,7 @@ def code_of(file: str) -> Code:
     """
     key = contents.key_of(file)
     if key is None:
-        return contents.read(Path(file))
+        return contents.known_as(contents.read(Path(file)))
     code = contents.known(key)
     if code is None:
         raise ValueError(
@@ -54,9 +52,7 @@ def code_of(file: str) -> Code:
 
 def codes(specs: Iterable[str | None]) -> tuple[Code, ...]:
     """Those of the given names that are files of a user's, each once."""
-    files = [
-        s.rpartition(":")[0] if is_function(s) else s for s in specs if s and (is_function(s) or s.endswith(".py"))
-    ]
+    files = [file for file in map(contents.python_file, specs) if file is not None]
     return tuple({code.key: code for code in map(code_of, files)}.values())
 
 
@@ -104,7 +100,8 @@ def module(file: str | Path) -> ModuleType:
     """The module of ``file.py``, imported once per content, under a name that is nobody else's.
 
     Raises:
-        ValueError: no such file, it ends the process, or it is somebody else's (``trusting.Untrusted``).
+        ValueError: no such file, or it ends the process.
+        Untrusted: it is somebody else's, and was not admitted.
     """
     code = code_of(str(file))
     trusting.check(code)

@@ -74,8 +74,7 @@ def tune(
     """Search settings of a run with Ray Tune, or go on with a search: ``path``, ``best`` (a run), ``trials``.
 
     Args:
-        config: of every trial; ``team="local"`` makes each trial one process.
-        spaces: by path, as ``{"method.temperature": "loguniform(1, 10)"}``; default what the method names.
+        config, spaces: of every trial (``team="local"`` makes each one process); by path, as ``{"method.temperature": "loguniform(1, 10)"}``; default what the method names.
         trials: default 16, and of a grid one per combination.
         time_budget: seconds after which no more is run; ``resume`` goes on.
 
@@ -98,8 +97,8 @@ def tune(
         concurrent=concurrent,
     )
     say = (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr))
-    where: dict[str, Any] = {"runs_dir": Path(runs_dir), "name": name}
-    return Searched(search.tune(asked, **where, resume=resume, time_budget=time_budget, say=say))
+    how: dict[str, Any] = {"name": name, "resume": resume, "time_budget": time_budget, "say": say}
+    return Searched(search.tune(asked, runs_dir=Path(runs_dir), **how))
 
 
 def frontier(methods: Mapping[str, RunConfig], budgets: Sequence[float], **asked: Any) -> dict[str, Any]:
@@ -119,25 +118,26 @@ def load(
     checkpoint: str = "best",
     network: str | None = None,
     data: str = "digits",
-    trust_code: Sequence[str] = (),
 ) -> nn.Module:
     """The network of any name: eval mode, images [B, C, H, W] in [0, 1] -> logits [B, K].
 
     Args:
         net: ``RUN[@AGENT]``, ``NAME[/VERSION]`` in models/, ``FILE.safetensors``, ``FILE.py:function``, ``timm:NAME``, ``hf:USER/NAME``, a URI.
-        agent: of a run: role, needed when it has several products.
-        checkpoint: of a run: ``best`` by held-out robust accuracy, or ``last``.
-        network: what a file of weights is of, such as ``resnet18``.
-        data: data set whose images and classes a network from elsewhere is for.
-        trust_code: sha256 of code that came with a model from the Hub and may run in this process.
+        agent, checkpoint: of a run: role, needed when it has several products; ``best`` by held-out robust accuracy, or ``last``.
+        network, data: what a file of weights is of, such as ``resnet18``; whose images and classes a network from elsewhere is for.
     """
     from sparring.cluster.models import resolve, target
-    from sparring.trainers import trusting
     from sparring.trainers.config import DataConfig
 
-    trusting.admit(trust_code)
     about = target.Elsewhere(network=network, run=DataConfig(name=data))
     return resolve.single(str(net), about, agent=agent, checkpoint=checkpoint)[1].model
+
+
+def trust_code(*sha256: str) -> None:
+    """Let code of somebody else's run in this process, by its sha256 as the refusal shows it."""
+    from sparring.trainers import trusting
+
+    trusting.admit(sha256)
 
 
 def attack(

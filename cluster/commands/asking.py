@@ -10,26 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
-from tyro.conf import UseAppendAction
 
 from sparring.cluster.commands.output import Output
 from sparring.cluster.config.settings import Own, Settings
 from sparring.cluster.config.values import differences
 from sparring.cluster.errors import UsageError
-from sparring.trainers import trusting
+from sparring.trainers import user
 
 if TYPE_CHECKING:
     from sparring.cluster.config.run_config import RunConfig
 
-C = TypeVar("C", bound="Trusting")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trusting:
-    """A command that may build networks of somebody else's."""
-
-    trust_code: UseAppendAction[tuple[str, ...]] = ()
-    """sha256 of code that came with a model from the Hub and may run, as the refusal shows it; repeat for several."""
+C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +58,8 @@ def asked(argv: Sequence[str], kind: type[C], verb: Verb) -> tuple[C, RunConfig]
     )
     about = f"{kind.__doc__} {verb.shortcuts}{_options(start.config)}"
     command: Any = tyro.cli(kind, default=_default(kind, start.config), args=start.flags, prog=prog, description=about)
-    trusting.admit(command.trust_code)
+    named = [command.config.network, *(own.init for own in command.config.agents.values())]
+    user.codes([*named, command.config.data.name])  # known as the user's, whatever a run of somebody else's says later
     return command, command.config
 
 

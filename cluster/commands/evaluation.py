@@ -14,7 +14,6 @@ from tyro.conf import Positional, UseAppendAction, arg
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.errors import UsageError
 from sparring.cluster.machines.stop import at_most
-from sparring.trainers import trusting
 
 if TYPE_CHECKING:
     from sparring.cluster.models.target import Elsewhere as About
@@ -34,15 +33,12 @@ class Elsewhere:
     """Folder that holds the data set; of a run or a published model: where its images are now. Default: data."""
     cache: Annotated[str | None, arg(name="data.cache")] = None
     """Folder for decoded images. Default: ~/.cache/sparring."""
-    trust_code: UseAppendAction[tuple[str, ...]] = ()
-    """sha256 of code that came with a model from the Hub and may run, as the refusal shows it; repeat for several."""
 
     def about(self) -> About:
-        """As the rooms below take it; the code that is trusted may run from now on."""
+        """As the rooms below take it."""
         from sparring.cluster.models.target import Elsewhere as About
 
-        trusting.admit(self.trust_code)
-        return About(**{k: v for k, v in vars(self).items() if k != "trust_code"})
+        return About(**vars(self))
 
 
 @dataclass(frozen=True)
@@ -158,7 +154,6 @@ def verify(
     path: Positional[Path],
     *,
     interval: str | None = None,
-    trust_code: UseAppendAction[tuple[str, ...]] = (),
     output: Out = Output(),
 ) -> None:
     """Check an evaluation's witnesses without attacking, or a run's chain; --interval trains a part of it again.
@@ -166,11 +161,9 @@ def verify(
     Args:
         path: An evaluation's folder, or a run's.
         interval: random, or A:B of two neighbouring checkpoints.
-        trust_code: sha256 of code that came with a model from the Hub and may run; repeat for several.
     """
     from sparring.cluster.evaluation import certify
 
-    trusting.admit(trust_code)
     result = certify.verify(path, interval)
     answer(output, result, certify.show)
     if result["problems"]:

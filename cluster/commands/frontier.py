@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from sparring.cluster.commands.asking import Trusting, Verb, asked
+from sparring.cluster.commands.asking import Verb, asked
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.config.settings import Settings
 from sparring.cluster.config.values import flat
@@ -23,7 +23,7 @@ EXAMPLE = "at mat fgsm_rs --budgets 20,80"
 
 
 @dataclass(frozen=True)
-class Compare(Trusting):
+class Compare:
     """Spend the same budgets on several methods, METHOD[:SETTING=VALUE,...] each, such as mat:alpha=1; flags hold for all of them."""
 
     config: Annotated[Settings, arg(name="")]
@@ -61,8 +61,9 @@ def frontier(argv: Sequence[str]) -> None:
     from sparring.cluster.frontier.settings import Frontier, method_of
 
     changes = _changes(first[0], chosen)
+    methods = {text: method_of(text, changes, chosen.data.name) for text in named}
     wanted = Frontier(
-        methods={text: room.configured(method_of(text, changes, chosen.data.name)) for text in named},
+        methods=room.configured(methods, command.runs_dir, command.name),
         budgets=_numbers(command.budgets),
         unit=command.unit,
         seeds=command.seeds,

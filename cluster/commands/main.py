@@ -16,11 +16,11 @@ import tyro
 from sparring.cluster.commands import completion
 from sparring.cluster.commands.asking import decimals
 from sparring.cluster.commands.cli import COMMANDS, RUNS
-from sparring.cluster.commands.output import only_the_answer
+from sparring.cluster.commands.output import only_the_answer, trusted
 from sparring.cluster.errors import UsageError, exit_code
 from sparring.cluster.machines.stop import start_library_threads, terminate_interrupts
 from sparring.cluster.terminal import HOME
-from sparring.trainers import user
+from sparring.trainers import trusting, user
 
 STARTS_RAY = ("demo", "train", "resume", "pretrain", "tune", "frontier", "evaluate", "serve")
 
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"command {args[0]!r} is unknown.{hint} Commands: {', '.join(COMMANDS)}")
+        trusting.admit(trusted(args))
         rest = decimals(args[1:])
         with terminate_interrupts(), only_the_answer("--json" in args and not helps):
             if args[0] in STARTS_RAY and not helps:

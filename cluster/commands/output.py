@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Annotated, Any, TextIO
 
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,21 @@ class Output:
     """No progress."""
     debug: bool = False
     """Show the traceback of an error."""
+    trust_code: UseAppendAction[tuple[str, ...]] = ()
+    """sha256 of code of somebody else's that may run, as the refusal shows it; repeat for several."""
 
 
 Out = Annotated[Output, arg(name="")]
+
+
+def trusted(args: Sequence[str]) -> list[str]:
+    """What follows ``--trust-code`` on a command line; it is wanted before anything else of it is read."""
+    found, words = [], iter(args)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in ("--trust-code", "--trust_code"):
+            found.append(value if equals else next(words, ""))
+    return found
 
 
 def say(output: Output) -> Callable[[str], None]:

@@ -9,7 +9,9 @@ from typing import Literal
 from tyro.conf import Positional
 
 from sparring.cluster.commands.output import Out, Output, answer, say
+from sparring.cluster.errors import UsageError
 from sparring.cluster.serving import options
+from sparring.trainers import keeping
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ def serve(argv: list[str]) -> None:
     import tyro
 
     asked = tyro.cli(Serving, args=list(argv), prog="sparring serve")
+    if asked.output.trust_code:
+        raise UsageError(
+            "serve never runs code of somebody else's; make it yours first: sparring publish NET --as NAME --trust-code ..."
+        )
     chosen = {k: v for k, v in asdict(asked).items() if k in options.PASSED}
     if asked.grpc_port is not None:
         chosen["grpc_host"] = asked.host
@@ -79,7 +85,7 @@ def serve(argv: list[str]) -> None:
         **chosen,
     )
     where = replace(where, names=models.names(settings, say=say(asked.output)))
-    for line in card.changed_code(settings.get("models", {}).values(), settings.get("models_dir")):
+    for line in keeping.changed(card.kept_code(settings.get("models", {}).values(), settings.get("models_dir"))):
         say(asked.output)(line)
     if asked.yaml is not None:
         asked.yaml.write_text(options.to_yaml(settings, where))

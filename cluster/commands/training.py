@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from sparring.cluster.commands.asking import Trusting, Verb, asked, say_differences, searched
+from sparring.cluster.commands.asking import Verb, asked, say_differences, searched
 from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.config.settings import Settings
 from sparring.cluster.machines.stop import at_most
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Train(Trusting):
+class Train:
     """Train one run."""
 
     config: Annotated[Settings, arg(name="")]
@@ -47,7 +47,7 @@ class Train(Trusting):
 
 
 @dataclass(frozen=True)
-class Pretrain(Trusting):
+class Pretrain:
     """Train, evaluate and publish one network."""
 
     config: Annotated[Settings, arg(name="")]
@@ -69,7 +69,7 @@ class Pretrain(Trusting):
 
 
 @dataclass(frozen=True)
-class Tune(Trusting):
+class Tune:
     """Search settings of a recipe; --search.PATH 'loguniform(1, 10)' says what varies, else what the method names."""
 
     config: Annotated[Settings, arg(name="")]
@@ -162,10 +162,12 @@ def pretrain(argv: Sequence[str]) -> None:
     """Train one network, data-parallel, by Ray Train, evaluate it and publish it with a card: a teacher for others."""
     command, chosen = asked(argv, Pretrain, Verb("pretrain", pretrain.__doc__, example="at --workers 2"))
     from sparring.cluster.models import card
-    from sparring.cluster.models.initial import resolved
+    from sparring.cluster.models.initial import as_begun, resolved
     from sparring.cluster.pretraining import pretrain as pretraining
     from sparring.cluster.training import launch
 
+    if command.resume_if_exists and command.name:
+        chosen = as_begun(chosen, command.runs_dir / command.name)
     config = resolved(chosen)
     launch.check(config)
     say_differences(argv, config, command.output)
@@ -190,11 +192,10 @@ def tune(argv: Sequence[str]) -> None:
         rest = [*rest, "--team=local"]  # a trial without GPUs is cheapest as one process
     example = "mtard --trials 8 --search.method.temperature 'uniform(1, 10)'"
     command, chosen = asked(rest, Tune, Verb("tune", tune.__doc__, example=example))
-    from sparring.cluster.models.initial import resolved
     from sparring.cluster.search import report, search
     from sparring.cluster.search.results import results_of
 
-    config = resolved(_with_teachers(chosen, command))
+    config = search.prepared(_with_teachers(chosen, command), command.runs_dir, command.name)
     what = search_of(command, config, wanted)
     search.check(what)
     say_differences(rest, config, command.output)

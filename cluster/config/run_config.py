@@ -19,7 +19,7 @@ from sparring.agents.hub_folder import located
 from sparring.agents.spec import AgentSpec
 from sparring.cluster.config.measuring import measure
 from sparring.cluster.config.settings import Own, Settings
-from sparring.cluster.config.values import parse, read, unknown
+from sparring.cluster.config.values import parse, plain, read, unknown
 from sparring.trainers import code, keeping, methods, user
 from sparring.trainers.config import Measure, SpeedConfig, Threat
 from sparring.trainers.datasets import Prepared
@@ -227,24 +227,23 @@ def _arrived(values: Mapping[str, Any], codes: object) -> RunConfig:
 
 def dump(config: RunConfig) -> str:
     """As YAML."""
-    return yaml.safe_dump(_plain(config.to_dict()), sort_keys=False)
+    return yaml.safe_dump(plain(config.to_dict()), sort_keys=False)
 
 
-def load(path: Path) -> RunConfig:
+def load(path: Path, *, of_run: bool = False) -> RunConfig:
     """From a YAML file.
+
+    Args:
+        of_run: in a run's folder: files of users' that it names are somebody else's, where nothing says that they are the user's own.
 
     Raises:
         ValueError: the file is missing, is not plain YAML, or holds a key or value that is not allowed.
     """
     values = read(path)
     keeping.know(path.parent)
+    if of_run or (path.parent / "checkpoints").is_dir():
+        keeping.look_through(values, path.parent)
     try:
         return RunConfig.from_dict(values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value

@@ -125,3 +125,10 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for k, v in values.items():
         found |= flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v}
     return found
+
+
+def plain(value: Any) -> Any:
+    """What YAML can say: lists where there were tuples."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, tuple | list) else value

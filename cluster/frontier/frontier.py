@@ -23,7 +23,7 @@ from sparring.cluster.frontier.cost import Cost
 from sparring.cluster.frontier.settings import Frontier, Point, fitted, slug
 from sparring.cluster.machines import placement, session
 from sparring.cluster.machines.whole_runs import bundles_of
-from sparring.cluster.models.initial import resolved
+from sparring.cluster.models.initial import resolved, vetted, with_commits
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.runs.images import prepare
 from sparring.cluster.terminal import percent
@@ -113,7 +113,7 @@ def _costs(asked: Frontier, folder: Path, runtime_env: dict[str, Any], say: Say)
 
     places = {label: folder / "costs" / slug(label) for label in asked.methods}
     tasks = [
-        schedule.Task("measure", places[label], config, {})
+        schedule.Task("measure", places[label], config, {}, vetted(config))
         for label, config in asked.methods.items()
         if not (places[label] / "cost.json").exists()
     ]
@@ -178,6 +178,7 @@ def _train(
             folder / "runs" / p.name,
             fitted(asked.methods[p.label], p, costs[p.label].steps_per_epoch),
             {"attacks": list(asked.attacks), "examples": asked.examples},
+            vetted(asked.methods[p.label]),
         )
         for p in left
     ]
@@ -236,12 +237,14 @@ def compared(
         how: ``unit``, ``seeds``, ``attacks``, ``examples`` of :class:`Frontier`.
     """
     say = (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr))
-    chosen = {label: configured(config) for label, config in methods.items()}
+    chosen = configured(methods, Path(runs_dir), name)
     asked = Frontier(methods=chosen, budgets=tuple(map(float, budgets)), **how)
     return results.summary(frontier(asked, runs_dir=Path(runs_dir), name=name, resume=resume, say=say))
 
 
-def configured(config: RunConfig) -> RunConfig:
-    """A method's configuration as its runs have it."""
-    launch.check(config)
-    return resolved(config)
+def configured(methods: Mapping[str, RunConfig], runs_dir: Path, name: str | None) -> dict[str, RunConfig]:
+    """Configurations as their runs have them; from the Hub the commits of the frontier of this name, if there is one."""
+    begun = place.begun(runs_dir, name)
+    for config in methods.values():
+        launch.check(config)
+    return {label: resolved(with_commits(config, begun.get(label, {}))) for label, config in methods.items()}

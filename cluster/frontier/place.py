@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from sparring.agents.checkpoint import to_json, write
 from sparring.cluster.config.values import differences
@@ -13,6 +14,12 @@ from sparring.cluster.runs.folder import NAME, refuse_lost
 from sparring.cluster.terminal import relative
 
 GROWS = ("budgets", "seeds", "methods")  # what a folder's frontier may have more of when it goes on
+
+
+def begun(runs_dir: Path, name: str | None) -> dict[str, Any]:
+    """The configurations of the frontier of this name, plain values by label; none where there is none."""
+    file = runs_dir / (name or "") / "asked.json"
+    return dict(json.loads(file.read_text())["methods"]) if file.is_file() else {}
 
 
 def folder_of(asked: Frontier, runs_dir: Path, name: str | None, *, resume: bool) -> Path:

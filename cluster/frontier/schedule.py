@@ -17,6 +17,7 @@ from sparring.cluster.errors import Infrastructure, NoResources, SparringError, 
 from sparring.cluster.frontier import work
 from sparring.cluster.machines import placement
 from sparring.cluster.machines.whole_runs import HEAD, bundles_of
+from sparring.trainers.code import Code
 
 SOON = 1.0  # seconds for which room is waited while others still run
 EVERYBODYS = (4, 8, 130)  # exit codes that say nothing about the run's own settings
@@ -30,6 +31,7 @@ class Task:
     folder: Path
     config: RunConfig
     asked: dict[str, Any]
+    codes: tuple[Code, ...]  # users' files, looked at by the frontier: its process knows them once they have arrived
 
 
 def carry_out(

@@ -19,6 +19,7 @@ from sparring.cluster.runs import places
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.terminal import relative
 from sparring.trainers import datasets, decoder, keeping
+from sparring.trainers.code import Code
 
 FORMAT = 1
 WIDTH = 0.5  # of the margin from which on the small network of a cascade answers
@@ -187,21 +188,20 @@ def update(version: Path) -> None:
     write(version / "card.json", to_json(card))
 
 
-def changed_code(named: Iterable[str], models_dir: str | None) -> list[str]:
-    """One sentence per file of a user's that has changed since a published model keeps it.
+def kept_code(named: Iterable[str], models_dir: str | None) -> list[Code]:
+    """Files of users' that published models bring.
 
     Args:
-        named: folders of versions.
+        named: folders of models, or of versions.
         models_dir: a folder of models, all of whose versions are looked at too.
 
     Raises:
         UsageError: a kept copy is altered.
     """
-    versions = [Path(path) for path in named]
-    if models_dir is not None:
-        versions += sorted(manifest.parent for manifest in Path(models_dir).glob("*/*/MANIFEST.json"))
+    manifests = [m for path in named for m in (*Path(path).glob("MANIFEST.json"), *Path(path).glob("*/MANIFEST.json"))]
+    manifests += Path(models_dir).glob("*/*/MANIFEST.json") if models_dir is not None else []
     try:
-        return keeping.changed(code for version in versions for code in keeping.know_all(version))
+        return [code for manifest in sorted(set(manifests)) for code in keeping.know_all(manifest.parent)]
     except ValueError as error:
         raise UsageError(str(error)) from error
 

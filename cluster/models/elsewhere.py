@@ -101,6 +101,7 @@ class Recorded:
         self.data = DataConfig(**facts["data"])
         try:
             keeping.know(path)
+            keeping.look_through(facts, path)
             model = _made(facts)
         except (ValueError, UsageError, BrokenCheckpoint):
             return

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sparring.agents import foreign_weights, hub_folder, model_folder
 from sparring.agents.checkpoint import CheckpointError, network_config, save_model
 from sparring.agents.networks import Network
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.settings import Own
+from sparring.cluster.config.values import read
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.models import hub
 from sparring.cluster.models.elsewhere import is_elsewhere, of_elsewhere
 from sparring.cluster.models.resolve import copy_of, published, single
 from sparring.cluster.models.target import Elsewhere, check_code
 from sparring.cluster.runs import mirror
-from sparring.cluster.runs.folder import RunFolder
-from sparring.trainers import code, user
+from sparring.trainers import code, trusting, user
 from sparring.trainers.config import DataConfig
 
 
@@ -45,14 +47,17 @@ def by_content(config: RunConfig) -> RunConfig:
 
 
 def as_begun(config: RunConfig, run: Path) -> RunConfig:
-    """With the commits that a run in this folder began with, where a repository of the Hub is named without one; the run is brought
-    from the mirror where only that has it."""
+    """:func:`with_commits` of the run in this folder, if there is one; it is brought from the mirror where only that has it."""
     mirror.brought(config.mirror, run)
-    if not (run / "config.yaml").is_file():
-        return config
-    known, agents = RunFolder(run).config.agents, dict(config.agents)
+    file = run / "config.yaml"
+    return with_commits(config, read(file)) if file.is_file() else config
+
+
+def with_commits(config: RunConfig, begun: Mapping[str, Any]) -> RunConfig:
+    """With the commits of ``begun``, a configuration as plain values, where a repository of the Hub is named without one."""
+    known, agents = begun.get("agents", {}), dict(config.agents)
     for role, own in config.agents.items():
-        init = known.get(role, Own()).init
+        init = known.get(role, {}).get("init")
         if own.init and init and init.startswith(hub_folder.PREFIX) and hub_folder.parse(init)[0] == _bare(own.init):
             agents[role] = replace(own, init=init)
     return replace(config, agents=agents)
@@ -70,13 +75,23 @@ def bring(config: RunConfig) -> None:
             hub.fetched(own.init)
 
 
-def codes_of_weights(config: RunConfig) -> tuple[code.Code, ...]:
-    """The user's files of the networks whose weights a run starts from."""
+def vetted(config: RunConfig) -> tuple[code.Code, ...]:
+    """The user's files that a run is made of, also those of the networks whose weights it starts from; his own from now on.
+
+    Raises:
+        Untrusted: one is somebody else's, and was not admitted.
+        BrokenCheckpoint: weights that cannot be read.
+    """
     places = [hub_folder.located(own.init) for own in config.agents.values()]
     try:
-        return user.codes([network_config(Path(place)).spec for place in places if place is not None])
+        of_weights = user.codes([network_config(Path(place)).spec for place in places if place is not None])
     except (CheckpointError, ValueError) as error:
         raise BrokenCheckpoint(str(error)) from error
+    codes = (*config.codes, *of_weights)
+    for one in codes:
+        trusting.check(one)
+        trusting.adopt(one)
+    return codes
 
 
 def _resolved(role: str, own: Own, data: DataConfig) -> Own:

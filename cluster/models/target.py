@@ -41,7 +41,7 @@ class Target:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         named = (self.facts["spec"], self.facts["data"]["name"], self.facts["network"])
-        keeping.keep(user.codes(named), self.path)
+        keeping.keep(user.codes(named), self.path, adopt=False)
         write(self.path / "model.json", to_json(dict(self.facts)))
 
     def one(self, what: str) -> tuple[str, Subject]:
@@ -110,11 +110,13 @@ def of_model(version: Path, *, root: Path | None = None) -> Target:
 
     Raises:
         BrokenCheckpoint: a file is missing or altered.
-        Untrusted: code of its own came with it from the Hub, and was not admitted.
+        Untrusted: code of somebody else's came with it, and was not admitted.
     """
     try:
         check_code(version)
-        model, card = model_folder.load(version), model_folder.card(version)
+        card = model_folder.card(version)
+        keeping.look_through(card["data"], version)
+        model = model_folder.load(version)
     except CheckpointError as error:
         raise BrokenCheckpoint(str(error)) from error
     known = card["data"]

@@ -73,10 +73,6 @@ class RunFolder:
         write(path / "config.yaml", run_config.dump(config).encode())
         return folder
 
-    def keeps(self, one: code.Code) -> bool:
-        """Whether it lies in ``code/``."""
-        return (self.path / code.KEPT / f"{one.key}.json").is_file()
-
     def keep(self, codes: Sequence[code.Code]) -> None:
         """Keep copies of the user's files that the run is made of in ``code/``."""
         keeping.keep(codes, self.path)
@@ -112,7 +108,7 @@ class RunFolder:
     @property
     def config(self) -> RunConfig:
         """The resolved configuration."""
-        return run_config.load(self.path / "config.yaml")
+        return run_config.load(self.path / "config.yaml", of_run=True)
 
     @property
     def checkpoints(self) -> Checkpoints:

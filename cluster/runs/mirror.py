@@ -20,6 +20,7 @@ from sparring.cluster.errors import Exists
 from sparring.cluster.runs import places
 from sparring.cluster.runs.checkpoints import number_of
 from sparring.cluster.runs.folder import RunFolder
+from sparring.trainers import keeping
 
 RECORDS = ("config.yaml", "env.json", "metrics.jsonl", "validation.jsonl", "alarms.jsonl", "log.txt")
 COMMITTED = "COMMITTED"
@@ -98,6 +99,7 @@ class Mirror:
         here = folder.checkpoints.committed()
         with places.asking(self._uri), self._there.open_input_stream(f"{self._base}/config.yaml") as file:
             copied = yaml.safe_load(file.read())
+        keeping.look_through(copied, folder.path)
         if run_config.RunConfig.from_dict(copied).sha256 != folder.config.sha256:
             raise Exists(f"the mirror {self._base} holds a run with other settings; choose another --name or --mirror")
         if not here or here[-1] < number_of(steps[-1]):

@@ -25,7 +25,7 @@ from sparring.cluster.config.values import differences
 from sparring.cluster.errors import Exists, Infrastructure, Interrupted, SparringError, UsageError
 from sparring.cluster.machines import placement, session
 from sparring.cluster.machines.whole_runs import bundles_of
-from sparring.cluster.models.initial import resolved
+from sparring.cluster.models.initial import resolved, vetted, with_commits
 from sparring.cluster.runs.folder import NAME, RunFolder, refuse_lost
 from sparring.cluster.search import objective, samplers
 from sparring.cluster.search import report as search_report
@@ -35,6 +35,7 @@ from sparring.cluster.team import assemble
 from sparring.cluster.terminal import relative
 from sparring.cluster.trackers import trackers
 from sparring.cluster.training import launch
+from sparring.trainers import keeping
 from sparring.trainers.search import Uniform
 
 
@@ -56,7 +57,7 @@ def tune(
         Interrupted: stopped; every finished trial is kept.
         Infrastructure: some trials could not be carried out; they can go on.
     """
-    config = resolved(search.config)
+    config = prepared(search.config, runs_dir, name)
     search = replace(search, config=_going_on(config, runs_dir, name))
     if search.config != config:
         say(f"{name} goes on by {search.config.checkpoint.name}, as it was begun")
@@ -154,13 +155,25 @@ def check(search: Search) -> None:
     launch.check(search.config)
 
 
+def prepared(config: RunConfig, runs_dir: Path, name: str | None) -> RunConfig:
+    """Every trial's configuration, its weights found; from the Hub the commits of the search of this name, if there is one."""
+    return resolved(with_commits(config, _begun(runs_dir, name) or {}))
+
+
 def _going_on(config: RunConfig, runs_dir: Path, name: str | None) -> RunConfig:
     """The configuration with the measure of the search of this name, if there is one."""
-    file = runs_dir / (name or "") / "search.json"
-    if not file.is_file():
+    known = _begun(runs_dir, name)
+    if known is None:
         return config
-    begun = RunConfig.from_dict(json.loads(file.read_text())["config"])
-    return replace(config, checkpoint=config.checkpoint.going_on(begun.checkpoint))
+    keeping.know(runs_dir / str(name))
+    keeping.look_through(known, runs_dir / str(name))
+    return replace(config, checkpoint=config.checkpoint.going_on(RunConfig.from_dict(known).checkpoint))
+
+
+def _begun(runs_dir: Path, name: str | None) -> dict[str, Any] | None:
+    """The configuration of the search of this name, as plain values."""
+    file = runs_dir / (name or "") / "search.json"
+    return dict(json.loads(file.read_text())["config"]) if file.is_file() else None
 
 
 def _folder(search: Search, runs_dir: Path, name: str | None, *, resume: bool) -> Path:
@@ -191,7 +204,7 @@ def _folder(search: Search, runs_dir: Path, name: str | None, *, resume: bool) -
             write(file, to_json(asked))
         return folder
     (folder / "trials").mkdir(parents=True)
-    RunFolder(folder).keep(search.config.codes)
+    RunFolder(folder).keep(vetted(search.config))
     write(file, to_json(asked))
     return folder
 

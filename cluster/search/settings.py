@@ -13,7 +13,8 @@ from typing import Any, Literal
 from sparring.agents.checkpoint import to_json
 from sparring.cluster.config import run_config
 from sparring.cluster.config.run_config import RunConfig
-from sparring.cluster.models.initial import by_content
+from sparring.cluster.models.initial import by_content, vetted
+from sparring.trainers.code import Code
 from sparring.trainers.search import Choice, Space
 
 Scheduler = Literal["asha", "pbt", "fifo"]
@@ -74,6 +75,9 @@ class Plan:
     config: RunConfig
     objective: str
     command: list[str]
+    codes: tuple[
+        Code, ...
+    ]  # users' files, looked at by the search: a trial's process knows them once they have arrived
     pbt: bool = False
 
 
@@ -85,4 +89,4 @@ def plan_of(search: Search, folder: Path) -> Plan:
         config = replace(config, checkpoint=replace(config.checkpoint, threat=str(config.threats[0])))
     if search.share_teachers:
         config = replace(config, memo=str(folder / "teachers"))
-    return Plan(str(folder), config, search.objective, sys.argv, pbt=search.scheduler == "pbt")
+    return Plan(str(folder), config, search.objective, sys.argv, vetted(config), pbt=search.scheduler == "pbt")

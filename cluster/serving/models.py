@@ -12,6 +12,7 @@ from sparring.cluster.errors import UsageError
 from sparring.cluster.models import card
 from sparring.cluster.models.resolve import copy_of, published, single
 from sparring.cluster.terminal import HOME
+from sparring.trainers import trusting
 from sparring.trainers.config import DataConfig
 
 EXAMPLES = HOME / "serve" / "demo"  # a robust and a plain network
@@ -62,6 +63,9 @@ def settings(
         made["models_dir"] = str(models_dir.resolve())
     if token_file is not None:
         made["token_file"] = str(token_file.resolve())
+    own = {code.sha256 for code in card.kept_code(named.values(), made.get("models_dir")) if trusting.may_run(code)}
+    if own:
+        made["own_code"] = sorted(own)  # a replica may run where nobody knows what is the user's
     return made
 
 

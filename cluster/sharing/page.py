@@ -180,11 +180,12 @@ def _measured(card: Mapping[str, Any]) -> Iterator[str]:
 
 def _use(version: Path, card: Mapping[str, Any], repository: str, *, timm: bool) -> Iterator[str]:
     codes = keeping.know_all(version)
-    trusted = f", trust_code={[code.sha256 for code in codes]}" if codes else ""
     yield "```python"
     yield "import sparring"
     yield ""
-    yield f'model = sparring.load("hf:{repository}"{trusted})  # images [B, C, H, W] in [0, 1] -> logits [B, {len(card["classes"])}]'
+    for code in codes:
+        yield f'sparring.trust_code("{code.sha256}")  # {code.main}'
+    yield f'model = sparring.load("hf:{repository}")  # images [B, C, H, W] in [0, 1] -> logits [B, {len(card["classes"])}]'
     yield "```"
     yield ""
     yield f"`hf:{repository}@COMMIT` is the same bytes for ever. Every file is checked against the sha256 in MANIFEST.json."

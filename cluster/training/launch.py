@@ -21,7 +21,7 @@ from sparring.cluster.config.values import differences, flat
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.machines.stop import StopSignal
 from sparring.cluster.models import teachers
-from sparring.cluster.models.initial import as_begun, bring, by_content, codes_of_weights, resolved
+from sparring.cluster.models.initial import as_begun, bring, by_content, resolved, vetted
 from sparring.cluster.runs import images, mirror, records
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.runs.run import Run
@@ -32,7 +32,7 @@ from sparring.cluster.training.controller import Controller
 from sparring.cluster.training.job import Circumstances, Job
 from sparring.cluster.training.monitors import Monitors
 from sparring.cluster.training.progress import Progress, facts_table
-from sparring.trainers import datasets, optim, trusting
+from sparring.trainers import datasets, keeping, optim
 
 
 def train(
@@ -130,16 +130,13 @@ def _execute(folder: RunFolder, config: RunConfig, how: Circumstances) -> Run:
         if damaged and first is None:
             raise BrokenCheckpoint(f"no whole checkpoint in {folder}: {'; '.join(damaged)}")
         if first is not None and first == folder.total_steps and not damaged:
+            folder.keep(keeping.know(folder.path))  # the user's own, if he has said so
             if not how.quiet:
                 print(f"{folder} is complete already", file=sys.stderr)
             return Run(folder.path)
         try:
             bring(config)
-            codes = (*config.codes, *codes_of_weights(config))
-            for code in codes:
-                if not folder.keeps(code):  # what the run keeps was admitted when it began
-                    trusting.check(code)
-            folder.keep(codes)
+            folder.keep(vetted(config))
             specs = assemble.specs(config, quiet=how.quiet)
             known = teachers.looked_at(specs, folder)
             hashes = images.hashes(specs[0].images, config.data, seed=config.seed)

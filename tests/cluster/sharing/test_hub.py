@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from sparring.agents.checkpoint import sha256, to_json
 from sparring.cluster.commands import api
 from sparring.cluster.errors import BrokenCheckpoint
 from sparring.serve import versions
-from sparring.trainers import code, trusting
+from sparring.trainers import trusting
 from tests.cluster.sharing.standin import TOKEN, Hub, running
 from tests.conftest import Command
-from tests.helpers import CLONE, bytes_of, small_flags
+from tests.helpers import CLONE, begin_anew, bytes_of, small_flags
 
 library: Any = pytest.importorskip("huggingface_hub")
 ROBUST, PLAIN = (CLONE / "serve" / "demo" / name / "1" for name in ("digits-robust", "digits-plain"))
@@ -55,10 +54,10 @@ def push(sparring: Command, net: object = ROBUST, to: str = NET, *flags: str) ->
     return told
 
 
-def logits(net: str | Path, **options: Any) -> torch.Tensor:
+def logits(net: str | Path) -> torch.Tensor:
     x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        out: torch.Tensor = api.load(net, **options)(x)
+        out: torch.Tensor = api.load(net)(x)
     return out
 
 
@@ -293,15 +292,6 @@ def net():
 """
 
 
-def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a process that has just begun."""
-    monkeypatch.setattr(code, "_known", {})
-    monkeypatch.setattr(trusting, "_admitted", set())
-    monkeypatch.setattr(trusting, "_strange", {})
-    for name in [name for name in sys.modules if name.startswith(code.PREFIX)]:
-        monkeypatch.delitem(sys.modules, name)
-
-
 @pytest.fixture
 def with_code(hub: Hub, sparring: Command, monkeypatch: pytest.MonkeyPatch) -> str:
     """A model with a file of its author's, pushed; its name, as seen by a process that has never seen the file."""
@@ -311,7 +301,7 @@ def with_code(hub: Hub, sparring: Command, monkeypatch: pytest.MonkeyPatch) -> s
     for path in ("own.py", "ran"):
         Path(path).unlink()
     shutil.rmtree("models")
-    _forget(monkeypatch)
+    begin_anew(monkeypatch)
     return "hf:me/own"
 
 
@@ -367,7 +357,7 @@ def test_a_cascade_with_such_code_is_somebody_elses_too(
     theirs = trusting.came_from(Path("models/theirs/1"))
     assert theirs is not None
     assert trusting.came_from(Path("models/both/1")) == theirs
-    _forget(monkeypatch)
+    begin_anew(monkeypatch)
     Path("ran").unlink(missing_ok=True)
     with pytest.raises(ValueError, match="which serve never runs"):
         versions.load(Path("models/both/1"), torch.device("cpu"))
@@ -381,7 +371,7 @@ def test_a_run_begun_with_trusted_code_goes_on(
     start = [f for f in small_flags(max_steps=1) if not f.startswith("--network")]
     begin = ["train", "at", *start, "--no-report", "--team=local", f"--agents.model.init={with_code}", "--name=a"]
     assert sparring(*begin, f"--trust-code={sha}").returncode == 0
-    _forget(monkeypatch)
+    begin_anew(monkeypatch)
     shutil.rmtree("runs/a/checkpoints")
     shutil.rmtree("home/.cache/sparring/hub")  # it is fetched again
     done = sparring("resume", "runs/a")
@@ -392,8 +382,8 @@ def test_a_run_begun_with_trusted_code_goes_on(
 def test_python_trusts_by_sha256(with_code: str) -> None:
     with pytest.raises(trusting.Untrusted) as refused:
         logits(with_code)
-    sha = str(refused.value).partition("--trust-code ")[2][:64]
-    assert logits(with_code, trust_code=[sha]).shape == (4, 10)
+    api.trust_code(str(refused.value).partition("--trust-code ")[2][:64])
+    assert logits(with_code).shape == (4, 10)
 
 
 def test_serve_never_runs_it(with_code: str, sparring: Command) -> None:
