@@ -254,8 +254,8 @@ def test_a_tracker_that_hangs(library: Any, sparring: Command, monkeypatch: pyte
     assert done.stderr.count("the tracker wandb") == 1
     assert "the tracker wandb no longer answers; training is not touched by it. See " in done.stderr
     assert time.monotonic() - started < PATIENCE
-    began = time.monotonic()
     tracker = Apart("wandb", Path("trackers"), {"name": "r", "config": {}, "parent": None}, print)
+    began = time.monotonic()
     said = tracker.finish("finished")
     assert said is not None
     assert "did not end within 1 s and was left" in said
