@@ -25,6 +25,7 @@ import numpy as np
 from claims_compared import CLAIMS, SETTINGS, TEACHERS, TEACHING, Claim, Piece, Row, part
 from common import RESULTS, circumstances
 
+from sparring.agents.checkpoint import to_json
 from sparring.cluster.config.environment import cpu
 from sparring.cluster.evaluation.block import BROKEN, read
 from sparring.cluster.evaluation.evaluation import evaluate_run
@@ -68,7 +69,11 @@ def teachers(args: argparse.Namespace) -> None:
         if not (folder.path / "evaluation" / "card" / "report.json").exists():
             evaluate_run(folder, attacks=ATTACKS, checkpoint="last", examples=Examples(TEACHERS_EXAMPLES), name="card")
         where = TEACHERS if args.save else args.runs_dir / "teachers"
-        print(publish(*single(f"{folder.path}@model"), name=name, models_dir=where))
+        version = publish(*single(f"{folder.path}@model"), name=name, models_dir=where)
+        card = json.loads((version / "card.json").read_bytes())
+        card["data"]["root"] = "data"  # not where it lay on the machine that trained
+        (version / "card.json").write_bytes(to_json(card))
+        print(version)
 
 
 def attacked(folder: RunFolder, row: Row, checkpoint: str, args: argparse.Namespace) -> dict[str, Any]:

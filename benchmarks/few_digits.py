@@ -21,7 +21,7 @@ from typing import Any
 
 from common import circumstances, evaluated, save
 
-from sparring.cluster.commands.demo import ATTACK, THREAT
+from sparring.cluster.commands.demo import ATTACK, FEW, THREAT
 from sparring.cluster.config.recipes import recipe
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.frontier import cost
@@ -70,8 +70,7 @@ def main() -> None:
 
 def measured(fraction: float, args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
     """Per kind of training and seed."""
-    few = {"data.fraction": fraction, "batch_size": 32, "team": "local", "device": "cpu", "epochs": args.epochs}
-    few["checkpoint.every"] = 20
+    few = FEW | {"data.fraction": fraction, "team": "local", "device": "cpu", "epochs": args.epochs}
     mutual = recipe("mat-digits").replace(few)
     kinds = {name: mutual.replace(MUTUAL[name]) for name in args.only}
     alone = recipe("at-digits").replace(few)

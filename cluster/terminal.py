@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     with console.capture() as printed:
         console.print(shown)
     print("\n".join(line.rstrip() for line in printed.get().rstrip("\n").splitlines()))
+
+
+def paragraph(text: str) -> None:
+    """Print words in lines of the terminal's width; in one line where there is no terminal."""
+    width = shutil.get_terminal_size().columns
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    print("\n".join(lines) if sys.stdout.isatty() else text)
 
 
 def command() -> str:

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from sparring.cluster.commands.demo import brought
+from sparring.cluster.commands.demo import FEW, OTHER_SEEDS, brought
+from sparring.cluster.config.recipes import recipe
 from sparring.cluster.evaluation import verify
 from tests.helpers import CLONE, PATIENCE
 
 
 @pytest.mark.soak
 def test_demo(tmp_path: Path) -> None:
-    """Peers at least 70 % robust and 95 % clean, the plain network below 15 %, training about a minute; twice is fine."""
+    """Of 71 images: peers right on most and robust on a third, the plain network far below, training about a minute; twice is fine."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
     environment["HOME"] = str(tmp_path / "home")
     (tmp_path / "home").mkdir()
@@ -36,13 +37,13 @@ def test_demo(tmp_path: Path) -> None:
     }
     peers = [v for name, v in networks.items() if name.startswith("peer")]
     assert len(peers) == 2
-    assert min(clean for clean, _ in peers) >= 0.95
-    assert min(robust for _, robust in peers) >= 0.70
-    assert networks["plain training"][1] < 0.15
-    assert networks["plain training"][0] >= 0.95
+    assert min(clean for clean, _ in peers) >= 0.80
+    assert min(robust for _, robust in peers) >= 0.33
+    assert networks["plain training"][1] < min(robust for _, robust in peers) - 0.15
+    assert networks["plain training"][0] >= 0.75
     mutual, alone_at_cost, plain = (Path(result[k]) for k in ("run", "alone", "plain"))
     assert (mutual.name, alone_at_cost.name, plain.name) == ("mat-digits-2", "at-digits-2", "clean-digits-2")
-    assert networks["alone, same cost"][1] >= 0.70
+    assert networks["alone, same cost"][1] >= 0.30
     assert result["epochs"]["alone"] == pytest.approx(
         2.58 * result["epochs"]["mutual"], abs=1
     )  # 43.6 passes against 16.9
@@ -62,6 +63,16 @@ def test_demo(tmp_path: Path) -> None:
     assert len(evaluations) == 1
     assert verify.evaluation(evaluations[0]).problems == []
     assert json.loads((mutual / "env.json").read_text())["team"] == "ray"
+
+
+def test_what_it_says_of_other_seeds_is_on_record() -> None:
+    record = json.loads((CLONE / "benchmarks" / "results" / "few_digits_again.json").read_text())
+    mean, low, high = (100 * v for v in record["fractions"]["0.05"]["mat alpha=1"]["over alone, same cost, last"])
+    assert len(record["seeds"]) == 10
+    assert f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}] over ten other seeds" == OTHER_SEEDS
+    seed = recipe("mat-digits").seed
+    assert seed not in record["seeds"]
+    assert record["epochs"] == FEW["epochs"]
 
 
 def training_seconds(run: Path) -> float:
