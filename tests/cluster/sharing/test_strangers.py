@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,18 @@ def test_nor_where_he_names_it_again(sparring: Command, another: Callable[[], No
     assert done.returncode == 0, done.stderr
 
 
+def test_a_process_that_was_sent_the_code_does_not_ask(sparring: Command, another: Callable[[], None]) -> None:
+    """As an actor or a trial on another machine, where nothing is noted."""
+    begun(sparring, "--network=own.py:net")
+    sent = pickle.dumps(RunFolder(Path("runs/a")).config)
+    another()
+    pickle.loads(sent)
+    *_, weights = sorted(Path("runs/a/checkpoints").rglob("model"))
+    assert RunFolder(Path("runs/a")).config.codes
+    load_model(weights)
+    assert Path("ran").exists()
+
+
 def _point_to(place: Path, key: str) -> None:
     """A file of the folder names code by a path, as the folders of version 0.1 do."""
     values = yaml.safe_load(place.read_text())
@@ -179,7 +192,9 @@ def _point_to(place: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize("inside", ["config.yaml", "state.json"])
-def test_by_the_path_of_a_file_beside_a_run(inside: str, sparring: Command, another: Callable[[], None]) -> None:
+def test_by_the_path_of_a_file_beside_a_run(
+    inside: str, sparring: Command, another: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun(sparring, "--network=own.py:net")
     another()
     Path("theirs").mkdir()
@@ -187,6 +202,9 @@ def test_by_the_path_of_a_file_beside_a_run(inside: str, sparring: Command, anot
     *_, state = sorted(Path("runs/a/checkpoints").rglob("model/state.json"))
     if inside == "config.yaml":
         _point_to(Path("runs/a/config.yaml"), "network")
+        refused(sparring("train", "-c", "runs/a/config.yaml", "--name=b", "--no-report"))
+        begin_anew(monkeypatch)
+        shutil.rmtree("runs/a/checkpoints")
         network = networks.configure(RunFolder(Path("runs/a")).config.network, datasets.load(DataConfig()))
         with pytest.raises(Untrusted):
             networks.build(network, 0)
@@ -229,13 +247,17 @@ def test_a_model_whose_card_names_a_file_for_its_images(sparring: Command, anoth
     refused(sparring("evaluate", "m", "--attacks=clean"))
 
 
-def test_an_evaluation_of_somebody_elses(sparring: Command, another: Callable[[], None]) -> None:
+@pytest.mark.parametrize("named", ["by what it keeps", "by a path"])
+def test_an_evaluation_of_somebody_elses(named: str, sparring: Command, another: Callable[[], None]) -> None:
     Path("own.py").write_text(NETWORK)
     assert sparring("evaluate", "own.py:net", "--threat=linf:0.1", "--examples=16").returncode == 0
     (made,) = Path("evaluated").iterdir()
     shutil.move(made, "theirs")
     another()
     (report,) = Path("theirs/evaluation").iterdir()
+    if named == "by a path":
+        Path("theirs/own.py").write_text(NETWORK)
+        _point_to(Path("theirs/model.json"), "spec")
     done = sparring("verify", report)
     assert not Path("ran").exists(), done
     refused(done)
