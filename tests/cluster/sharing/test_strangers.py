@@ -282,3 +282,18 @@ def test_replicas_run_what_the_user_of_serve_knows(
     served = Models(Settings.model_validate({**settings, "own_code": []}))
     served.poll()
     assert "not known on this machine as yours" in served.described["m"]["refused"][1]
+
+
+def test_a_mirror_that_names_a_file(sparring: Command, another: Callable[[], None]) -> None:
+    """What a mirror holds is compared with the run, and comparing reads the settings of a method."""
+    mirror = Path("mirror").resolve()
+    again = ["--network=small_cnn:width=2", f"--mirror=file://{mirror}"]
+    begun(sparring, *again)
+    another()
+    Path("theirs").mkdir()
+    Path("theirs/own.py").write_text(METHOD)
+    config = mirror / "a" / "config.yaml"
+    values = yaml.safe_load(config.read_text())
+    values["method"]["name"] = "theirs/own.py"
+    config.write_text(yaml.safe_dump(values))
+    refused(sparring("train", "at", *SMALL, "--team=local", "--no-report", "--name=a", *again, "--resume-if-exists"))
