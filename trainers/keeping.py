@@ -12,19 +12,15 @@ from sparring.trainers import trusting
 from sparring.trainers.code import KEPT, Code, key_of, known, known_as, python_file, read
 
 
-def keep(these: Sequence[Code], folder: Path, *, adopt: bool = True) -> list[str]:
-    """Keep code in ``folder/code``: a folder of files per content, and ``KEY.json`` that says what they are.
-
-    Args:
-        adopt: code of somebody else's is the user's from now on, as where he trains or publishes a network of it; his own is anyway.
+def keep(these: Sequence[Code], folder: Path) -> list[str]:
+    """Keep code in ``folder/code``: a folder of files per content, and ``KEY.json`` that says what they are. It is the user's from now on.
 
     Returns:
         The files' names in ``folder``.
     """
     written = []
     for code in these:
-        if adopt or not trusting.is_strange(code):
-            trusting.adopt(code)
+        trusting.adopt(code)
         home = folder / KEPT / code.key
         for name, source in code.files.items():
             _put(home / name, source)

@@ -41,7 +41,7 @@ class Target:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         named = (self.facts["spec"], self.facts["data"]["name"], self.facts["network"])
-        keeping.keep(user.codes(named), self.path, adopt=False)
+        keeping.keep(user.codes(named), self.path)
         write(self.path / "model.json", to_json(dict(self.facts)))
 
     def one(self, what: str) -> tuple[str, Subject]:

@@ -14,10 +14,13 @@ import yaml
 
 from sparring.agents import networks
 from sparring.agents.checkpoint import load_model
+from sparring.cluster.config import run_config
+from sparring.cluster.config.recipes import recipe
 from sparring.cluster.errors import Untrusted
+from sparring.cluster.models.initial import vetted
 from sparring.cluster.runs.folder import RunFolder
 from sparring.serve import versions
-from sparring.trainers import datasets
+from sparring.trainers import datasets, trusting
 from sparring.trainers.config import DataConfig
 from tests.conftest import Command, Done
 from tests.helpers import begin_anew, small_flags
@@ -79,9 +82,11 @@ def refused(done: Done) -> str:
     return done.stderr.partition("--trust-code ")[2][:64]
 
 
-def test_of_a_run(sparring: Command, another: Callable[[], None]) -> None:
+def test_of_a_run(sparring: Command, another: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     begun(sparring, "--network=own.py:net")
     another()
+    with pytest.raises(Untrusted):  # actors, which are sent the code, do not ask
+        vetted(run_config.load(Path("runs/a/config.yaml")))
     *_, weights = sorted(Path("runs/a/checkpoints").rglob("model"))
     anew = ["train", "-c", "runs/a/config.yaml", "--name=b", "--no-report"]
     ways = [
@@ -103,6 +108,7 @@ def test_of_a_run(sparring: Command, another: Callable[[], None]) -> None:
     ]
     for way in ways:
         sha = refused(sparring(*way))
+        begin_anew(monkeypatch)
         refused(sparring(*way))  # nor by having been refused
         refused(sparring(*way, "--trust-code", "0" * 64))
     assert sparring("evaluate", "runs/a", "--attacks=clean", f"--trust-code={sha}").returncode == 0
@@ -155,6 +161,15 @@ def test_the_user_is_not_asked_for_his_own(sparring: Command, monkeypatch: pytes
         assert done.returncode == 0, done.stderr
     begin_anew(monkeypatch)
     assert versions.load(Path("models/m/1"), torch.device("cpu")).card["name"] == "m"
+
+
+def test_what_other_machines_carry_out_is_the_users_here_too(sparring: Command) -> None:
+    """A frontier's runs are made by processes of the cluster, and looked at from here."""
+    Path("own.py").write_text(NETWORK)
+    config = recipe("at").replace({"network": "own.py:net"}).absolute()
+    assert not any(map(trusting.is_own, config.codes))
+    assert vetted(config) == config.codes
+    assert all(map(trusting.is_own, config.codes))
 
 
 def test_nor_where_he_names_it_again(sparring: Command, another: Callable[[], None]) -> None:
@@ -282,6 +297,19 @@ def test_replicas_run_what_the_user_of_serve_knows(
     served = Models(Settings.model_validate({**settings, "own_code": []}))
     served.poll()
     assert "not known on this machine as yours" in served.described["m"]["refused"][1]
+
+
+def test_a_search_that_names_a_file(sparring: Command, another: Callable[[], None]) -> None:
+    """Its settings are compared with those of the search that is to go on."""
+    begun(sparring, "--network=small_cnn:width=2")
+    another()
+    Path("theirs").mkdir()
+    Path("theirs/own.py").write_text(METHOD)
+    values = yaml.safe_load(Path("runs/a/config.yaml").read_text())
+    values["method"]["name"] = "theirs/own.py"
+    Path("runs/s").mkdir()
+    Path("runs/s/search.json").write_text(json.dumps({"config": values}))
+    refused(sparring("tune", "at", *SMALL, "--search.attack.eps=uniform(0.1, 0.2)", "--name=s", "--resume"))
 
 
 def test_a_mirror_that_names_a_file(sparring: Command, another: Callable[[], None]) -> None:
