@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sparring.trainers.trusting import trust_code as trust_code
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -74,7 +76,8 @@ def tune(
     """Search settings of a run with Ray Tune, or go on with a search: ``path``, ``best`` (a run), ``trials``.
 
     Args:
-        config, spaces: of every trial (``team="local"`` makes each one process); by path, as ``{"method.temperature": "loguniform(1, 10)"}``; default what the method names.
+        config: of every trial; ``team="local"`` makes each trial one process.
+        spaces: by path, as ``{"method.temperature": "loguniform(1, 10)"}``; default what the method names.
         trials: default 16, and of a grid one per combination.
         time_budget: seconds after which no more is run; ``resume`` goes on.
 
@@ -123,21 +126,16 @@ def load(
 
     Args:
         net: ``RUN[@AGENT]``, ``NAME[/VERSION]`` in models/, ``FILE.safetensors``, ``FILE.py:function``, ``timm:NAME``, ``hf:USER/NAME``, a URI.
-        agent, checkpoint: of a run: role, needed when it has several products; ``best`` by held-out robust accuracy, or ``last``.
-        network, data: what a file of weights is of, such as ``resnet18``; whose images and classes a network from elsewhere is for.
+        agent: of a run: role, needed when it has several products.
+        checkpoint: of a run: ``best`` by held-out robust accuracy, or ``last``.
+        network: what a file of weights is of, such as ``resnet18``.
+        data: data set whose images and classes a network from elsewhere is for.
     """
     from sparring.cluster.models import resolve, target
     from sparring.trainers.config import DataConfig
 
     about = target.Elsewhere(network=network, run=DataConfig(name=data))
     return resolve.single(str(net), about, agent=agent, checkpoint=checkpoint)[1].model
-
-
-def trust_code(*sha256: str) -> None:
-    """Let code of somebody else's run in this process, by its sha256 as the refusal shows it."""
-    from sparring.trainers import trusting
-
-    trusting.admit(sha256)
 
 
 def attack(
