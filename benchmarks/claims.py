@@ -53,7 +53,7 @@ def run(label: str, piece: Piece, seed: int, args: argparse.Namespace) -> RunFol
     """The run, trained to its end."""
     made = launch.train(
         piece.config(seed, args.setting),
-        runs_dir=args.runs_dir,
+        runs_dir=args.runs_dir / args.named,  # the settings have runs of one name
         name=f"{label}-seed{seed}",
         resume_if_exists=True,
         how=Circumstances(quiet=True),
@@ -251,7 +251,8 @@ def described(setting: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """A setting with what ``--set`` changes."""
+    """A setting with what ``--set`` changes; its name is kept."""
+    args.named = name
     made = dict(SETTINGS[name])
     for text in args.set:
         path, _, value = text.partition("=")
