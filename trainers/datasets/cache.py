@@ -83,19 +83,31 @@ def ensure(cache: Path, key: str, name: str, decode: Callable[[], Decoded]) -> l
 
     One process per node decodes; the others wait for it.
     """
+
+    def fill(working: Path) -> dict[str, object]:
+        decoded = decode()
+        hashes = {split: _write(working / f"{split}.arrow", *getattr(decoded, split)) for split in ("train", "test")}
+        shape = list(decoded.train[0].shape[1:])
+        return {"format": FORMAT, "name": name, "classes": list(decoded.classes), "shape": shape, "sha256": hashes}
+
+    return made(cache, key, fill)
+
+
+def made(cache: Path, key: str, fill: Callable[[Path], dict[str, object]]) -> list[str]:
+    """Make an entry unless it is there and whole; what was wrong with a damaged one.
+
+    Args:
+        fill: writes the files into a folder, and returns what meta.json says, with ``sha256`` of each split's file.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     with locked(cache / f"{key}.lock"):
         wrong = problems(cache / key)
         if wrong == []:
             return []
-        decoded = decode()
         working = cache / f"{key}.tmp"
         shutil.rmtree(working, ignore_errors=True)
         working.mkdir()
-        hashes = {split: _write(working / f"{split}.arrow", *getattr(decoded, split)) for split in ("train", "test")}
-        shape = list(decoded.train[0].shape[1:])
-        meta = {"format": FORMAT, "name": name, "classes": list(decoded.classes), "shape": shape, "sha256": hashes}
-        (working / "meta.json").write_text(json.dumps(meta, indent=1))
+        (working / "meta.json").write_text(json.dumps(fill(working), indent=1))
         shutil.rmtree(cache / key, ignore_errors=True)
         working.rename(cache / key)
     return wrong if wrong != ["absent"] else []

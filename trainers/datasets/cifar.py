@@ -62,7 +62,7 @@ def _parquet(name: str, shards: dict[str, list[Path]], progress: Progress) -> De
                 rows = table.column(image).to_pylist()
             contents |= {f"{path}, row {i}": _encoded(row, path, i) for i, row in enumerate(rows)}
             labels += table.column(label).to_pylist()
-            classes = classes or _class_names(table.schema.metadata, label)
+            classes = classes or class_names(table.schema.metadata, label)
         wrong = next((i for i, label in enumerate(labels) if not isinstance(label, int) or label < 0), None)
         if wrong is not None:
             raise ValueError(
@@ -114,7 +114,7 @@ def _encoded(row: object, path: Path, number: int) -> bytes:
     raise ValueError(f"{path}: row {number} {missing}; expected the encoded image: bytes, or a struct with bytes")
 
 
-def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...]:
+def class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...]:
     """Names out of the schema metadata that the ``datasets`` library writes."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]

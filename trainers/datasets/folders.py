@@ -58,9 +58,7 @@ def tiny_imagenet(config: DataConfig) -> tuple[object, Callable[[Progress], Deco
 
 def _tiny(names: list[str], read: Callable[[str], bytes], progress: Progress) -> Decoded:
     """From the names of all files below the folder with wnids.txt."""
-    images = [
-        n for n in names if Path(n).suffix.lower() in SUFFIXES and all(map(_named, (Path(p) for p in n.split("/"))))
-    ]
+    images = [n for n in names if is_image(n)]
     wnids = read("wnids.txt").decode().split()
     text = read("words.txt").decode() if "words.txt" in names else ""
     words = dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
@@ -185,19 +183,23 @@ def _decode(
 
 def _folders(root: Path) -> list[Path]:
     """Folders of classes: those with images. What tools leave beside them is none: hidden ones, ``__MACOSX``."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and _named(p) and _images(p)) if root.is_dir() else []
+    return sorted(p for p in root.iterdir() if p.is_dir() and named(p.name) and _images(p)) if root.is_dir() else []
 
 
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return sorted(p for p in found if all(map(_named, (Path(part) for part in p.relative_to(folder).parts))))
+    return sorted(p for p in folder.rglob("*") if is_image(p.relative_to(folder).as_posix()) and p.is_file())
 
 
-def _named(path: Path) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a path below a folder of images is one by its name, and a person gave every part of it."""
+    return name.lower().endswith(tuple(SUFFIXES)) and all(map(named, name.split("/")))
+
+
+def named(name: str) -> bool:
     """Whether a person gave the name: not ``.ipynb_checkpoints``, ``._photo.jpg``, ``__MACOSX``."""
-    return not path.name.startswith(".") and path.name != "__MACOSX"
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 def left_out(root: Path) -> list[str]:
