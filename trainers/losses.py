@@ -5,20 +5,35 @@ All work in log space: gradients stay finite for saturated logits (tested at +-1
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sparring.trainers import half
+from sparring.trainers.types import Batch
 
 SCALE = 10.0  # distance of the largest and the third largest logit under scaled_cross_entropy
 TINY = 1e-12  # beside a distance of logits that may be 0
 NO_DISTANCE = 1e-9  # logits so close are equal
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross entropy per example: ``logits [B, K], y [B] -> [B]``."""
-    return F.cross_entropy(logits, y, reduction="none")
+def cross_entropy(logits: Tensor, y: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy per example: ``logits [B, K], y [B] -> [B]``.
+
+    Args:
+        smoothing: share of every label that is spread evenly over all K classes, in [0, 1) (Szegedy et al., arXiv 1512.00567).
+    """
+    return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
+
+
+def mixed(value: Callable[[Tensor, Tensor], Tensor], logits: Tensor, batch: Batch) -> Tensor:
+    """``value(logits, y)``; of a mixed batch ``lam value(logits, y) + (1 - lam) value(logits, y2)``."""
+    first = value(logits, batch.y)
+    if batch.y2 is None:
+        return first
+    return batch.lam * first + (1 - batch.lam) * value(logits, batch.y2)
 
 
 def kl(target: Tensor, logits: Tensor, *, temperature: float = 1.0) -> Tensor:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 
 from sparring.trainers import user
+from sparring.trainers.config import Attack, AugmentConfig
 from sparring.trainers.methods.base import Method
 
 FOLDER = Path(__file__).parent
@@ -51,3 +53,20 @@ def name_of(method: Method) -> str:
     module = type(method).__module__
     own = module.removeprefix(f"{__name__}.")
     return user.file_of(module) or own
+
+
+def check(method: Method, attacks: Mapping[str, Attack], transforms: AugmentConfig) -> None:
+    """Refuse attacks that do not suit the method, and mixup and cutmix where its loss knows one label per image or mixes by itself.
+
+    Raises:
+        ValueError: what the method says of the attacks; which methods take mixed images.
+    """
+    method.check(attacks)
+    if transforms.mixing is None or method.MIXED:
+        return
+    taken = ", ".join(name for name in names() if load(name).MIXED)
+    setting = transforms.mixing.partition(" ")[0]
+    raise ValueError(
+        f"data.transforms.{transforms.mixing} is not allowed: {Path(name_of(method)).stem} takes no images that are mixed already; "
+        f"methods that do: {taken}. Set --data.transforms.{setting} 0"
+    )

@@ -68,6 +68,7 @@ class Method:
         "robust"  # accuracy on held-out images by which checkpoints are compared
     )
     DEPLOY: ClassVar[tuple[str, ...] | None] = None  # product roles; None: every learner
+    MIXED: ClassVar[bool] = False  # the loss takes images that are mixed already, with two labels (``losses.mixed``)
     WHOLE: ClassVar[bool] = False  # a batch must not be divided, neither among lanes nor into micro-batches
     SEARCH: ClassVar[Mapping[str, Space]] = {"optim.lr": Uniform(0.01, 0.3, log=True)}  # settings that a search varies
 

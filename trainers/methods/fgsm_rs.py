@@ -39,6 +39,7 @@ class FgsmRs(At):
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.step_length > 0, f"method.step_length = {self.step_length} must be > 0")
 
     def check(self, attacks: Mapping[str, Attack]) -> None:

@@ -38,6 +38,7 @@ class NFgsm(At):
     SEARCH: ClassVar[Mapping[str, Space]] = {"method.noise": Uniform(0, 3), "optim.lr": Uniform(0.01, 0.3, log=True)}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.noise >= 0, f"method.noise = {self.noise} must be >= 0")
         require(self.step_length > 0, f"method.step_length = {self.step_length} must be > 0")
 
