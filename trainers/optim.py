@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sparring.trainers.config import OptimConfig
+from sparring.trainers.groups import grouped
+from sparring.trainers.lamb import Lamb
 from sparring.trainers.optimisers import Optimiser
 from sparring.trainers.types import When
 
@@ -21,8 +23,13 @@ TRIANGLE = (
 
 
 def build(model: nn.Module, config: OptimConfig, *, helpers: nn.Module | None = None) -> Optimiser:
-    """The optimiser over all parameters of ``model`` and of ``helpers``."""
-    return Optimiser(_parameters(model, helpers).values(), config)
+    """The optimiser over all parameters of ``model`` and of ``helpers``.
+
+    Raises:
+        ValueError: layer_decay of a network that does not tell its blocks; lamb without the timm library.
+    """
+    groups = grouped(_parameters(model, helpers).values(), model, helpers, config)
+    return Lamb(groups, config) if config.name == "lamb" else Optimiser(groups, config)
 
 
 def _parameters(model: nn.Module, helpers: nn.Module | None) -> dict[str, nn.Parameter]:
@@ -45,11 +52,11 @@ def when(config: OptimConfig, t: int, *, steps_per_epoch: int, total_steps: int,
     """
     epoch = t // steps_per_epoch
     progress = min(t / total_steps, 1.0)
-    scale = 1.0
+    scale, floor = 1.0, config.min_lr / config.lr
     if config.schedule == "linear":
-        scale = 1 - progress
+        scale = floor + (1 - floor) * (1 - progress)
     elif config.schedule == "cosine":
-        scale = (1 + cos(pi * progress)) / 2
+        scale = floor + (1 - floor) * (1 + cos(pi * progress)) / 2
     elif config.schedule == "multistep":
         scale = config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
     elif config.schedule == "triangle":
@@ -71,6 +78,10 @@ def never(config: OptimConfig, epochs: float) -> list[str]:
             else f"drops at {beyond} do not fall"
         )
         said.append(f"{which} into {epochs:g} epochs; optim.milestones has {list(config.milestones)}")
+    if config.min_lr and config.schedule not in ("linear", "cosine"):
+        said.append(
+            f"the learning rate does not end at optim.min_lr = {config.min_lr:g}; optim.schedule is {config.schedule}"
+        )
     if config.warmup > epochs:
         said.append(
             f"the learning rate's warm-up does not end within {epochs:g} epochs; optim.warmup is {config.warmup:g}"

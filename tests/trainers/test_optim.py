@@ -31,7 +31,22 @@ def test_schedules() -> None:
     assert optim.when(OptimConfig(), 25, steps_per_epoch=10, total_steps=100).epoch == 2
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("t", [0, 1, 30, 99, 100])
+def test_a_floor_under_the_learning_rate(t: int) -> None:
+    """min_lr is a rate, as torch's eta_min is."""
+    linear, cosine = (
+        OptimConfig(schedule=name, lr=0.2, min_lr=0.05)  # type: ignore[arg-type]
+        for name in ("linear", "cosine")
+    )
+    assert 0.2 * scales(linear, [t])[0] == pytest.approx(0.05 + 0.15 * (1 - t / 100), abs=1e-15)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.ones(1)], lr=0.2), 100, eta_min=0.05)
+    for _ in range(t):
+        theirs.optimizer.step()
+        theirs.step()
+    assert 0.2 * scales(cosine, [t])[0] == pytest.approx(theirs.get_last_lr()[0], abs=1e-14)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
 def test_saved_state_continues_to_the_same_weights(name: str) -> None:
     def make() -> tuple[nn.Module, Optimiser]:
         torch.manual_seed(0)
@@ -61,6 +76,7 @@ ALIKE: dict[str, tuple[dict[str, Any], Callable[..., torch.optim.Optimizer]]] = 
     "sgd": ({"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}, torch.optim.SGD),
     "plain": ({"momentum": 0.0, "weight_decay": 0.1}, torch.optim.SGD),
     "adamw": ({"weight_decay": 0.1}, torch.optim.AdamW),
+    "betas": ({"weight_decay": 0.1, "betas": (0.8, 0.95), "eps": 1e-3}, torch.optim.AdamW),
 }
 
 
@@ -68,7 +84,7 @@ ALIKE: dict[str, tuple[dict[str, Any], Callable[..., torch.optim.Optimizer]]] = 
 def test_the_same_bits_as_torchs_own(kind: str) -> None:
     """Over steps of a changing learning rate, one parameter without a gradient."""
     options, theirs = ALIKE[kind]
-    config = OptimConfig(name="adamw" if kind == "adamw" else "sgd", lr=0.05, **options)
+    config = OptimConfig(name="adamw" if theirs is torch.optim.AdamW else "sgd", lr=0.05, **options)
 
     def trained(own: bool) -> tuple[nn.Module, Any]:
         model = TinyNet()
@@ -102,9 +118,14 @@ def test_a_step_does_not_import_the_compiler() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CLONE)
 
 
-@pytest.mark.parametrize(
-    "bad", [{"lr": 0}, {"momentum": 1.0}, {"weight_decay": -1}, {"milestones": (5, 3)}, {"warmup": -1}]
-)
+BAD: list[dict[str, object]] = [
+    *({"lr": 0}, {"momentum": 1.0}, {"weight_decay": -1}, {"milestones": (5, 3)}, {"warmup": -1}),
+    *({"clip": -1}, {"layer_decay": 0}, {"layer_decay": 1.1}, {"betas": (0.9,)}, {"betas": (0.9, 1)}, {"eps": 0}),
+    *({"min_lr": -1}, {"min_lr": 0.2}),
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
 def test_bad_values(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"optim.{next(iter(bad))}"):
         OptimConfig(**bad)  # type: ignore[arg-type]
