@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch.nn import functional
 
 from sparring.agents.networks import Network
 from sparring.agents.precision import arithmetic
+from sparring.agents.recomputed import in_segments
 from sparring.trainers import half
 from sparring.trainers.attacks import frozen
 from sparring.trainers.config import SpeedConfig
@@ -39,11 +41,16 @@ class Fast(nn.Module):
         network: what was traced.
         graph: its traced forward; its result is logits, or (maps, logits).
         dtype: of the convolutions and linear layers of its own; None: that of the network's.
-        compiled: compile the forward and backward pass (torch.compile).
+        speed: whether the forward and backward pass are compiled (torch.compile), or blocks computed again.
     """
 
     def __init__(
-        self, network: nn.Module, graph: fx.GraphModule, *, dtype: torch.dtype | None = None, compiled: bool = False
+        self,
+        network: nn.Module,
+        graph: fx.GraphModule,
+        *,
+        dtype: torch.dtype | None = None,
+        speed: SpeedConfig = SpeedConfig(),
     ) -> None:
         super().__init__()
         self._pairs: list[tuple[Any, Any, Any]] = [  # own layer, the network's, its batch norm
@@ -56,7 +63,8 @@ class Fast(nn.Module):
         graph.delete_all_unused_submodules()
         graph.recompile()
         self._graph = graph
-        self._run: Any = torch.compile(graph) if compiled else graph
+        run = in_segments(graph) if speed.checkpointing else graph
+        self._run: Any = torch.compile(run) if speed.compile else run
         self.refresh()
 
     @classmethod
@@ -67,7 +75,7 @@ class Fast(nn.Module):
             images: a few [B, C, H, W], on which both must agree.
             speed: precision and compilation.
         """
-        dtype, compiled = (torch.bfloat16 if speed.precision == "bf16" else None), speed.compile
+        dtype = torch.bfloat16 if speed.precision == "bf16" else None
         if hooked(network):
             return None
         with frozen(network):
@@ -76,17 +84,18 @@ class Fast(nn.Module):
             graph = _traced(network, name) or _traced(network, "forward")
             if graph is None:
                 return None
-            plain = cls(network, graph)
+            plain = cls(network, graph, speed=replace(speed, compile=False))
             # in 10 bits two ways to the same logits differ by more than rounding
             with torch.no_grad(), arithmetic("fp32"):
                 same = torch.allclose(plain(images), network(images), rtol=1e-3, atol=1e-4)
         if not same:
             return None
-        if dtype is None and not compiled:
+        if dtype is None and not speed.compile:
             return plain
-        again = _traced(network, name) or _traced(network, "forward")
+        with frozen(network):
+            again = _traced(network, name) or _traced(network, "forward")
         assert again is not None
-        return cls(network, again, dtype=dtype, compiled=compiled)
+        return cls(network, again, dtype=dtype, speed=speed)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -130,12 +139,14 @@ def faster(network: nn.Module, images: Tensor) -> nn.Module:
 def _traced(network: nn.Module, name: str) -> fx.GraphModule | None:
     tracer = fx.Tracer()
     tracer.traced_func_name = name
+    tracer.proxy_buffer_attributes = (
+        True  # else what a forward computes from a buffer stays as it was when it was traced
+    )
     try:
-        with _attributes_kept(network):
-            graph = tracer.trace(network)
+        with _attributes_kept(network):  # tracing puts constants there too, which the graph takes over
+            return fx.GraphModule(network, tracer.trace(network))
     except Exception:  # whatever a user's forward does with what is no tensor: then it is not traced
         return None
-    return fx.GraphModule(network, graph)
 
 
 @contextmanager

@@ -54,9 +54,9 @@ def load(path: Path, config: NetworkConfig, *, layout: Layout | None = None) -> 
     if layout.option:
         spec += ("," if ":" in spec else ":") + layout.option
     own_names = set(networks.build(replace(config, spec=spec)).state_dict()) - {"mean", "std"}
-    rest, before = _normalisation(tensors, own_names, config.channels)
+    rest, before = normalisation(tensors, own_names, config.channels)
     if layout.mean is None or layout.std is None:
-        own_mean, own_std = _agreed(before, path)
+        own_mean, own_std = agreed(before, path)
         layout = replace(layout, mean=layout.mean or own_mean, std=layout.std or own_std)
     mean, std = layout.mean or (0.0,), layout.std or (1.0,)
     if {len(mean), len(std)} - {1, config.channels}:
@@ -66,14 +66,14 @@ def load(path: Path, config: NetworkConfig, *, layout: Layout | None = None) -> 
     mean, std = (v * config.channels if len(v) == 1 else v for v in (mean, std))
     model = networks.build(replace(config, spec=spec, mean=mean, std=std))
     own = model.state_dict()
-    renamed = _unwrapped(_renamed(rest, layout), own)
+    renamed = unwrapped(_renamed(rest, layout), own)
     filled = {k for k in own if k in ("mean", "std") or k.endswith("num_batches_tracked")}
     missing = [k for k in own if k not in renamed and k not in filled]
     surplus = [k for k in renamed if k not in own]
     if missing or surplus:
         raise CheckpointError(
-            f"{path} does not fit {config.spec}: {len(missing)} tensors are missing ({_some(missing)}), "
-            f"{len(surplus)} have no place ({_some(surplus)}). Another --network, or a file that maps the names?"
+            f"{path} does not fit {config.spec}: {len(missing)} tensors are missing ({some(missing)}), "
+            f"{len(surplus)} have no place ({some(surplus)}). Another --network, or a file that maps the names?"
         )
     for name, tensor in renamed.items():
         if own[name].is_floating_point() and tensor.dtype not in TAKEN:
@@ -93,7 +93,7 @@ def load(path: Path, config: NetworkConfig, *, layout: Layout | None = None) -> 
 Normalisations = dict[str, dict[str, tuple[float, ...]]]  # where in the file -> mean and std
 
 
-def _normalisation(
+def normalisation(
     tensors: Mapping[str, Tensor], own: set[str], channels: int
 ) -> tuple[dict[str, Tensor], Normalisations]:
     """The tensors without those of a normalisation in front of the network, and what these say.
@@ -113,7 +113,7 @@ def _normalisation(
     return rest, found
 
 
-def _agreed(found: Normalisations, path: Path) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+def agreed(found: Normalisations, path: Path) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """The one mean and std that a file says; None where it says nothing.
 
     Raises:
@@ -135,7 +135,7 @@ def _agreed(found: Normalisations, path: Path) -> tuple[tuple[float, ...] | None
     return first["mean"], first["std"]
 
 
-def _unwrapped(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unwrapped(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without a second copy of the network, and without the name under which a wrapper holds it (``model.``, ``1.``)."""
     rest = {k: v for k, v in tensors.items() if not k.startswith(COPY)} or tensors
     while True:
@@ -146,7 +146,7 @@ def _unwrapped(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
         rest = {k.partition(".")[2]: v for k, v in rest.items()}
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
     return ", ".join(names[:FIRST]) + (" ..." if len(names) > FIRST else "") if names else "none"
 
 

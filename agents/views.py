@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.agents.fast import Fast
+from sparring.agents.recomputed import as_a_whole, switch
 from sparring.trainers import attacks
 from sparring.trainers.config import SpeedConfig
 from sparring.trainers.methods.base import Model
@@ -22,7 +23,8 @@ class Views:
     Args:
         network: the agent's, on its device.
         images: two of those that it will see [2, C, H, W].
-        speed: precision and compilation.
+        speed: precision, compilation, whether blocks are computed again.
+        learns: the network is trained.
         helpers: what the method trains besides.
         beside: frozen networks that the method calls in its hooks here.
 
@@ -37,10 +39,14 @@ class Views:
         images: Tensor,
         speed: SpeedConfig,
         *,
+        learns: bool = True,
         helpers: nn.Module | None = None,
         beside: Mapping[str, nn.Module] | None = None,
     ) -> None:
         self._network, self._images, self._speed, self._current = network, images, speed, False
+        self._recomputed = learns and speed.checkpointing
+        if self._recomputed:
+            switch(network, True)
         near = {name: Model(self._faster(n, speed) or n).eval() for name, n in (beside or {}).items()}
         self._fast = self._faster(network, speed)
         self.traced = self._fast is not None or not speed.folded
@@ -53,7 +59,8 @@ class Views:
         with attacks.frozen(self.training, bn=bn), self.lower():
             if bn == "train":
                 self._current = False  # running statistics move
-                yield self.training
+                with as_a_whole(self._network, checkpointing=self._recomputed):
+                    yield self.training
                 return
             if self._fast is None or hooked(self._network):
                 yield self.training

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -40,6 +41,7 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "wrn-70-16": partial(WideResNet, depth=70, widen=16),
     "mobilenet_v2": MobileNetV2,
 }
+OUTSIDE = re.compile(r",(?![^(\[]*[)\]])")  # commas between options, not those inside a tuple
 
 
 def configure(spec: str, dataset: Dataset) -> NetworkConfig:
@@ -111,13 +113,13 @@ def timm_arguments(config: NetworkConfig) -> tuple[str, dict[str, object]] | Non
 
 
 def _options(text: str, example: str) -> dict[str, object]:
-    """``"width=16,depth=2"`` -> values by name.
+    """``"width=16,depth=2"`` -> values by name; a tuple, as timm's ``depths=(2,2)``, is one value.
 
     Raises:
         ValueError: another form.
     """
     options: dict[str, object] = {}
-    for item in filter(None, text.split(",")):
+    for item in filter(None, re.split(OUTSIDE, text)):
         key, _, value = item.partition("=")
         try:
             options[key] = ast.literal_eval(value)

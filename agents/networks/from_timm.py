@@ -15,7 +15,7 @@ from torch import nn
 from sparring.agents.networks.foreign import Foreign
 from sparring.agents.networks.network import Network, NetworkConfig
 
-TOKENS = 8  # patches along a side that a transformer made for large images gets of small ones
+TOKENS = 8  # patches along a side, about, that a transformer made for large images gets of small ones
 SMALL = 64  # pixels along a side up to which images are small
 SIDES = (16, 32, 64, 96, 128, 224)  # tried for the smallest that a network takes
 
@@ -71,12 +71,9 @@ def _fitting(name: str, options: Mapping[str, object], config: NetworkConfig) ->
     for more in _ways(name, options, size):
         used = {**more, **options}
         try:
-            model = _created(name, config, used)
-            _answer(model, config, size)
+            return _answering(name, config, used, size), used
         except (RuntimeError, AssertionError, TypeError, ValueError) as error:
             failed.append(error)
-            continue
-        return model, used
     first = " ".join(str(failed[0]).split())
     if options.get("pretrained") and not isinstance(failed[0], (AssertionError, TypeError)):
         raise ValueError(f"the pretrained weights of timm:{name} cannot be had for these images: {first}")
@@ -89,7 +86,7 @@ def _ways(name: str, options: Mapping[str, object], size: tuple[int, int]) -> It
     """Options to try beside those that were given, best first."""
     import timm
 
-    smaller = {"patch_size": max(1, min(size) // TOKENS)} if min(size) <= SMALL else {}
+    smaller = {"patch_size": _patch(size)} if min(size) <= SMALL else {}
     own_patches = not smaller or {"patch_size", "pretrained"} & set(options)
     if timm.get_pretrained_cfg(name).fixed_input_size:
         if not own_patches:
@@ -109,16 +106,46 @@ def _created(name: str, config: NetworkConfig, options: Mapping[str, object]) ->
 
 
 @torch.no_grad()
-def _answer(model: nn.Module, config: NetworkConfig, size: tuple[int, int]) -> None:
-    """Raises whatever the network raises on images of this size."""
+def _answering(name: str, config: NetworkConfig, options: Mapping[str, object], size: tuple[int, int]) -> nn.Module:
+    """The network in train mode, after it answered an image of this size, all of which it sees; raises whatever it raises."""
+    model = _created(name, config, options)
     model.eval()(torch.zeros(1, config.channels, *size))
-    model.train()
+    _check_seen(model, size)
+    return model.train()
+
+
+def _check_seen(model: nn.Module, size: tuple[int, int]) -> None:
+    """Refuse a first convolution that stops before the image does: what is changed there, nobody would notice.
+
+    Raises:
+        ValueError: says how many rows or columns, and which patches would see them.
+    """
+    first: Any = getattr(model, "pretrained_cfg", {}).get("first_conv")
+    conv = dict(model.named_modules()).get(first) if isinstance(first, str) else None
+    if type(conv) is not nn.Conv2d or isinstance(conv.padding, str):
+        return  # one that pads as it needs
+    if getattr(model.get_submodule(first.rpartition(".")[0]), "dynamic_img_pad", False):
+        return
+    for side, kernel, stride, padding in zip(size, conv.kernel_size, conv.stride, conv.padding, strict=True):
+        left = (side + 2 * padding - kernel) % stride - padding
+        if left > 0:
+            raise ValueError(
+                f"its first layer moves by {stride} pixels and never sees the last {left} of {side}; "
+                f"patch_size={_patch(size)} would"
+            )
+
+
+def _patch(size: tuple[int, int]) -> int:
+    """Side of the patches that cover images of this size whole, nearest to an eighth of it."""
+    wanted = min(size) / TOKENS
+    whole = (p for p in range(1, min(size) + 1) if not any(side % p for side in size))
+    return min(whole, key=lambda p: max(p / wanted, wanted / p))
 
 
 def _takes(name: str, options: Mapping[str, object], config: NetworkConfig, side: int) -> bool:
     for more in _ways(name, options, (side, side)):
         try:
-            _answer(_created(name, config, {**more, **options, "pretrained": False}), config, (side, side))
+            _answering(name, config, {**more, **options, "pretrained": False}, (side, side))
         except (RuntimeError, AssertionError, TypeError, ValueError):
             continue
         return True

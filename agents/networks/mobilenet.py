@@ -51,6 +51,10 @@ class MobileNetV2(Network):
         self.conv2, self.bn2 = conv(a, 1280, 1), nn.BatchNorm2d(1280)
         self.linear = nn.Linear(1280, config.classes)
 
+    def blocks_in_order(self) -> list[tuple[str, ...]]:
+        """Names of what each block holds, the stem first; the rest is the head."""
+        return [("conv1", "bn1"), *((f"layers.{i}",) for i in range(len(self.layers))), ("conv2", "bn2")]
+
     def features(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         h = torch.relu(self.bn1(self.conv1(self.normalise(x))))
         maps = [h]

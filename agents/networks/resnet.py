@@ -117,6 +117,14 @@ class ResNet(Network):
             self.bn = nn.BatchNorm2d(a)
         self.linear = nn.Linear(a, config.classes)
 
+    def blocks_in_order(self) -> list[tuple[str, ...]]:
+        """Names of what each block holds, the stem first; the rest is the head."""
+        stem = ("conv1",) if self.pre_activation else ("conv1", "bn1")
+        return [
+            stem,
+            *((f"{stage}.{i}",) for stage in self.stages for i, _ in enumerate(self.get_submodule(stage).children())),
+        ]
+
     def features(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         h = self.conv1(self.normalise(x))
         if not self.pre_activation:

@@ -23,6 +23,10 @@ class SmallCNN(Network):
         )
         self.fc = nn.Linear(channels[-1], config.classes)
 
+    def blocks_in_order(self) -> list[tuple[str, ...]]:
+        """Names of what each block holds; the rest is the head."""
+        return [(f"stages.{i}",) for i in range(len(self.stages))]
+
     def features(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         maps = []
         h = self.normalise(x)

@@ -78,6 +78,14 @@ class WideResNet(Network):
                 nn.init.normal_(m.weight, 0, sqrt(2 / (m.kernel_size[0] * m.kernel_size[1] * m.out_channels)))
         nn.init.zeros_(self.fc.bias)
 
+    def blocks_in_order(self) -> list[tuple[str, ...]]:
+        """Names of what each block holds, the stem first; the rest is the head."""
+        groups = {"block1": self.block1, "block2": self.block2, "block3": self.block3}
+        return [
+            ("conv1",),
+            *((f"{name}.layer.{i}",) for name, group in groups.items() for i in range(len(group.layer))),
+        ]
+
     def features(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         maps = [self.conv1(self.normalise(x))]
         for group in (self.block1, self.block2, self.block3):

@@ -4,4 +4,16 @@ Comes in: a name and, for a file, its network. Goes out: a network in eval mode 
 Called by training for the weights to start from, by evaluation, pretraining and the commands.
 """
 
-__all__ = ["card", "elsewhere", "examples", "given", "hub", "initial", "resolve", "target", "teachers", "trained"]
+__all__ = [
+    "card",
+    "elsewhere",
+    "examples",
+    "given",
+    "hub",
+    "initial",
+    "origins",
+    "resolve",
+    "target",
+    "teachers",
+    "trained",
+]

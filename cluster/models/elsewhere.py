@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from sparring.agents import foreign_weights, networks
+from sparring.agents import foreign_weights, networks, timm_weights
 from sparring.agents.checkpoint import to_json
 from sparring.agents.networks import Network
 from sparring.agents.networks.foreign import Foreign
@@ -27,8 +27,10 @@ EVALUATED = Path("evaluated")  # folder of evaluations of networks from elsewher
 
 
 def is_elsewhere(net: str) -> bool:
-    """Whether a name is ``file.py:function``, ``timm:NAME`` or that of a file of weights."""
-    return user.is_function(net) or net.startswith("timm:") or Path(net).suffix in foreign_weights.SUFFIXES
+    """Whether a name is ``file.py:function``, ``timm:NAME`` or that of a file of weights, or of a folder as timm writes it."""
+    if user.is_function(net) or net.startswith("timm:"):
+        return True
+    return Path(net).suffix in foreign_weights.SUFFIXES or timm_weights.is_folder(Path(net))
 
 
 def of_elsewhere(net: str, about: Elsewhere, *, seed: int = 0) -> Target:
@@ -43,8 +45,11 @@ def of_elsewhere(net: str, about: Elsewhere, *, seed: int = 0) -> Target:
         BrokenCheckpoint: the weights do not fit.
         DataError: the data set cannot be read.
     """
-    data, network, mapping = about.images, about.network, about.mapping
+    data, mapping = about.images, about.mapping
+    stem = _stem(net)
+    net, network = weights.unfolded(net, about.network, data)
     facts: dict[str, Any] = {"network": network, "data": asdict(data), "seed": seed}
+    del facts["data"]["transforms"]  # nothing that evaluates: names from before there were any stay
     try:
         file = Path(net).suffix in foreign_weights.SUFFIXES and not net.startswith("timm:")
         facts["spec"] = str(Path(net).resolve()) if file else user.kept(net)
@@ -54,9 +59,8 @@ def of_elsewhere(net: str, about: Elsewhere, *, seed: int = 0) -> Target:
         model = _made(facts)
     except ValueError as error:
         raise UsageError(str(user.placed(error))) from error
-    content = _sha256(model)
+    content = content_of(model)
     named = hashlib.sha256(to_json([facts["spec"], network, facts["data"] | {"cache": ""}, content])).hexdigest()
-    stem = _stem(net)
     path = EVALUATED.resolve() / f"{stem}-{named[:8]}"
     subjects = {stem: Subject(model, {"weights": content, "step": 0})}
     said = foreign_weights.stripped(Path(net), model) if file and isinstance(model, Network) and not mapping else None
@@ -105,7 +109,7 @@ class Recorded:
             model = _made(facts)
         except (ValueError, UsageError, BrokenCheckpoint):
             return
-        self._subjects = {_stem(facts["spec"]): Subject(model, {"weights": _sha256(model), "step": 0})}
+        self._subjects = {_stem(facts["spec"]): Subject(model, {"weights": content_of(model), "step": 0})}
 
     def network(self, agent: str, facts: Mapping[str, Any]) -> nn.Module | None:
         """The network whose weights have the recorded sha256; None when there is none."""
@@ -116,9 +120,12 @@ class Recorded:
 
 
 def _stem(net: str) -> str:
-    """The name under which a network from elsewhere is reported: that of its file, or of the architecture."""
+    """The name under which a network from elsewhere is reported: that of its file, of a folder of timm's, or of the architecture."""
     if net.startswith("timm:"):
         return net.removeprefix("timm:").partition(",")[0]
+    place = Path(net).parent if Path(net).name == timm_weights.WEIGHTS else Path(net)
+    if timm_weights.is_folder(place):
+        return place.resolve().name
     return Path(net.rpartition(":")[0] if user.is_function(net) else net).stem
 
 
@@ -130,7 +137,7 @@ def _weights(path: Path, network: str | None, data: DataConfig, mapping: str | N
     return weights.load(path, network, data, Path(mapping) if mapping else None)
 
 
-def _sha256(model: nn.Module) -> str:
+def content_of(model: nn.Module) -> str:
     """Of the tensors; those of a user's module by the names that it gives them."""
     from safetensors.torch import save
 

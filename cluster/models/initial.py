@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparring.agents import foreign_weights, hub_folder, model_folder
+from sparring.agents import foreign_weights, hub_folder, model_folder, timm_weights
 from sparring.agents.checkpoint import CheckpointError, network_config, save_model
 from sparring.agents.networks import Network
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.settings import Own
 from sparring.cluster.config.values import read
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
-from sparring.cluster.models import hub
-from sparring.cluster.models.elsewhere import is_elsewhere, of_elsewhere
+from sparring.cluster.models import hub, origins, weights
+from sparring.cluster.models.elsewhere import content_of, is_elsewhere, of_elsewhere
 from sparring.cluster.models.resolve import copy_of, published, single
 from sparring.cluster.models.target import Elsewhere, check_code
 from sparring.cluster.runs import mirror
@@ -34,7 +34,9 @@ def resolved(config: RunConfig) -> RunConfig:
         BrokenCheckpoint: weights that cannot be read or do not fit.
     """
     config = config.absolute()
-    agents = {role: _resolved(role, own, config.data) for role, own in config.agents.items()}
+    learning = {role for role, r in config.method.roles().items() if r.learns}
+    seeds = {role: config.seed if role in learning else None for role in config.agents}
+    agents = {role: _resolved(role, own, config.data, seeds[role]) for role, own in config.agents.items()}
     return replace(config, agents=agents)
 
 
@@ -94,22 +96,25 @@ def vetted(config: RunConfig) -> tuple[code.Code, ...]:
     return codes
 
 
-def _resolved(role: str, own: Own, data: DataConfig) -> Own:
+def _resolved(role: str, own: Own, data: DataConfig, seed: int | None) -> Own:
     if own.init is None:
         return own
     if own.init.startswith(hub_folder.PREFIX):
         own = replace(own, init=hub.pinned(own.init))
         found(role, own, data)
         return replace(own, mapping=None)
-    path, network = found(role, own, data)
+    path, network = found(role, own, data, seed)
     return replace(own, network=network, init=str(path), mapping=None)
 
 
-def found(role: str, own: Own, data: DataConfig) -> tuple[Path, str | None]:
+def found(role: str, own: Own, data: DataConfig, seed: int | None = None) -> tuple[Path, str | None]:
     """The folder (or one file of weights in it) that ``own.init`` means, and the network in it where that is known.
 
     Any name of ``cluster/models/resolve.py``, or such a folder itself. A run means its agent's best checkpoint; a network from
     elsewhere is kept in the cache of decoded images.
+
+    Args:
+        seed: of a role that learns: weights of timm's are fitted to its images and classes, a new head drawn by it; None: they must fit.
 
     Raises:
         UsageError: nothing of that kind is there, or a file whose network is not named.
@@ -128,34 +133,42 @@ def found(role: str, own: Own, data: DataConfig) -> tuple[Path, str | None]:
         if not (version / "model.safetensors").is_file():
             raise UsageError(f"{version} is an ensemble of several networks; a role takes one")
         return version.resolve(), own.network
+    if is_elsewhere(own.init) and timm_weights.is_folder(path):
+        return _imported(role, own, data, seed)
     if (path / "model.safetensors").is_file() or (path.parent / "state.json").is_file():
         check_code(path if path.is_dir() else path.parent)
         return path.resolve(), own.network
     if is_elsewhere(own.init):
-        return _imported(role, own, data)
+        return _imported(role, own, data, seed)
     _, subject, _ = single(own.init)
     if subject.folder is None:
         raise UsageError(f"{own.init} is an ensemble of several networks; a role takes one")
     return subject.folder.resolve(), own.network
 
 
-def _imported(role: str, own: Own, data: DataConfig) -> tuple[Path, str]:
+def _imported(role: str, own: Own, data: DataConfig, seed: int | None) -> tuple[Path, str]:
     """A network from elsewhere as one of ours, in the cache of decoded images."""
-    net, flag = str(own.init), f"--agents.{role.replace('_', '-')}"
+    flag = f"--agents.{role.replace('_', '-')}"
+    net, network = weights.unfolded(str(own.init), own.network, data)
     of_file = Path(net).suffix in foreign_weights.SUFFIXES and not net.startswith("timm:")
-    if of_file and own.network is None:
+    if of_file and network is None:
         raise UsageError(f"{net} holds weights only; say of what network: {flag}.network wrn-34-10")
     mapping = Path(own.mapping) if own.mapping else None
-    about = Elsewhere(network=own.network if of_file else None, mapping=mapping, run=data)
-    target = of_elsewhere(net, about)
-    for note in target.notes:
+    if of_file and network is not None and seed is not None and timm_weights.is_timms(network) and mapping is None:
+        model, notes = weights.start(Path(net), network, data, seed=seed, role=role)
+    else:
+        about = Elsewhere(network=network if of_file else None, mapping=mapping, run=data)
+        target = of_elsewhere(net, about)
+        made, notes = target.one("")[1].model, target.notes
+        assert isinstance(made, Network)
+        model = made
+    for note in notes:
         print(note, file=sys.stderr, flush=True)
-    _, subject = target.one("")
-    model = subject.model
-    assert isinstance(model, Network)
-    if not of_file and own.network not in (None, user.kept(net), model.config.spec):
-        raise UsageError(f"{net} is a network itself: leave {flag}.network {own.network} out")
-    content = subject.record["weights"] + repr(model.config)
+    if not of_file and network not in (None, user.kept(net), model.config.spec):
+        raise UsageError(f"{net} is a network itself: leave {flag}.network {network} out")
+    content = content_of(model) + repr(model.config)
     folder = Path(data.cache).expanduser() / "weights" / hashlib.sha256(content.encode()).hexdigest()[:24]
     save_model(model, folder)
+    if of_file:
+        origins.write(folder, Path(net), notes)
     return folder.resolve(), model.config.spec

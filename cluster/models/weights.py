@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sparring.agents import foreign_weights, networks
+from sparring.agents import foreign_weights, networks, timm_weights
 from sparring.agents.checkpoint import CheckpointError
 from sparring.agents.layouts import Layout
 from sparring.cluster.errors import BrokenCheckpoint, DataError, UsageError
 from sparring.trainers import datasets
 from sparring.trainers.config import DataConfig
+from sparring.trainers.data import Dataset
 
 
 def load(path: Path, network: str, data: DataConfig, mapping: Path | None) -> networks.Network:
@@ -24,20 +27,53 @@ def load(path: Path, network: str, data: DataConfig, mapping: Path | None) -> ne
         DataError: the data set cannot be read.
         UsageError: no such network, or a bad mapping file.
     """
+    dataset = _dataset(data)
+    with _said_as_ours():
+        if timm_weights.is_timms(network) and mapping is None:
+            return timm_weights.load(path, networks.configure(network, dataset))
+        return foreign_weights.load(path, _plain(network, dataset), layout=_layout(mapping) if mapping else None)
+
+
+def start(
+    path: Path, network: str, data: DataConfig, *, seed: int, role: str
+) -> tuple[networks.Network, tuple[str, ...]]:
+    """A network of timm's with a file's weights fitted to the images and classes of ``data``, and what is to be said of it; errors
+    as :func:`load`."""
+    dataset = _dataset(data)
+    with _said_as_ours():
+        return timm_weights.start(path, networks.configure(network, dataset), seed=seed, role=role)
+
+
+def unfolded(net: str, network: str | None, data: DataConfig) -> tuple[str, str | None]:
+    """The file of weights in a folder as timm writes it, and what it says that they are of, unless that was named; else what was given."""
+    folder = Path(net)
+    if not timm_weights.is_folder(folder):
+        return net, network
+    with _said_as_ours():
+        _, height, width = _dataset(data).shape
+        return str(folder / timm_weights.WEIGHTS), network or timm_weights.network_of(folder, (height, width))
+
+
+@contextmanager
+def _said_as_ours() -> Iterator[None]:
     try:
-        return foreign_weights.load(path, _plain(network, data), layout=_layout(mapping) if mapping else None)
+        yield
     except CheckpointError as error:
         raise BrokenCheckpoint(str(error)) from error
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-def _plain(spec: str, data: DataConfig) -> networks.NetworkConfig:
-    """A network that takes pixels as they are; the file's layout may say otherwise."""
+def _dataset(data: DataConfig) -> Dataset:
     try:
-        channels, height, width = (dataset := datasets.load(data)).shape
+        return datasets.load(data)
     except (ValueError, OSError) as error:
         raise DataError(str(error)) from error
+
+
+def _plain(spec: str, dataset: Dataset) -> networks.NetworkConfig:
+    """A network that takes pixels as they are; the file's layout may say otherwise."""
+    channels, height, width = dataset.shape
     classes = len(dataset.classes)
     return networks.NetworkConfig(spec, channels, height, width, classes, (0.0,) * channels, (1.0,) * channels)
 

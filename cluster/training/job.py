@@ -10,6 +10,7 @@ from typing import Any
 from sparring.agents.spec import Facts
 from sparring.cluster.config.environment import environment
 from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.models import origins
 from sparring.cluster.models.teachers import Teacher
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training.startup import Startup
@@ -43,4 +44,5 @@ class Job:
     def environment(self, agents: dict[str, Facts]) -> dict[str, Any]:
         """What env.json says with these agents."""
         teachers = {name: asdict(teacher) for name, teacher in self.teachers.items()}
-        return environment(self.config, agents) | {"teachers": teachers, "images": dict(self.images)}
+        known = {"teachers": teachers, "images": dict(self.images), "origins": origins.of_run(self.config)}
+        return environment(self.config, agents) | known

@@ -152,6 +152,45 @@ def test_tracing_leaves_nothing_in_the_network() -> None:
     assert [type(logits) for logits in network.seen] == [torch.Tensor]
 
 
+class Indexed(TinyNet):
+    """Computes from a buffer, as Swin indexes its table of positions, and makes a tensor of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * self.scale.view(-1) + torch.arange(4.0)
+
+
+def test_what_is_computed_from_a_buffer_follows_it() -> None:
+    network, x = Indexed().eval(), torch.rand(2, 1, 8, 8)
+    fast = Fast.of(network, x)
+    assert fast is not None
+    network.get_buffer("scale").fill_(3)
+    fast.refresh()
+    torch.testing.assert_close(fast(x), network(x))
+
+
+class Dropping(TinyNet):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(super().forward(x), 0.5, self.training)
+
+
+def test_a_network_that_trains_is_traced_as_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second trace too, for another precision or a compiler: no dropout, and no random number, in an attack."""
+    monkeypatch.setattr(torch, "compile", lambda graph: graph)
+    network, x = Dropping().train(), torch.rand(2, 1, 8, 8)
+    for speed in (SpeedConfig(), SpeedConfig(precision="bf16"), SpeedConfig(compile=True)):
+        fast = Fast.of(network, x, speed)
+        assert fast is not None
+        before = torch.get_rng_state()
+        with torch.autocast("cpu", torch.bfloat16, enabled=speed.precision == "bf16"):
+            assert (fast(x) != 0).all()
+        assert torch.equal(torch.get_rng_state(), before)
+        assert network.training
+
+
 def test_networks_that_cannot_be_traced_run_as_they_are() -> None:
     x = torch.rand(2, 1, 8, 8)
     assert Fast.of(TinyNet(), x) is not None
