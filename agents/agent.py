@@ -104,7 +104,7 @@ class Agent(Base):
             self.views.changed()
             self.method_state, self.t = state, t + 1
             values |= {k: v for k, v in state.items() if isinstance(v, float)}  # weights, temperatures of the next step
-            values |= looked | {"total": sum(parts.values()), "lr": self.config.lr * when.lr_scale}
+            values |= looked | {"total": sum(parts.values())} | self.learner.said
         return self._metrics(values, shares)
 
     def _deeper(self, t: int) -> dict[str, float]:

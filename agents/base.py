@@ -20,8 +20,9 @@ from sparring.agents.precision import arithmetic
 from sparring.agents.state import TooLarge, WrongStep
 from sparring.agents.views import Views
 from sparring.trainers import optim
+from sparring.trainers.batches import Batches
 from sparring.trainers.config import Attack, OptimConfig, SpeedConfig
-from sparring.trainers.data import Batches, Split
+from sparring.trainers.data import Split
 from sparring.trainers.methods.base import Method
 from sparring.trainers.rng import generator, seeded
 from sparring.trainers.types import Batch, Loss, Message, Metrics, Share, When
@@ -65,11 +66,12 @@ class Base:
         if helpers is None:
             carried = self.method.carried_tensors(self.me, self.attacks)
             helpers = carried.to(self.batches.device) if carried is not None else None
-        self.views = Views(self.model, example, self.speed, helpers=helpers, beside=made.beside)
-        self.view = self.views.training
         self.learns = self.method.roles()[self.me].learns
+        self.views = Views(self.model, example, self.speed, learns=self.learns, helpers=helpers, beside=made.beside)
+        self.view = self.views.training
         epochs = self.total_steps / self.batches.steps_per_epoch
-        self.learner = Learner(self.view, self.config, epochs=epochs) if self.learns else None
+        again = self.speed.checkpointing
+        self.learner = Learner(self.view, self.config, epochs=epochs, checkpointing=again) if self.learns else None
         self.method_state = self.method.start_state(self.me)
         self.t, self.lr_factor = 0, 1.0
         self.meter = Meter()

@@ -1,4 +1,4 @@
-"""The part of an agent that changes weights: optimiser, averages, weight perturbation."""
+"""The part of an agent that changes weights: optimiser, clipping, averages, weight perturbation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
+from sparring.agents.recomputed import unmoved
 from sparring.agents.shares import Gradients
 from sparring.trainers import optim
 from sparring.trainers.averaging import Average, recompute_batch_norm
@@ -26,10 +28,14 @@ class Learner:
         model: the network with its helpers.
         config: optimiser, schedule, averages and perturbation.
         epochs: length of the run, for the default start of SWA.
+        checkpointing: backward passes compute blocks of the network again.
+
+    Attributes:
+        said: learning rate of the last step and, where gradients are clipped, their length before, for its metrics.
     """
 
-    def __init__(self, model: Model, config: OptimConfig, *, epochs: float) -> None:
-        self.model, self.config = model, config
+    def __init__(self, model: Model, config: OptimConfig, *, epochs: float, checkpointing: bool = False) -> None:
+        self.model, self.config, self._checkpointing = model, config, checkpointing
         self.optimiser = optim.build(model.network, config, helpers=model.helpers)
         self.averages: dict[str, Average] = {}
         if config.ema:
@@ -38,6 +44,7 @@ class Learner:
             self.averages["swa"] = Average(model.network)
         self.swa_start = config.swa_start if config.swa_start is not None else optim.swa_start(config, epochs)
         self.gradients: Gradients | None = None  # of single terms, in a step that is measured
+        self.said: dict[str, float] = {}
         self._buffers: list[Tensor] = []
 
     def perturbs(self, when: When) -> bool:
@@ -63,7 +70,9 @@ class Learner:
             with perturbed(self.model.network, total(terms), size=self.config.awp, average=average):
                 for b, old in zip(self.model.network.buffers(), self._buffers, strict=True):
                     b.copy_(old)
-                total(again()).backward()  # type: ignore[no-untyped-call]
+                anew = total(again())
+                with unmoved(self.model.network, checkpointing=self._checkpointing):
+                    anew.backward()  # type: ignore[no-untyped-call]
         else:
             self.backward(terms)
         self.end(average)
@@ -75,14 +84,16 @@ class Learner:
             measured: note each term's own gradient, too.
         """
         self.optimiser.lr = self.config.lr * when.lr_scale
+        self.said = {"lr": self.optimiser.lr}
         self.optimiser.zero_grad()
         self.gradients = Gradients(self.model.parameters()) if measured else None
 
     def backward(self, terms: Terms, share: float = 1.0) -> None:
         """Add the gradients of a batch's weighed terms, or of a part that is ``share`` of the batch."""
-        if self.gradients is not None:
-            self.gradients.add(terms, share)
-        (total(terms) * share if share != 1.0 else total(terms)).backward()  # type: ignore[no-untyped-call]
+        with unmoved(self.model.network, checkpointing=self._checkpointing):
+            if self.gradients is not None:
+                self.gradients.add(terms, share)
+            (total(terms) * share if share != 1.0 else total(terms)).backward()  # type: ignore[no-untyped-call]
 
     def shares(self, values: Mapping[str, float], average: Callable[[Sequence[Tensor]], None]) -> dict[str, Share]:
         """Per term, where the step was measured, once; else nothing. ``values``: the weighed terms."""
@@ -92,6 +103,8 @@ class Learner:
     def end(self, average: Callable[[Sequence[Tensor]], None]) -> None:
         """Change the weights by the gradients that are there."""
         average(self.optimiser.gradients)
+        if self.config.clip:
+            self.said["gradient_norm"] = clip_grad_norm_(self.optimiser.parameters, self.config.clip).item()
         self.optimiser.step()
         if "ema" in self.averages:
             self.averages["ema"].decay(self.model.network, self.config.ema)

@@ -10,16 +10,18 @@ from typing import Literal
 
 import torch
 
-from sparring.agents import checkpoint, networks
+from sparring.agents import attention, checkpoint, networks, recomputed
 from sparring.agents.agent import Agent
 from sparring.agents.base import Makings
 from sparring.agents.lanes import Lanes
+from sparring.agents.loading.loader import node_loader
 from sparring.agents.memo import Memo
 from sparring.agents.networks.foreign import Foreign
 from sparring.agents.robustness import check_classifier
 from sparring.trainers import code, methods, user
-from sparring.trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig, require
-from sparring.trainers.data import Batches, Dataset, Split, last_batch
+from sparring.trainers.batches import Batches, MakesSteps, last_batch
+from sparring.trainers.config import Attack, DataConfig, LoaderConfig, OptimConfig, SpeedConfig, require
+from sparring.trainers.data import Dataset, Split
 from sparring.trainers.datasets import Prepared
 from sparring.trainers.methods.base import Method
 from sparring.trainers.rng import seeded
@@ -38,6 +40,7 @@ class Facts:
     host: str
     pid: int
     node: str = ""  # address of its Ray node; empty without Ray
+    attention: str = ""  # kernels of fused attention, as flash; empty where none is called
     traced: bool = True  # False: its forward runs as it is, slower: no trace of it computes the same, or it has hooks
 
 
@@ -65,6 +68,8 @@ class AgentSpec:
     codes: tuple[code.Code, ...] = ()  # files of a user's that the above names
     memo: str | None = None  # folder of answers that runs share
     speed: SpeedConfig = field(default_factory=SpeedConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    team: str = ""  # names those who share a loader on each node
 
     def make_method(self) -> Method:
         """The method with its options."""
@@ -78,7 +83,7 @@ class AgentSpec:
         """
         device = torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
         dataset = self.images.load()
-        batches, held_out = self._batches(dataset, device)
+        batches, held_out = self._batches(dataset, device, node_loader(self.loader, self.team))
         method = self.make_method()
         role = method.roles()[self.me]
         network = self._network(dataset, any_classes=not role.same_classes)
@@ -140,7 +145,7 @@ class AgentSpec:
         return saved
 
     def check_weights(self) -> None:
-        """Refuse weights to start from that do not fit, before any process is made.
+        """Refuse weights to start from that do not fit, and networks that cannot do what is asked, before any process is made.
 
         Raises:
             ValueError: they are for other images or classes, or of another network.
@@ -153,6 +158,10 @@ class AgentSpec:
                 any_classes = name == self.me and not role.same_classes
                 own = replace(self, me=name, network=network, init=init)
                 own._check_fit(checkpoint.network_config(Path(init)), dataset, any_classes=any_classes)
+        network, init = self.others[self.me]
+        named = checkpoint.network_config(Path(init)).spec if init is not None else str(network)
+        if self.speed.checkpointing and role.learns and named.partition(":")[0] in networks.NETWORKS:
+            raise recomputed.refusal(named)
 
     def _check_fit(self, saved: networks.NetworkConfig, dataset: Dataset, *, any_classes: bool) -> None:
         found = (saved.channels, saved.classes)
@@ -163,12 +172,13 @@ class AgentSpec:
                 f"the run wants {self.network or 'any network'} for {wanted[0]} channels and {wanted[1]} classes"
             )
 
-    def _batches(self, dataset: Dataset, device: torch.device) -> tuple[Batches, Split]:
+    def _batches(
+        self, dataset: Dataset, device: torch.device, loader: MakesSteps | None = None
+    ) -> tuple[Batches, Split]:
         train, held_out = dataset.held_out(self.data.validation, seed=self.seed, fraction=self.data.fraction)
         extra = self.images.load_extra()
-        return Batches(
-            train, self.data, batch_size=self.batch_size, seed=self.seed, extra=extra, device=device
-        ), held_out
+        shape = {"batch_size": self.batch_size, "seed": self.seed, "extra": extra, "device": device}
+        return Batches(train, self.data, loader=loader, **shape), held_out  # type: ignore[arg-type]
 
     def length(self) -> int:
         """Steps of the run, before any agent is built."""
@@ -214,6 +224,12 @@ def _config(network: str | None, init: str | None, dataset: Dataset) -> networks
     return networks.configure(network, dataset)
 
 
+def _attention(agent: Agent) -> str:
+    if not isinstance(agent.model, Foreign):  # those of our own have none
+        return ""
+    return attention.kernels(agent.model, agent.batches.batch(0).x[:2], precision=agent.speed.precision)
+
+
 def describe(agent: Agent) -> Facts:
     """What the driver wants to know of an agent, and compares between agents."""
     return Facts(
@@ -225,5 +241,6 @@ def describe(agent: Agent) -> Facts:
         device=str(agent.batches.device) if agent.batches.device.type == "cpu" else torch.cuda.get_device_name(),
         host=socket.gethostname(),
         pid=os.getpid(),
+        attention=_attention(agent),
         traced=agent.views.traced,
     )

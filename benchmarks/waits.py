@@ -27,8 +27,9 @@ from sparring.agents import model_folder, networks
 from sparring.agents.attacked import attacked
 from sparring.agents.robustness import Judging, correct
 from sparring.cluster.models.examples import load_test
+from sparring.trainers.augment.shifting import augment
 from sparring.trainers.config import Attack, DataConfig, Threat
-from sparring.trainers.data import augment, to_pixels
+from sparring.trainers.data import to_pixels
 from sparring.trainers.losses import cross_entropy
 from sparring.trainers.rng import generator
 

@@ -91,6 +91,7 @@ def of_agent(cause: BaseException, good: Path | None) -> BaseException:
     """
     from sparring.agents.checkpoint import CheckpointError  # late: the commands' help needs no torch
     from sparring.agents.state import NotFinite, TooLarge
+    from sparring.trainers.encoded.pixels import Undecodable
 
     if isinstance(cause, NotFinite):
         return TrainingStopped(
@@ -101,4 +102,6 @@ def of_agent(cause: BaseException, good: Path | None) -> BaseException:
         return NoResources(str(cause))
     if isinstance(cause, CheckpointError):
         return BrokenCheckpoint(str(cause))
+    if isinstance(cause, Undecodable):
+        return DataError(str(cause))
     return cause

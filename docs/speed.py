@@ -190,6 +190,22 @@ def overheads(result: dict[str, Any]) -> str:
     return rows(header, [[*stretches, f"{100 * saving['share']:+.1f} %"]]) + source(result)
 
 
+def encoded(result: dict[str, Any]) -> str:
+    """Images that stay as they are stored, by layout."""
+    body = [
+        [
+            name,
+            f"{r['index_s']:,.3g} s",
+            f"{r['start_s']:,.3g} s",
+            f"{r['random_ms']:,.3g} ms",
+            f"{r['order_ms']:,.3g} ms",
+        ]
+        for name, r in result["layouts"].items()
+    ]
+    said = f"Medians; files of {result['file_bytes'] / 1e3:.0f} kB. One process checks {result['check_per_s']:.0f} of them a second.\n"
+    return rows(["", "index, once", "every start", "an image at random", "in order"], body) + source(result) + said
+
+
 def precision(result: dict[str, Any]) -> str:
     """What bfloat16 changes in the result."""
     body = []

@@ -320,6 +320,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "agents": speed.agents,
     "stand_ins": speed.stand_ins,
     "driver": driver,
+    "encoded": speed.encoded,
     "exchange": exchange,
     "overheads": speed.overheads,
     "attack": speed.attack,

@@ -25,8 +25,9 @@ from sparring.cluster.search import report as search_report
 from sparring.cluster.search.results import results_of
 from sparring.cluster.search.settings import Search
 from sparring.trainers import code, trusting
+from sparring.trainers.batches import Batches
 from sparring.trainers.config import Attack, DataConfig, OptimConfig, SpeedConfig, Threat
-from sparring.trainers.data import Batches, Split
+from sparring.trainers.data import Split
 from sparring.trainers.methods.base import Method
 from sparring.trainers.types import Metrics
 from tests.planted import final

@@ -416,3 +416,10 @@ def test_exchange_and_driver() -> None:
     assert result["ms"]["store"] > result["ms"]["direct"] > 0
     found = run("driver.py", "--actors", "8", "--hosts", "--steps=10", "--rounds=1")["actors"]
     assert found["store"]["8"]["driver_cpu_ms"] > found["direct"]["8"]["driver_cpu_ms"] > 0
+
+
+@pytest.mark.soak
+def test_encoded() -> None:
+    result = run("encoded.py", "--images=40", "--rounds=1", "--json")
+    assert set(result["layouts"]) == {"folder", "tar", "parquet, row groups of 100", "parquet, row groups of 1,000"}
+    assert all(r["random_ms"] > 0 for r in result["layouts"].values())

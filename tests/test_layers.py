@@ -24,14 +24,14 @@ BELOW = {
     "serve": {"serve", "agents", "trainers"},
 }
 ROOMS = (  # each above what it uses
-    *("config", "runs", "machines", "models", "team", "trackers", "training"),
+    *("config", "runs", "machines", "datasets", "models", "team", "trackers", "training"),
     *("evaluation", "reports", "search", "pretraining", "frontier", "serving", "sharing", "scaffolds"),
     *("deploy", "commands"),
 )
 IN_CLUSTER = {"__init__", "__main__", "errors", "terminal"}  # files of cluster/ itself
-ANYWHERE_LAZILY = {"safetensors", "pyarrow", "PIL", "sklearn", "torchvision", "timm", "pyautoattack"}
+ANYWHERE_LAZILY = {"safetensors", "pyarrow", "PIL", "sklearn", "torchvision", "timm", "pyautoattack", "scipy"}
 TORCH_ONLY = {"torch", "numpy", *ANYWHERE_LAZILY}
-HEAVY = {"torch", "ray", "matplotlib", "tyro", "fastapi"}  # what an import inside a function is for
+HEAVY = {"torch", "numpy", "ray", "matplotlib", "tyro", "fastapi"}  # what an import inside a function is for
 API = "cluster/commands/api.py"  # what sparring.py offers
 LINES, FUNCTION, PARAMETERS, FILES = 250, 60, 8, 14
 

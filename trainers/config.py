@@ -6,10 +6,12 @@ what is allowed. Importing this module costs no torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal, get_args
 
+from sparring.trainers.augment.settings import AugmentConfig as AugmentConfig
+from sparring.trainers.optim_config import OptimConfig as OptimConfig
 from sparring.trainers.values import fraction as fraction
 from sparring.trainers.values import number as number
 from sparring.trainers.values import require as require
@@ -156,15 +158,23 @@ class DataConfig:
     cache: str = "~/.cache/sparring"
     """Folder for decoded images."""
     size: int | None = None
-    """Side to which a folder's images are resized."""
+    """Side to which a folder's images are resized; of images that stay encoded 224, where nothing is said."""
+    encoded: bool = False
+    """Keep a folder's images encoded and decode them anew whenever they are seen, as imagenet, tar and parquet do by themselves."""
+    scaled: bool = False
+    """Decode JPEGs of random parts at a half, a quarter or an eighth, where the part stays larger than the run's images: faster, other pixels."""
+    bad: Literal["refuse", "skip"] = "refuse"
+    """What to do with encoded images that 'sparring data check' found bad."""
     fraction: float = 1.0
     """Share of the training images used, the same of every class."""
     validation: float = 0.1
     """Share of the training images held out, drawn by the seed, on which checkpoints are compared."""
-    augment: Literal["none", "shift", "crop-flip"] = "none"
-    """shift: random crop after zero padding. crop-flip: the same and a random horizontal flip."""
+    augment: Literal["none", "shift", "crop-flip", "resized-crop"] = "none"
+    """shift: random crop after zero padding. crop-flip: the same and a random horizontal flip. resized-crop: a part of random area and
+    aspect ratio, scaled to the image's size, and a flip."""
     padding: int = 1
     """Zero pixels on each side before the random crop (CIFAR: 4)."""
+    transforms: AugmentConfig = field(default_factory=AugmentConfig)
     extra: str | None = None
     """File.npz with generated images: image (uint8 NHWC) and label."""
     extra_fraction: float = 0.7
@@ -177,6 +187,25 @@ class DataConfig:
         require(self.padding >= 0, f"data.padding = {self.padding} must be >= 0")
         require(self.size is None or self.size >= 4, f"data.size = {self.size} must be >= 4")
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether training images are changed each by itself."""
+        return self.augment == "resized-crop" or self.transforms.operates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderConfig:
+    """Processes that decode images which stay encoded, one set of them a node for all its agents; they change no number."""
+
+    workers: int | None = None
+    """Processes of a node that decode. Default: one less than it has cores. 0: every agent decodes for itself."""
+    memory: int = 512
+    """MiB in which a node keeps decoded steps, at most; two steps are kept however large they are."""
+
+    def __post_init__(self) -> None:
+        require(self.workers is None or self.workers >= 0, f"loader.workers = {self.workers} must be >= 0")
+        require(self.memory >= 1, f"loader.memory = {self.memory} must be >= 1")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedConfig:
@@ -185,56 +214,14 @@ class SpeedConfig:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     compile: bool = False
     micro_batch: int | None = None
+    checkpointing: bool = False  # blocks are computed again for the backward pass: the same numbers in less memory
     folded: bool = (
         True  # batch norm goes into convolutions where a network is in eval mode: the same numbers to rounding
     )
 
     def __post_init__(self) -> None:
         require(self.micro_batch is None or self.micro_batch >= 1, f"micro_batch = {self.micro_batch} must be >= 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimConfig:
-    """Optimiser and learning-rate schedule of one agent."""
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    """Optimiser."""
-    lr: float = 0.1
-    """Base learning rate."""
-    momentum: float = 0.9
-    """Momentum of sgd."""
-    weight_decay: float = 5e-4
-    """Weight decay on all parameters (sgd: in the gradient; adamw: decoupled)."""
-    nesterov: bool = False
-    """Nesterov momentum (sgd)."""
-    schedule: Literal["constant", "linear", "cosine", "multistep", "triangle"] = "linear"
-    """linear and cosine go from lr to 0 over the run; multistep multiplies by gamma at each milestone; triangle rises to lr
-    over 40 % of the run, falls to a twentieth of it until 80 %, and to 0 at the end (MSD)."""
-    milestones: tuple[int, ...] = ()
-    """Epochs, counted from 0, at whose start multistep lowers the rate."""
-    gamma: float = 0.1
-    """Factor of multistep."""
-    warmup: float = 0.0
-    """Epochs of linear warm-up from 0."""
-    ema: float = 0.0
-    """Decay of an exponential moving average of the weights, updated every step; 0: none. Typical: 0.999."""
-    swa: bool = False
-    """Stochastic weight averaging: the mean of the weights after each epoch, batch norm recomputed on the training images."""
-    swa_start: int | None = None
-    """First epoch, counted from 0, whose weights enter the mean. Default: the first milestone that the run reaches, else
-    three quarters of the run."""
-    awp: float = 0.0
-    """Adversarial weight perturbation: its size relative to each layer's norm; 0: none. Typical: 0.01."""
-    awp_warmup: int = 0
-    """Epochs before the perturbation begins."""
-
-    def __post_init__(self) -> None:
-        require(self.lr > 0, f"optim.lr = {self.lr} must be > 0")
-        require(0 <= self.momentum < 1, f"optim.momentum = {self.momentum} must lie in [0, 1)")
-        require(self.weight_decay >= 0, f"optim.weight_decay = {self.weight_decay} must be >= 0")
-        require(self.warmup >= 0, f"optim.warmup = {self.warmup} must be >= 0")
-        require(0 <= self.ema < 1, f"optim.ema = {self.ema} must lie in [0, 1)")
-        require(self.awp >= 0, f"optim.awp = {self.awp} must be >= 0")
         require(
-            list(self.milestones) == sorted(set(self.milestones)), f"optim.milestones = {self.milestones} must increase"
+            not (self.compile and self.checkpointing),
+            "compile and checkpointing do not go together: a compiled network decides itself what is computed again",
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ MODES = (
 )
 
 
+ORIENTATION, EXCHANGING = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and the values that exchange width and height
 FILLER = bytes((i * 73 + 41) % 251 for i in range(256))  # for a look whether a JPEG's data ends early
 
 
@@ -67,15 +68,44 @@ def pixels(
     Raises:
         Refused: not an image, animated, damaged, too large, or of a kind whose pixels have no stated range.
     """
+    from PIL import Image, ImageOps
+
+    flat = picture(content, grey=grey, most=most, formats=formats)
+    if size is not None and flat.size != size[::-1]:
+        flat = ImageOps.fit(flat, size[::-1], Image.Resampling.BICUBIC)
+    seen = np.asarray(flat)
+    return seen[..., None] if grey else seen
+
+
+def picture(
+    content: bytes,
+    *,
+    grey: bool = False,
+    most: int | None = None,
+    formats: Collection[str] | None = None,
+    checked: bool = True,
+    shrink: Callable[[int, int], int] = lambda width, height: 1,
+) -> Any:
+    """An encoded image as Pillow's, RGB or grey, as large as it is.
+
+    Args:
+        grey, most, formats: as of :func:`pixels`.
+        checked: look whether the data ends early, which may cost another decoding; False where that was done before.
+        shrink: by which factor, at most, a JPEG of this width and height, turned as the camera says, may be decoded smaller.
+
+    Raises:
+        Refused: as :func:`pixels`.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content), formats=None if formats is None else tuple(formats)) as image:
-            _check(image, content, most)
+            _check(image, content, most, whole=checked)
+            turned = _shrunk(image, shrink)
             image.load()
-            if image.format == "JPEG":
+            if image.format == "JPEG" and checked:
                 _whole_jpeg(image, content)
-            flat = _flat(ImageOps.exif_transpose(image))
+            flat = _flat(ImageOps.exif_transpose(image) if turned else image)  # which copies in any case
     except UnidentifiedImageError:
         kinds = " or ".join(formats) if formats else "image that Pillow can read"
         raise Refused(f"not a {kinds} image" if formats else f"not an {kinds}") from None
@@ -86,14 +116,21 @@ def pixels(
         raise Refused(f"image too large{limit}") from None
     except Exception:  # decoders raise almost anything on damaged bytes and metadata
         raise Refused("damaged image") from None
-    flat = flat.convert("L" if grey else "RGB")
-    if size is not None and flat.size != size[::-1]:
-        flat = ImageOps.fit(flat, size[::-1], Image.Resampling.BICUBIC)
-    seen = np.asarray(flat)
-    return seen[..., None] if grey else seen
+    wanted = "L" if grey else "RGB"
+    return flat if flat.mode == wanted else flat.convert(wanted)
 
 
-def _check(image: Any, content: bytes, most: int | None) -> None:
+def _shrunk(image: Any, shrink: Callable[[int, int], int]) -> bool:
+    """Let libjpeg leave out what a smaller image does not need, by a half, a quarter or an eighth; whether the camera was turned."""
+    orientation = image.getexif().get(ORIENTATION, 1)
+    width, height = image.size
+    factor = shrink(*((height, width) if orientation in EXCHANGING else (width, height)))
+    if image.format == "JPEG" and factor > 1:
+        image.draft(None, (-(-width // factor), -(-height // factor)))
+    return bool(orientation != 1)
+
+
+def _check(image: Any, content: bytes, most: int | None, *, whole: bool) -> None:
     width, height = image.size
     if most is not None and width * height > most:
         raise Refused(f"image of {width} x {height} pixels; at most {most} pixels are taken")
@@ -106,7 +143,8 @@ def _check(image: Any, content: bytes, most: int | None) -> None:
     if image.format == "PNG":
         if content[24] == 16 and content[25] != 0:  # Pillow drops the lower half of 16-bit colours
             raise Refused("16 bits per colour channel; save it with 8")
-        _whole(content)
+        if whole:
+            _whole(content)
 
 
 def _whole(content: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +12,7 @@ from tyro.conf import Positional, arg
 from sparring.cluster.commands.deploy import deploy
 from sparring.cluster.commands.evaluation import evaluate, report, verify
 from sparring.cluster.commands.frontier import frontier
-from sparring.cluster.commands.output import Out, Output, answer
+from sparring.cluster.commands.output import Out, Output, answer, say
 from sparring.cluster.commands.serve import serve
 from sparring.cluster.commands.sharing import export, publish, pull, push
 from sparring.cluster.commands.training import pretrain, resume, train, tune
@@ -19,6 +20,7 @@ from sparring.cluster.machines import doctor as doctors
 from sparring.cluster.runs import comparing, listing
 from sparring.cluster.scaffolds import new as scaffolds
 from sparring.cluster.serving.options import Roll
+from sparring.trainers.config import DataConfig
 
 
 def demo(*, runs_dir: Path = Path("runs"), output: Out = Output()) -> None:
@@ -127,11 +129,48 @@ def fsck(run: Positional[Path], *, output: Out = Output()) -> None:
         raise SystemExit(5)
 
 
+@dataclass(frozen=True)
+class Where:
+    """The images of a data set."""
+
+    root: str = "data"
+    """Folder that holds them, or its URI (s3://bucket/imagenet)."""
+    cache: str = "~/.cache/sparring"
+    """Folder for the index and for what the check sees."""
+
+
+def data(
+    action: Positional[Literal["check"]],
+    name: Positional[str],
+    *,
+    data: Where = Where(),
+    workers: int | None = None,
+    again: bool = False,
+    output: Out = Output(),
+) -> None:
+    """Decode every image of a data set once, before any training, and name those that cannot be.
+
+    Args:
+        action: check: exit code 4 if an image is bad.
+        name: imagenet, folder, tar, parquet or generated:N.
+        data: Where they lie.
+        workers: Processes that decode. Default: one for each core.
+        again: Also look at images that were looked at before and whose files are as they were.
+    """
+    from sparring.cluster.datasets import check as checking
+
+    config = DataConfig(name=name, root=data.root, cache=data.cache)
+    result = checking.check(config, workers=workers, again=again, say=say(output))
+    answer(output, result, checking.show)
+    if result["bad"]:
+        raise SystemExit(4)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     f.__name__: f
     for f in (
         *(demo, doctor, train, resume, pretrain, tune, frontier, evaluate, verify, publish, serve, rollout),
-        *(deploy, report, runs, compare, recipes, methods, new, fsck, export, push, pull),
+        *(deploy, report, runs, compare, recipes, methods, new, data, fsck, export, push, pull),
     )
 }
 RUNS = (

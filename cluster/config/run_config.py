@@ -17,19 +17,20 @@ import yaml
 from sparring.agents.checkpoint import network_config, to_json
 from sparring.agents.hub_folder import located
 from sparring.agents.spec import AgentSpec
+from sparring.cluster.config import later
 from sparring.cluster.config.measuring import measure
 from sparring.cluster.config.settings import Own, Settings
 from sparring.cluster.config.values import parse, plain, read, unknown
 from sparring.trainers import code, keeping, methods, user
-from sparring.trainers.config import Measure, SpeedConfig, Threat
+from sparring.trainers.config import Measure, Threat
 from sparring.trainers.datasets import Prepared
 from sparring.trainers.methods.base import Method
 
 CHANGEABLE = ("method.", "attack.", "attacks.", "optim.")  # what can change while a run goes on
-BEFORE = (("attack", "pgd"), ("looking", 0.0))  # how networks were compared before there was another way
 # may differ when a run is continued
 OPERATIONAL = (
     *("memo", "trace", "log", "team", "address", "placement", "call_timeout", "exchange", "max_failures", "mirror"),
+    *("checkpointing", "loader"),
 )
 
 
@@ -44,7 +45,7 @@ class RunConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.method.check({"train": self.attack, **self.attacks})
+        methods.check(self.method, {"train": self.attack, **self.attacks}, self.data.transforms)
         if set(self.attacks) != set(self.method.norms()):
             wanted = ", ".join(self.method.norms()) or "none besides --attack"
             raise ValueError(f"attacks: {', '.join(self.attacks) or 'none'} are given; the method takes {wanted}")
@@ -80,10 +81,9 @@ class RunConfig(Settings):
 
     @property
     def sha256(self) -> str:
-        """Of all settings that change what is computed; where and how is left out, and a measure from before there was another."""
+        """Of all settings that change what is computed; where and how is left out, and later settings that are not used."""
         values = {k: v for k, v in self.carried_out_as(None).to_dict().items() if k not in OPERATIONAL}
-        values["checkpoint"] = {k: v for k, v in values["checkpoint"].items() if (k, v) not in BEFORE}
-        return hashlib.sha256(to_json(values)).hexdigest()
+        return hashlib.sha256(to_json(later.without(values))).hexdigest()
 
     def carried_out_as(self, other: RunConfig | None) -> RunConfig:
         """The same computation, placed and watched over as ``other`` asks; without one, neither agents nor images have a place."""
@@ -155,8 +155,9 @@ class RunConfig(Settings):
                 threads=self.threads_per_agent,
                 memo=self.memo,
                 codes=(*self.codes, *user.codes(weights)),
-                speed=SpeedConfig(precision=self.precision, compile=self.compile, micro_batch=self.micro_batch),
+                speed=self.speed,
                 device=self.device,
+                loader=self.loader,
             )
             for index, role in enumerate(self.method.roles())
         ]
@@ -187,7 +188,7 @@ class RunConfig(Settings):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """The inverse of :meth:`to_dict`; what is missing takes its default, but for how networks are compared (``BEFORE``).
+        """The inverse of :meth:`to_dict`; what is missing takes its default, but for how networks are compared (``later``).
 
         Raises:
             ValueError: an unknown key or a value of the wrong type, with what is allowed.
@@ -195,7 +196,7 @@ class RunConfig(Settings):
         values = dict(values)
         given, checkpoint = values.pop("method", None), values.get("checkpoint", {})
         if isinstance(checkpoint, Mapping):
-            values["checkpoint"] = {**dict(BEFORE), **checkpoint}
+            values["checkpoint"] = {**dict(later.BEFORE), **checkpoint}
         given = {"name": given} if isinstance(given, str) else given
         if not isinstance(given, Mapping) or "name" not in given:
             raise ValueError(

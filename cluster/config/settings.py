@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from sparring.cluster.config import tracking
-from sparring.trainers.config import Attack, DataConfig, OptimConfig, Threat, require
+from sparring.trainers.config import Attack, DataConfig, LoaderConfig, OptimConfig, SpeedConfig, Threat, require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +79,18 @@ class Checkpointing:
 class OwnOptim:
     """What one agent's optimiser has otherwise than the run's; see --optim."""
 
-    name: Literal["sgd", "adamw"] | None = None
+    name: Literal["sgd", "adamw", "lamb"] | None = None
     lr: float | None = None
     momentum: float | None = None
-    weight_decay: float | None = None
     nesterov: bool | None = None
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+    weight_decay: float | None = None
+    decay: Literal["all", "weights"] | None = None
+    clip: float | None = None
+    layer_decay: float | None = None
     schedule: Literal["constant", "linear", "cosine", "multistep", "triangle"] | None = None
+    min_lr: float | None = None
     milestones: tuple[int, ...] | None = None
     gamma: float | None = None
     warmup: float | None = None
@@ -158,6 +164,9 @@ class Settings:
     """Compile what attacks run (torch.compile): half a minute and more at the start, then faster steps."""
     micro_batch: int | None = None
     """Images that go through a network at once, where a whole batch does not fit in memory; batch norm then sees such parts."""
+    checkpointing: bool = False
+    """Networks of timm's: keep less for the backward pass and compute it again, block by block. The same bytes, in less memory and
+    more time."""
     window: int = 2
     """Steps in flight."""
     exchange: Literal["store", "direct", "auto"] = "store"
@@ -181,6 +190,7 @@ class Settings:
     mirror: str | None = None
     """URI of a folder to which every checkpoint is copied (s3://bucket/runs, file:///mnt/runs); --resume-if-exists brings the
     run back from there when this machine has none."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
     placement: Placement = field(default_factory=Placement)
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
 
@@ -189,7 +199,7 @@ class Settings:
             value = getattr(self, name)
             require(value >= 1, f"{name} = {value} must be >= 1")
         require(self.max_steps is None or self.max_steps >= 1, f"max_steps = {self.max_steps} must be >= 1")
-        require(self.micro_batch is None or self.micro_batch >= 1, f"micro_batch = {self.micro_batch} must be >= 1")
+        _ = self.speed
         perturbed = max([self.optim.awp, *(own.optim.awp or 0 for own in self.agents.values())]) > 0
         require(
             self.micro_batch is None or not perturbed,
@@ -199,6 +209,16 @@ class Settings:
         tracking.parsed(self.log)
         require(self.call_timeout > 0, f"call_timeout = {self.call_timeout} must be > 0")
         require(self.max_failures >= 0, f"max_failures = {self.max_failures} must be >= 0")
+
+    @property
+    def speed(self) -> SpeedConfig:
+        """How fast a step is computed."""
+        return SpeedConfig(
+            precision=self.precision,
+            compile=self.compile,
+            micro_batch=self.micro_batch,
+            checkpointing=self.checkpointing,
+        )
 
 
 def _require_gpus(name: str, value: float | None) -> None:

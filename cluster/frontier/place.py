@@ -9,7 +9,7 @@ from typing import Any
 from sparring.agents.checkpoint import to_json, write
 from sparring.cluster.config.values import differences
 from sparring.cluster.errors import Exists, UsageError
-from sparring.cluster.frontier.settings import Frontier
+from sparring.cluster.frontier.settings import Frontier, known
 from sparring.cluster.runs.folder import NAME, refuse_lost
 from sparring.cluster.terminal import relative
 
@@ -47,7 +47,7 @@ def folder_of(asked: Frontier, runs_dir: Path, name: str | None, *, resume: bool
         if not file.is_file():
             raise UsageError(f"{relative(folder)} is not a frontier (it has no asked.json); choose another --name")
         before = json.loads(file.read_text())
-        common = {k: before["methods"][k] for k in before["methods"] if k in now["methods"]}
+        common = {k: known(before["methods"][k]) for k in before["methods"] if k in now["methods"]}
         wrong = differences(
             {**{k: v for k, v in before.items() if k not in GROWS}, "methods": common},
             {**{k: v for k, v in now.items() if k not in GROWS}, "methods": {k: now["methods"][k] for k in common}},

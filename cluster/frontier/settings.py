@@ -117,6 +117,11 @@ def fitted(config: RunConfig, point: Point, steps_per_epoch: int) -> RunConfig:
     return config.replace({**changes, "checkpoint.every": every})
 
 
+def known(values: Mapping[str, Any]) -> dict[str, Any]:
+    """One method's configuration in a frontier that an earlier version began: settings that it did not know have their defaults."""
+    return _plain(RunConfig.from_dict(values))
+
+
 def _plain(config: RunConfig) -> dict[str, Any]:
     """Without how it is carried out, and what every run has of its own."""
     values: dict[str, Any] = json.loads(to_json(config.carried_out_as(None).to_dict()))

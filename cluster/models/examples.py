@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sparring.cluster.errors import DataError, UsageError
 from sparring.trainers import datasets
 from sparring.trainers.config import DataConfig
 from sparring.trainers.data import Dataset, Split, evaluation_order
-from sparring.trainers.datasets import Prepared, cache
+from sparring.trainers.datasets import Prepared, cache, stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +104,14 @@ def chosen(split: Split, examples: Examples | int | None) -> Split:
 
 def _difference(now: Dataset, data: DataConfig, started: Mapping[str, str]) -> str:
     """How many there were and are, and how many of these the run learnt from, if its images are still in the cache."""
+    if stored.stays_encoded(data):
+        return f"{len(now.test)} now"
     entry = Path(data.cache).expanduser() / started.get("cache", "")
     if cache.problems(entry):
         return f"{len(now.test)} now (which of them were training images cannot be said: {entry} is gone)"
     before = Prepared(str(entry.parent), entry.name).load()
+    assert isinstance(before.train.images, Tensor)
+    assert isinstance(now.test.images, Tensor)
     trained = {image.tobytes() for image in before.train.images.numpy()}
     seen = sum(image.tobytes() in trained for image in now.test.images.numpy())
     return f"{len(before.test)} then, {len(now.test)} now, and {seen} of these were training images"

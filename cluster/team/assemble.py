@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.machines.fitting import Bundle, Node
 from sparring.cluster.runs import images
 from sparring.cluster.team.team import LocalTeam, Team
-from sparring.trainers.data import last_batch
+from sparring.trainers.batches import last_batch
 
 
 def specs(config: RunConfig, *, quiet: bool) -> list[AgentSpec]:
@@ -29,7 +31,8 @@ def specs(config: RunConfig, *, quiet: bool) -> list[AgentSpec]:
     """
     prepared = images.prepare(config.data, quiet=quiet)
     try:
-        made = config.specs(prepared)
+        team = secrets.token_hex(8)
+        made = [replace(spec, team=team) for spec in config.specs(prepared)]
         for spec in made:
             spec.check_weights()
     except CheckpointError as error:

@@ -18,7 +18,7 @@ from sparring.cluster.config.recipes import needs
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.settings import Own
 from sparring.cluster.config.values import differences, flat
-from sparring.cluster.errors import BrokenCheckpoint, UsageError
+from sparring.cluster.errors import BrokenCheckpoint, DataError, UsageError
 from sparring.cluster.machines.stop import StopSignal
 from sparring.cluster.models import teachers
 from sparring.cluster.models.initial import as_begun, bring, by_content, resolved, vetted
@@ -33,6 +33,7 @@ from sparring.cluster.training.job import Circumstances, Job
 from sparring.cluster.training.monitors import Monitors
 from sparring.cluster.training.progress import Progress, facts_table
 from sparring.trainers import datasets, keeping, optim
+from sparring.trainers.encoded.pixels import Undecodable
 
 
 def train(
@@ -80,7 +81,7 @@ def check(config: RunConfig) -> None:
     installed.check(config.log)
     for spec in {config.network, *(own.network for own in config.agents.values() if own.network)}:
         networks.parse(spec)
-    datasets.source_of(config.data.name)
+    datasets.check_name(config.data.name)
     roles = config.method.roles()
     for role in config.networks():
         learns = role in roles and roles[role].learns
@@ -142,10 +143,12 @@ def _execute(folder: RunFolder, config: RunConfig, how: Circumstances) -> Run:
             hashes = images.hashes(specs[0].images, config.data, seed=config.seed)
             job = Job(folder, config, how, first, tuple(damaged), known, hashes, tuple(left_out))
             _carry_out(job)
-        except Exception:
+        except Exception as error:
             begun = folder.checkpoints.folder.exists()
             if not begun and not how.reported:  # the name is free again; a search keeps the trial, and why it failed
                 shutil.rmtree(folder.path)
+            if isinstance(error, Undecodable):
+                raise DataError(str(error)) from error
             raise
     return Run(folder.path)
 

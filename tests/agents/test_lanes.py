@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from threading import Event, Lock
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import distributed
 
 from sparring.agents.lanes import LaneBroken, Lanes
-from sparring.trainers.config import Attack
+from sparring.trainers.config import Attack, OptimConfig
 from sparring.trainers.methods.at import At
 from sparring.trainers.methods.mat import Mat
 from sparring.trainers.methods.mixacm import Mixacm
@@ -85,7 +86,10 @@ METHODS = {
     "peeraid": Peeraid(),
     "mtard": Mtard(),
     "mixacm": Mixacm(),
+    "clipped": Trades(),
 }
+CONSTANT = OptimConfig(schedule="constant")
+OPTIM = {"clipped": replace(CONSTANT, clip=0.05)}  # by the length of the whole batch's gradient
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -102,7 +106,7 @@ def test_lanes_train_as_one_process(name: str, count: int) -> None:
             models = {role: TinyNet(bn=False, seed=i) for i, role in enumerate(own)}
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                team = make_team(method, models, attack=attack, n=16, lanes=own)
+                team = make_team(method, models, attack=attack, optim=OPTIM.get(name, CONSTANT), n=16, lanes=own)
         own[next(iter(own))].mean({"built": 1.0}, 16, device=torch.device("cpu"))  # no step before all are built
         values = []
         for t in range(3):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sparring.trainers.batches import Batches, last_batch
 from sparring.trainers.config import DataConfig
-from sparring.trainers.data import Batches, Split, last_batch
+from sparring.trainers.data import Split
 from tests.conftest import Command
 
 

@@ -57,6 +57,12 @@ def test_a_run_that_went_on_forgets_why_it_had_stopped(sparring: Command, monkey
         ({"schedule": "multistep", "milestones": (15, 18)}, 5, "no drop of the learning rate falls into 5 epochs"),
         ({"schedule": "multistep", "milestones": (3, 18)}, 5, r"drops at [18] do not fall into 5 epochs"),
         ({"schedule": "multistep", "milestones": (3, 4)}, 5, None),
+        (
+            {"schedule": "multistep", "min_lr": 0.01},
+            5,
+            "does not end at optim.min_lr = 0.01; optim.schedule is multistep",
+        ),
+        ({"schedule": "linear", "min_lr": 0.01}, 5, None),
         ({"warmup": 6.0}, 5, "warm-up does not end within 5 epochs"),
         ({"swa": True, "swa_start": 5}, 5, "no weight enters the average (SWA)"),
         ({"awp": 0.01, "awp_warmup": 5}, 5, "weights are never perturbed (AWP)"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sparring.trainers.augment.shifting import augment
+from sparring.trainers.batches import Batches
 from sparring.trainers.config import DataConfig
-from sparring.trainers.data import Batches, Split, augment, to_pixels
+from sparring.trainers.data import Split, to_pixels
 from sparring.trainers.datasets import load
 from sparring.trainers.rng import generator, seed_of
 

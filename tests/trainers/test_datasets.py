@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 
 from sparring.trainers import datasets
+from sparring.trainers.batches import Batches
 from sparring.trainers.config import DataConfig
-from sparring.trainers.data import Batches, Dataset
+from sparring.trainers.data import Dataset
 from sparring.trainers.datasets import cache, cifar
 from tests.helpers import CLONE
 
@@ -336,8 +337,8 @@ def test_extra_images_take_their_share_of_every_batch(tmp_path: Path) -> None:
 
 def test_class_names_come_from_the_schema_metadata() -> None:
     info = {"info": {"features": {"label": {"names": ["a", "b"]}}}}
-    assert cifar._class_names({b"huggingface": json.dumps(info).encode()}, "label") == ("a", "b")
-    assert cifar._class_names(None, "label") == ()
+    assert cifar.class_names({b"huggingface": json.dumps(info).encode()}, "label") == ("a", "b")
+    assert cifar.class_names(None, "label") == ()
 
 
 def test_two_processes_decode_once(tmp_path: Path) -> None:

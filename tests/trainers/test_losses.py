@@ -27,6 +27,13 @@ def test_kl_agrees_with_torch_at_a_temperature() -> None:
     torch.testing.assert_close(kl(a, b, temperature=4.0).mean(), expected)
 
 
+def test_smoothed_labels_are_torchs() -> None:
+    z, y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0, 1])
+    expected = F.cross_entropy(z, 0.9 * F.one_hot(y, 4) + 0.1 / 4)
+    assert torch.allclose(cross_entropy(z, y, smoothing=0.1).mean(), expected)
+    assert torch.equal(cross_entropy(z, y), F.cross_entropy(z, y, reduction="none"))
+
+
 def test_margin_and_accuracy() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0]])
     y = torch.tensor([0, 2])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from sparring.trainers import methods
+from sparring.trainers.types import Adversarial, Answer, Batch, When
 from tests.helpers import make_team
 
 
@@ -47,3 +50,18 @@ def test_contract(name: str) -> None:
         assert changed == roles[role].learns
         assert handle.agent.t == (2 if roles[role].learns else 0)
         assert (handle.metrics is not None) == roles[role].learns
+
+
+@pytest.mark.parametrize("name", ["at", "clean", "fgsm_rs", "n_fgsm"])
+def test_smoothed_labels(name: str) -> None:
+    """The hard term is torch's with smoothed labels; accuracies count the labels themselves."""
+    z, y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0, 1])
+    batch, when = Batch(torch.zeros(6, 1, 2, 2), y), When(0, 0, 1.0)
+    adv: Any = {} if name == "clean" else {"adv": Adversarial(batch.x)}
+    for smoothing in (0.0, 0.1):
+        method = methods.load(name)(label_smoothing=smoothing)
+        loss = method.loss("model", Answer(z), batch, state={}, when=when, **adv)
+        assert torch.allclose(loss.terms["hard"], F.cross_entropy(z, y, label_smoothing=smoothing))
+        assert [v.item() for v in loss.stats.values()] == pytest.approx([(z.argmax(1) == y).float().mean().item()])
+    with pytest.raises(ValueError, match=r"method.label_smoothing = 1 must lie in \[0, 1\)"):
+        methods.load(name)(label_smoothing=1)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sparring.trainers import user
-from sparring.trainers.config import DataConfig
+from sparring.trainers import encoded, user
+from sparring.trainers.config import DataConfig, require
 from sparring.trainers.data import Dataset, Split
-from sparring.trainers.datasets import arrays, cache, cifar, folders
+from sparring.trainers.datasets import arrays, cache, cifar, folders, stored
 from sparring.trainers.datasets.cache import Decoded, Progress, silent
 
 Source = Callable[[DataConfig], tuple[object, Callable[[Progress], Decoded]]]
@@ -63,23 +63,36 @@ class Prepared:
     cache: str
     key: str
     extra: str | None = None
+    stored: DataConfig | None = (
+        None  # images that stay encoded: every node reads them where they lie, by an index of its own
+    )
 
     @property
     def keys(self) -> list[str]:
-        """All entries."""
-        return [self.key, *([self.extra] if self.extra else [])]
+        """All entries that a node without them is sent."""
+        return [] if self.stored else [self.key, *([self.extra] if self.extra else [])]
 
     def load(self) -> Dataset:
         """The data set."""
-        return cache.read(Path(self.cache) / self.key)
+        return stored.dataset(self.stored, key=self.key)[0] if self.stored else cache.read(Path(self.cache) / self.key)
 
     def load_extra(self) -> Split | None:
         """Generated training images."""
         return cache.read(Path(self.cache) / self.extra).train if self.extra else None
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that means nothing.
+
+    Raises:
+        ValueError: unknown, with the nearest name.
+    """
+    if not encoded.is_name(name):
+        source_of(name)
+
+
 def source_of(name: str) -> Source:
-    """The source of a name.
+    """The source of a name whose images are decoded once.
 
     Raises:
         ValueError: unknown, with the nearest name.
@@ -90,7 +103,8 @@ def source_of(name: str) -> Source:
     if name not in SOURCES:
         near = difflib.get_close_matches(name, SOURCES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"data.name = {name!r} is unknown; {hint}allowed: {', '.join(SOURCES)}, or file.py:function")
+        allowed = ", ".join(dict.fromkeys([*SOURCES, *encoded.NAMES]))
+        raise ValueError(f"data.name = {name!r} is unknown; {hint}allowed: {allowed}, or file.py:function")
     return SOURCES[name]
 
 
@@ -107,6 +121,10 @@ def prepare(
         ValueError: unknown name, missing files, an image that cannot be read.
     """
     folder = Path(config.cache).expanduser().resolve()
+    if stored.stays_encoded(config):
+        require(config.extra is None, f"data.extra = {config.extra!r} and images that stay encoded do not go together")
+        _, key = stored.dataset(config, notice=notice)
+        return Prepared(str(folder), key, stored=config)
 
     def entry(name: str, made: tuple[object, Callable[[Progress], Decoded]]) -> str:
         fingerprint, decode = made

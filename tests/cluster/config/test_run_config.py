@@ -31,6 +31,51 @@ def test_a_file_without_a_measure_keeps_the_old_one(tmp_path: Path) -> None:
     assert "attack: scaled-pgd" in run_config.dump(config)
 
 
+WRITTEN = {  # sha256 of configurations, as they stand in manifests of runs from before optim.clip, optim.decay and others
+    "at": "2f0468907e0f1e5439ca2530de7fe36944af8d20d4c5dec5f8f4811319ac4c14",
+    "mat": "f55fa5f85dc4a6393d07f6bc359b3490c59cc9828b54d1dd56b5d7c116a4c8ba",
+    "n_fgsm": "6cb2937c50f03e1415534e9fe568d2c4772ded65fcb96cfde6eeebb96e35c8cf",
+    "clean": "c5358da2426389acdde0be21b7852c9f5b7f09931c5c44fafc189e9db7f1647f",
+}
+LATER = {
+    "optim.betas": [0.9, 0.95],
+    "optim.eps": 1e-6,
+    "optim.decay": "weights",
+    "optim.clip": 1.0,
+    "optim.layer_decay": 0.75,
+    "optim.min_lr": 0.001,
+    "method.label_smoothing": 0.1,
+    "agents.model.optim.clip": 0.0,
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_later_settings_that_are_not_used_leave_the_hash(name: str) -> None:
+    """What a run's manifests say of its configuration stays true."""
+    own = {"agents.peer1.optim.lr": 0.05} if name == "mat" else {}
+    config = recipe(f"{name}-digits").replace(own)
+    assert config.sha256 == WRITTEN[name]
+    values = config.to_dict()
+    for path in LATER:
+        section, setting = path.split(".")[0], path.split(".")[-1]
+        values[section].pop(setting, None)
+    assert run_config.RunConfig.from_dict(values) == config
+
+
+@pytest.mark.parametrize("path", LATER)
+def test_a_later_setting_that_is_used_changes_it(path: str) -> None:
+    assert recipe("at-digits").replace({path: LATER[path]}).sha256 != WRITTEN["at"]
+
+
+def test_one_agents_optimiser() -> None:
+    own = {path.removeprefix("optim."): value for path, value in LATER.items() if path.startswith("optim.")}
+    own |= {"name": "lamb", "clip": 0.5, "betas": (0.9, 0.95)}
+    config = recipe("mat").replace({"optim.clip": 1.0} | {f"agents.peer1.optim.{k}": v for k, v in own.items()})
+    first, second = config.specs(Prepared("cache", "key"))
+    assert (first.optim.clip, first.optim.name, first.optim.decay) == (1.0, "sgd", "all")
+    assert {name: getattr(second.optim, name) for name in own} == own
+
+
 def test_overrides_by_path() -> None:
     config = recipe("mat").replace({"attack.eps": "8/255", "peers": 3, "epochs": 2, "optim.milestones": [1, 2]})
     assert config.attack.eps == 8 / 255

@@ -157,6 +157,11 @@ def test_a_folder_may_grow_and_nothing_else(tmp_path: Path) -> None:
         place.folder_of(frontier(), tmp_path, "f", resume=False)
     for longer in ({"budgets": (10.0, 20.0, 40.0)}, {"seeds": 3}, {"methods": {"at": recipe("at").replace(SMALL)}}):
         assert place.folder_of(frontier(**longer), tmp_path, "f", resume=True) == folder
+    asked = json.loads((folder / "asked.json").read_text())
+    for values in asked["methods"].values():
+        del values["data"]["transforms"]  # as before there were any
+    (folder / "asked.json").write_text(json.dumps(asked))
+    assert place.folder_of(frontier(), tmp_path, "f", resume=True) == folder
     with pytest.raises(UsageError, match=r"is another frontier \(unit: 'seconds' -> 'passes'|unit"):
         place.folder_of(frontier(unit="passes"), tmp_path, "f", resume=True)
     assert (
