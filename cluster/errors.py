@@ -91,7 +91,7 @@ def of_agent(cause: BaseException, good: Path | None) -> BaseException:
     """
     from sparring.agents.checkpoint import CheckpointError  # late: the commands' help needs no torch
     from sparring.agents.state import NotFinite, TooLarge
-    from sparring.trainers.encoded.pixels import Undecodable
+    from sparring.trainers.encoded.decoding import Undecodable
 
     if isinstance(cause, NotFinite):
         return TrainingStopped(

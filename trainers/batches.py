@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparring.trainers.augment import images as single
+from sparring.trainers.augment import in_memory
 from sparring.trainers.augment.draws import Draws
 from sparring.trainers.augment.mixing import mix
 from sparring.trainers.augment.shifting import augment
@@ -64,7 +64,7 @@ class Batches:
     ) -> None:
         require(batch_size >= 1, f"batch_size = {batch_size} must be >= 1")
         if isinstance(split.images, Tensor):
-            single.check(split.images, config)
+            in_memory.check(split.images, config)
         self.config, self.batch_size, self.seed, self.dtype = config, batch_size, seed, dtype
         self.device = torch.device(device)
         self.sha256 = split.sha256 + (extra.sha256 if extra else "")
@@ -86,7 +86,7 @@ class Batches:
             images, labels = self._decoded(t, self._crops)
         else:
             images, labels, index = self._mixed(t) if self.extra else self._plain(t)
-            images = single.each(images, index, self.config, seed=self.seed, step=t)
+            images = in_memory.each(images, index, self.config, seed=self.seed, step=t)
         images = augment(images, self.config, rng=generator(self.seed, t, "augment", device=self.device))
         batch = Batch(to_pixels(images, self.dtype), labels, epoch=t // self.steps_per_epoch)
         return mix(batch, self.config.transforms, Draws(self.seed, t, "mix"))

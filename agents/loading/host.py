@@ -36,7 +36,7 @@ class Asked:
 
     name: str  # that agents find it by
     work: bytes  # pickled: a client of an object store is made after a fork, which it would not survive
-    module: str  # of the work, imported before a fork, once for all workers
+    modules: tuple[str, ...]  # that the work needs, imported before a fork, once for all workers
     shape: tuple[int, int, int]  # of an image: height, width, channels
     most: int  # images of a step
     workers: int
@@ -46,12 +46,13 @@ class Asked:
     @classmethod
     def of(cls, name: str, work: Work, workers: int, memory: int, linger: float = 10.0) -> Asked:
         """What a work asks for."""
-        return cls(name, pickle.dumps(work), type(work).__module__, work.shape, work.most, workers, memory, linger)
+        return cls(name, pickle.dumps(work), work.modules, work.shape, work.most, workers, memory, linger)
 
 
 def main() -> None:
     """Be a host, as told on stdin; end at once where there is one already."""
     asked: Asked = pickle.load(sys.stdin.buffer)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # there are as many processes as should work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as door:
         try:
@@ -67,7 +68,8 @@ class Host:
 
     def __init__(self, asked: Asked, door: socket.socket) -> None:
         self._asked, self._door = asked, door
-        importlib.import_module(asked.module)
+        for module in asked.modules:
+            importlib.import_module(module)
         shape = (asked.most, *asked.shape)
         step = shape[0] * shape[1] * shape[2] * shape[3]
         slots = max(2, asked.memory // step)

@@ -21,7 +21,7 @@ from sparring.agents.loading.host import Asked, user_of
 from sparring.agents.loading.memory import Memory
 from sparring.trainers.batches import MakesSteps
 from sparring.trainers.config import LoaderConfig
-from sparring.trainers.encoded.pixels import Undecodable
+from sparring.trainers.encoded.decoding import Undecodable
 
 START = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from sparring.agents.loading.host import main; main()"
 PATIENCE = 60.0  # seconds in which a loader must have begun

@@ -18,6 +18,10 @@ class Work(Protocol):
     def most(self) -> int:
         """Images of a step, at most."""
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What :meth:`image` needs, imported once for all processes before they begin."""
+
     def image(self, t: int, index: int) -> np.ndarray:
         """Image ``index`` as step ``t`` sees it: uint8 [H, W, C], a pure function of both.
 

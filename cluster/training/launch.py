@@ -33,7 +33,7 @@ from sparring.cluster.training.job import Circumstances, Job
 from sparring.cluster.training.monitors import Monitors
 from sparring.cluster.training.progress import Progress, facts_table
 from sparring.trainers import datasets, keeping, optim
-from sparring.trainers.encoded.pixels import Undecodable
+from sparring.trainers.encoded.decoding import Undecodable
 
 
 def train(

@@ -253,6 +253,7 @@ ELSEWHERE = "import json, sys; from tests.trainers.test_augment import hashes\n"
 KEYS = [(seed, step, index) for seed in (0, 7) for step in (0, 1, 999) for index in (0, 5)]
 
 
+@pytest.mark.soak
 def test_pixels_depend_on_the_key_alone() -> None:
     """In another order, in another process whose random states are others; every part of the key counts."""
     here = hashes(KEYS)

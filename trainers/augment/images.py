@@ -2,7 +2,8 @@
 
 a decoded image of any size ---> resized-crop and flip, or the middle ---> RandAugment ---> colour jitter ---> erasing
 
-A process that decodes calls ``drawn_box`` before and ``augmented`` after it; a batch in memory goes through ``each``. Shift and
+A process that decodes calls ``drawn_box`` before and ``augmented`` after it, without torch where no operator is asked for; a batch in
+memory goes through ``in_memory.each``. Shift and
 crop-flip, which are drawn for a batch at once, come after this in both cases (``shifting.py``).
 """
 
@@ -11,13 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sparring.trainers.augment import operators
 from sparring.trainers.augment.draws import Draws
 from sparring.trainers.augment.resized_crop import Box, box, resize
-from sparring.trainers.config import DataConfig, require
+from sparring.trainers.config import DataConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,34 +65,3 @@ def augmented(
         return pixels
     count = int((erased.right - erased.left) * (erased.bottom - erased.top)) * pixels.shape[-1]
     return operators.erase(pixels, erased, draws.noise(count) if config.erasing_value == "noise" else None)
-
-
-def check(images: Tensor, data: DataConfig) -> None:
-    """Refuse images in memory on which what is asked for is not defined.
-
-    Raises:
-        ValueError: they are no bytes, or have other than one or three channels.
-    """
-    channels, kind = images.shape[-1], str(images.dtype).removeprefix("torch.")
-    require(
-        not data.one_by_one or (images.dtype == torch.uint8 and channels in (1, 3)),
-        f"data.augment = resized-crop and data.transforms need images of bytes with 1 or 3 channels; these are {kind} with "
-        f"{channels}; use --data.augment none, shift or crop-flip without --data.transforms",
-    )
-
-
-def each(images: Tensor, index: Tensor, data: DataConfig, *, seed: int, step: int) -> Tensor:
-    """Every image of a batch by itself, uint8 [B, H, W, C] -> the same; on the CPU, so that every device sees the same bytes.
-
-    Args:
-        index: [B], of the images in the data set.
-    """
-    if not data.one_by_one:
-        return images
-    from PIL import Image as Images
-
-    grey, done = images.shape[-1] == 1, []
-    for pixels, i in zip(images.cpu().numpy(), index.tolist(), strict=True):
-        image = Images.fromarray(np.ascontiguousarray(pixels[..., 0] if grey else pixels))
-        done.append(augmented(image, pixels.shape[:2], data, (seed, step, i)))
-    return torch.from_numpy(np.stack(done)).to(images.device)

@@ -10,8 +10,8 @@ from sparring.trainers import decoder
 from sparring.trainers.augment.images import augmented, drawn_box
 from sparring.trainers.augment.resized_crop import Box
 from sparring.trainers.config import DataConfig
+from sparring.trainers.encoded.decoding import made
 from sparring.trainers.encoded.images import Encoded
-from sparring.trainers.encoded.pixels import made
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,12 @@ class Crops:
     def shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
         return (*self.size, 3)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What :meth:`image` imports: torchvision's operators, where colours change."""
+        changes = self.data.transforms.jitters or self.data.transforms.randaugment is not None
+        return (type(self).__module__, *(("torchvision.transforms.v2.functional",) if changes else ()))
 
     def image(self, t: int, index: int) -> np.ndarray:
         """uint8 [H, W, 3] of image ``index`` in step ``t``.

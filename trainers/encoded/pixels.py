@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparring.trainers import decoder
+from sparring.trainers.encoded.decoding import made
 from sparring.trainers.encoded.images import Encoded
 
 SAMPLED = 1024  # images by which mean and deviation are measured
@@ -95,21 +95,3 @@ class Pixels:
         working.write_text(json.dumps({"mean": mean.tolist(), "std": std.tolist(), "n": n}))
         working.replace(file)
         return mean.tolist(), std.tolist()
-
-
-class Undecodable(ValueError):
-    """An image cannot be decoded; says which, and why."""
-
-
-def made(images: Encoded, row: int, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
-    """An image decoded, or an error that names it.
-
-    Raises:
-        Undecodable: it cannot be.
-    """
-    try:
-        return decode(images.read(row))
-    except (ValueError, OSError) as error:
-        raise Undecodable(
-            f"{images.name(row)}: {error}. All such images: sparring data check NAME; to leave them out: --data.bad skip"
-        ) from error

@@ -21,6 +21,10 @@ class Numbered:
     shape: tuple[int, int, int] = (8, 8, 3)
     most: int = 20
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        return (type(self).__module__,)
+
     def image(self, t: int, index: int) -> np.ndarray:
         if index == BAD:
             raise ValueError("cat.jpg: damaged image")

@@ -20,7 +20,7 @@ import pytest
 from sparring.agents.loading import loader as loading
 from sparring.agents.loading.host import Asked
 from sparring.agents.loading.loader import Loader
-from sparring.trainers.encoded.pixels import Undecodable
+from sparring.trainers.encoded.decoding import Undecodable
 from tests.agents.loading.numbered import BAD, DEADLY, Numbered
 from tests.helpers import CLONE
 
@@ -96,6 +96,13 @@ def test_agents_of_a_node_share_what_is_made_once(make: Callable[..., Loader], t
     assert not wrong
     made = [line for line in (tmp_path / "notes").read_text().splitlines() if int(line.split()[0]) < 30]
     assert len(made) == len(set(made)) == sum(len(twenty(t)) for t in range(30))
+
+
+def test_what_decodes_needs_no_torch() -> None:
+    """A node has as many such processes as cores, and torch costs each 150 MiB and a second."""
+    text = "import sys; import sparring.agents.loading.host, sparring.trainers.encoded.crops; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, cwd=CLONE)
+    assert done.stdout == "False\n"
 
 
 def test_memory_is_bounded_and_read_only(make: Callable[..., Loader], tmp_path: Path) -> None:
