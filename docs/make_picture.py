@@ -14,8 +14,9 @@ import torch
 CLONE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CLONE))
 
-from sparring.agents.robustness import correct  # noqa: E402
-from sparring.cluster.models.trained import load_agent, load_test  # noqa: E402
+from sparring.agents.robustness import Judging, correct  # noqa: E402
+from sparring.cluster.models.examples import load_test  # noqa: E402
+from sparring.cluster.models.trained import load_agent  # noqa: E402
 from sparring.cluster.runs.folder import RunFolder  # noqa: E402
 from sparring.trainers.attacks import frozen, run  # noqa: E402
 from sparring.trainers.config import Attack, DataConfig  # noqa: E402
@@ -58,7 +59,9 @@ def main(mutual: Path, plain: Path) -> None:
     left.suptitle(f"the same attack (PGD-20, eps {EPS}) on each network", fontsize=10)
     axis = right.subplots()
     for name, model in models.items():
-        hits = [correct(model, split, Attack(eps=e, steps=20) if e else None, seed=0).double().mean() for e in CURVE]
+        hits = [
+            correct(model, split, Attack(eps=e, steps=20) if e else None, Judging(0)).double().mean() for e in CURVE
+        ]
         axis.plot(CURVE, [100 * h for h in hits], marker="o", markersize=3, label=name, color=COLOURS[name])
     axis.axvline(EPS, color="0.8", linewidth=1, zorder=0)
     axis.set(xlabel="eps (linf)", ylabel="% right", ylim=(0, 101))
