@@ -141,7 +141,8 @@ def _connected(name: str) -> Connection:
 
 def _begin(asked: Asked) -> subprocess.Popen[bytes]:
     """A host in a process of its own, which outlives the agent that began it as long as others need it."""
-    process = subprocess.Popen([sys.executable, "-c", START], stdin=subprocess.PIPE, start_new_session=True)
+    command = [sys.executable, "-c", START, asked.name]  # whoever lists processes sees whose it is
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     assert process.stdin is not None
     process.stdin.write(pickle.dumps(sys.path) + pickle.dumps(asked))
     process.stdin.close()
