@@ -33,7 +33,7 @@ def serve(pickled: bytes, memory: Memory, told: Connection, others: Sequence[Any
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the agents end, and with them the host
     for other in others:
         other.close()
-    work: Work = pickle.loads(pickled)
+    work: Work | None = None
     while True:
         try:
             rows: Rows = told.recv()
@@ -41,6 +41,8 @@ def serve(pickled: bytes, memory: Memory, told: Connection, others: Sequence[Any
             return
         slot = memory.slot(rows.slot)
         try:
+            work = work or pickle.loads(pickled)
+            assert work is not None
             for i, index in enumerate(rows.indices, rows.first):
                 slot[i] = work.image(rows.t, index)
             told.send(None)

@@ -58,8 +58,9 @@ def asked(argv: Sequence[str], kind: type[C], verb: Verb) -> tuple[C, RunConfig]
     )
     about = f"{kind.__doc__} {verb.shortcuts}{_options(start.config)}"
     command: Any = tyro.cli(kind, default=_default(kind, start.config), args=start.flags, prog=prog, description=about)
-    named = [command.config.network, *(own.init for own in command.config.agents.values())]
-    user.codes([*named, command.config.data.name])  # known as the user's, whatever a run of somebody else's says later
+    of_agents = [spec for own in command.config.agents.values() for spec in (own.network, own.init)]
+    named = [command.config.network, command.config.data.name, *of_agents]
+    user.codes(named)  # known as the user's, whatever a run of somebody else's says later
     return command, command.config
 
 

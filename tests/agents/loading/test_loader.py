@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,13 @@ def test_an_image_that_kills_its_decoder(make: Callable[..., Loader]) -> None:
     with pytest.raises(Undecodable, match="3 processes died while they decoded training images 1000002"), agent.step(3):
         pass
     right(agent, range(4, 8))
+
+
+def test_a_work_that_cannot_be_made_there(make: Callable[..., Loader]) -> None:
+    agent = make()
+    agent._asked = replace(agent._asked, work=b"no pickle")
+    with pytest.raises(Undecodable, match="UnpicklingError"), agent.step(0):
+        pass
 
 
 def test_nothing_is_left_of_killed_agents(tmp_path: Path) -> None:

@@ -172,13 +172,14 @@ def test_what_other_machines_carry_out_is_the_users_here_too(sparring: Command) 
     assert all(map(trusting.is_own, config.codes))
 
 
-def test_nor_where_he_names_it_again(sparring: Command, another: Callable[[], None]) -> None:
+@pytest.mark.parametrize("flag", ["--network", "--agents.model.network"])
+def test_nor_where_he_names_it_again(flag: str, sparring: Command, another: Callable[[], None]) -> None:
     """As the entry point of a job does on a machine that knows nothing yet."""
-    begun(sparring, "--network=own.py:net")
+    begun(sparring, f"{flag}=own.py:net")
     own = Path("own.py").read_text()
     another()
     Path("own.py").write_text(own)
-    again = ["train", "at", *SMALL, "--team=local", "--no-report", "--name=a", "--network=own.py:net"]
+    again = ["train", "at", *SMALL, "--team=local", "--no-report", "--name=a", f"{flag}=own.py:net"]
     done = sparring(*again, "--resume-if-exists")
     assert done.returncode == 0, done.stderr
 
