@@ -15,7 +15,6 @@ from sparring.cluster.commands.output import Output
 from sparring.cluster.config.settings import Own, Settings
 from sparring.cluster.config.values import differences
 from sparring.cluster.errors import UsageError
-from sparring.trainers import user
 
 if TYPE_CHECKING:
     from sparring.cluster.config.run_config import RunConfig
@@ -58,9 +57,6 @@ def asked(argv: Sequence[str], kind: type[C], verb: Verb) -> tuple[C, RunConfig]
     )
     about = f"{kind.__doc__} {verb.shortcuts}{_options(start.config)}"
     command: Any = tyro.cli(kind, default=_default(kind, start.config), args=start.flags, prog=prog, description=about)
-    of_agents = [spec for own in command.config.agents.values() for spec in (own.network, own.init)]
-    named = [command.config.network, command.config.data.name, *of_agents]
-    user.codes(named)  # known as the user's, whatever a run of somebody else's says later
     return command, command.config
 
 
