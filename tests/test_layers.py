@@ -29,7 +29,17 @@ ROOMS = (  # each above what it uses
     *("deploy", "commands"),
 )
 IN_CLUSTER = {"__init__", "__main__", "errors", "terminal"}  # files of cluster/ itself
-ANYWHERE_LAZILY = {"safetensors", "pyarrow", "PIL", "sklearn", "torchvision", "timm", "pyautoattack", "scipy"}
+ANYWHERE_LAZILY = {
+    "safetensors",
+    "pyarrow",
+    "PIL",
+    "simplejpeg",
+    "sklearn",
+    "torchvision",
+    "timm",
+    "pyautoattack",
+    "scipy",
+}
 TORCH_ONLY = {"torch", "numpy", *ANYWHERE_LAZILY}
 HEAVY = {"torch", "numpy", "ray", "matplotlib", "tyro", "fastapi"}  # what an import inside a function is for
 API = "cluster/commands/api.py"  # what sparring.py offers

@@ -145,4 +145,6 @@ def to_pixels(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """[N, H, W, C], bytes or already in [0, 1] -> contiguous [N, C, H, W] in [0, 1]."""
     if images.is_floating_point():
         return images.permute(0, 3, 1, 2).contiguous().to(dtype)
-    return images.permute(0, 3, 1, 2).contiguous().to(dtype) / 255
+    return (
+        images.permute(0, 3, 1, 2).contiguous().to(dtype).div_(255)
+    )  # in place: fresh memory costs more than the division

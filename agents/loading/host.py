@@ -52,7 +52,7 @@ class Asked:
 def main() -> None:
     """Be a host, as told on stdin; end at once where there is one already."""
     asked: Asked = pickle.load(sys.stdin.buffer)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # there are as many processes as should work
+    os.environ["OMP_NUM_THREADS"] = "1"  # there are as many processes as should work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as door:
         try:

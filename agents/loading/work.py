@@ -1,4 +1,4 @@
-"""What is to be loaded, as any process can make it: plain values and numpy, so that a loader's processes import no torch."""
+"""What is to be loaded, as any process can make it: plain values and numpy."""
 
 from __future__ import annotations
 

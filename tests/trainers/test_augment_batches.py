@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from sparring.cluster.config import run_config
 from sparring.cluster.config.recipes import recipe
@@ -93,8 +92,7 @@ def test_every_image_is_drawn_by_its_place_in_the_data_set() -> None:
     for t in (0, 9):
         batch, order = chosen.batch(t), torch.randperm(6, generator=chosen_order(t))
         for i, place in enumerate(rows[order].tolist()):
-            image = Image.fromarray(images.images[place].numpy())
-            expected = augmented(image, (12, 16), config, (4, t, place))
+            expected = augmented(images.images[place].numpy(), (12, 16), config, (4, t, place))
             assert torch.equal(batch.x[i], torch.tensor(expected).permute(2, 0, 1) / 255)
     with_extra = replace(config, extra_fraction=0.5)
     extra = Batches(split(8), with_extra, batch_size=16, seed=4, extra=split(8))  # the same pixels, but other images

@@ -2,24 +2,19 @@
 
 a decoded image of any size ---> resized-crop and flip, or the middle ---> RandAugment ---> colour jitter ---> erasing
 
-A process that decodes calls ``drawn_box`` before and ``augmented`` after it, without torch where no operator is asked for; a batch in
-memory goes through ``in_memory.each``. Shift and
-crop-flip, which are drawn for a batch at once, come after this in both cases (``shifting.py``).
+A process that decodes calls ``augmented`` after it; a batch in memory goes through ``in_memory.each``. Shift and crop-flip, which are drawn
+for a batch at once, come after this in both cases (``shifting.py``).
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sparring.trainers.augment import operators
 from sparring.trainers.augment.draws import Draws
+from sparring.trainers.augment.pictures import channels, picture
 from sparring.trainers.augment.resized_crop import Box, box, resize
 from sparring.trainers.config import DataConfig
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Key = tuple[int, int, int]  # seed, step, index in the data set
 
@@ -36,32 +31,40 @@ def drawn_box(width: int, height: int, data: DataConfig, key: Key) -> Box | None
 
 
 def augmented(
-    image: Image, size: tuple[int, int], data: DataConfig, key: Key, *, part: Box | None = None
+    pixels: np.ndarray, size: tuple[int, int], data: DataConfig, key: Key, *, part: Box | None = None
 ) -> np.ndarray:
-    """uint8 [H, W, C] of ``size`` (height, width) from a decoded image of 8 bits, RGB or grey.
+    """uint8 [H, W, C] of ``size`` (height, width) from a decoded image, uint8 of any size with the same 1 or 3 channels.
 
     Args:
-        part: what ``drawn_box`` said, in pixels of ``image``, where that was decoded smaller; default drawn here.
+        part: what ``drawn_box`` said, in pixels of what was decoded, where that was decoded smaller; default drawn here.
     """
-    from PIL import Image as Images
-    from PIL import ImageOps
-
+    height, width = size
     config = data.transforms
-    part = part or drawn_box(*image.size, data, key)
+    part = part or drawn_box(pixels.shape[1], pixels.shape[0], data, key)
     if part is not None:
-        image = resize(image, part, size, interpolation=config.interpolation)
+        pixels = resize(pixels, part, size, interpolation=config.interpolation)
         if Draws(*key, "flip").uniform() < config.flip:
-            image = image.transpose(Images.Transpose.FLIP_LEFT_RIGHT)
-    elif image.size != size[::-1]:
-        image = ImageOps.fit(image, size[::-1], Images.Resampling.BICUBIC)
-    steps = operators.randaugment(*image.size, config, Draws(*key, "randaugment"))
-    for step in [*steps, *operators.jitter(config, Draws(*key, "jitter"))]:
-        image = operators.operate(image, step)
-    pixels = np.asarray(image)
-    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+            pixels = pixels[:, ::-1]
+    elif pixels.shape[:2] != size:
+        pixels = _middle(pixels, size)
+    steps = operators.randaugment(width, height, config, Draws(*key, "randaugment"))
+    steps += operators.jitter(config, Draws(*key, "jitter"))
+    if steps:
+        image = picture(pixels)
+        for step in steps:
+            image = operators.operate(image, step)
+        pixels = channels(image)
     draws = Draws(*key, "erasing")
-    erased = operators.hole(*image.size, config, draws) if config.erasing else None
+    erased = operators.hole(width, height, config, draws) if config.erasing else None
     if erased is None:
         return pixels
     count = int((erased.right - erased.left) * (erased.bottom - erased.top)) * pixels.shape[-1]
     return operators.erase(pixels, erased, draws.noise(count) if config.erasing_value == "noise" else None)
+
+
+def _middle(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """As evaluation sees it."""
+    from PIL import ImageOps
+    from PIL.Image import Resampling
+
+    return channels(ImageOps.fit(picture(pixels), size[::-1], Resampling.BICUBIC))

@@ -32,10 +32,6 @@ def each(images: Tensor, index: Tensor, data: DataConfig, *, seed: int, step: in
     """
     if not data.one_by_one:
         return images
-    from PIL import Image as Images
-
-    grey, done = images.shape[-1] == 1, []
-    for pixels, i in zip(images.cpu().numpy(), index.tolist(), strict=True):
-        image = Images.fromarray(np.ascontiguousarray(pixels[..., 0] if grey else pixels))
-        done.append(augmented(image, pixels.shape[:2], data, (seed, step, i)))
+    numbered = zip(images.cpu().numpy(), index.tolist(), strict=True)
+    done = [augmented(pixels, pixels.shape[:2], data, (seed, step, i)) for pixels, i in numbered]
     return torch.from_numpy(np.stack(done)).to(images.device)

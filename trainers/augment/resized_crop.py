@@ -6,13 +6,13 @@ Source: Szegedy et al., arXiv 1409.4842, section 6, with the parameters and the 
 from __future__ import annotations
 
 from math import ceil, exp, floor, log, sqrt
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 from sparring.trainers.augment.draws import Draws
+from sparring.trainers.augment.pictures import channels, picture
 from sparring.trainers.augment.settings import AugmentConfig
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 TRIES = 10
 
@@ -52,15 +52,25 @@ def box(width: int, height: int, config: AugmentConfig, draws: Draws) -> Box:
     return Box(left, top, left + w, top + h)
 
 
-def resize(image: Image, part: Box, size: tuple[int, int], *, interpolation: str = "bicubic") -> Image:
-    """A part of an image at ``size`` (height, width), in one resampling with antialiasing.
+def resize(image: np.ndarray, part: Box, size: tuple[int, int], *, interpolation: str = "bicubic") -> np.ndarray:
+    """A part of uint8 [H, W, C] at ``size`` (height, width), in one resampling with antialiasing.
+
+    By torch, as torchvision does it on tensors, in less than half of Pillow's time; Pillow scales parts that begin between pixels.
 
     Args:
         part: whole pixels, or fractions where the image was decoded smaller than ``box`` took it for.
     """
-    from PIL.Image import Resampling
+    left, top, right, bottom = floor(part.left), floor(part.top), ceil(part.right), ceil(part.bottom)
+    cut = image[top:bottom, left:right]
+    if part != (left, top, right, bottom):
+        from PIL.Image import Resampling
 
-    left, top = floor(part.left), floor(part.top)
-    cut = image.crop((left, top, ceil(part.right), ceil(part.bottom)))
-    inside = (part.left - left, part.top - top, part.right - left, part.bottom - top)
-    return cut.resize(size[::-1], Resampling[interpolation.upper()], box=inside)
+        inside = (part.left - left, part.top - top, part.right - left, part.bottom - top)
+        return channels(picture(cut).resize(size[::-1], Resampling[interpolation.upper()], box=inside))
+
+    import torch
+
+    pixels = torch.from_numpy(cut.copy()).permute(2, 0, 1)[None]
+    scaled = torch.nn.functional.interpolate(pixels, size=size, mode=interpolation, antialias=True)
+    made: np.ndarray = scaled[0].permute(1, 2, 0).numpy()
+    return made

@@ -96,11 +96,20 @@ def test_agents_of_a_node_share_what_is_made_once(make: Callable[..., Loader], t
     assert len(made) == len(set(made)) == sum(len(twenty(t)) for t in range(30))
 
 
-def test_what_decodes_needs_no_torch() -> None:
-    """A node has as many such processes as cores, and torch costs each 150 MiB and a second."""
-    text = "import sys; import sparring.agents.loading.host, sparring.trainers.encoded.crops; print('torch' in sys.modules)"
+def test_what_decodes_is_imported_once() -> None:
+    """Before the fork: a node has as many such processes as cores, and torch and torchvision would cost each 300 MiB and seconds."""
+    text = (
+        "import importlib, sys; import numpy as np; import sparring.agents.loading.host; from pathlib import Path\n"
+        "from sparring.trainers.augment.settings import AugmentConfig; from sparring.trainers.config import DataConfig\n"
+        "from sparring.trainers import encoded; from sparring.trainers.encoded.crops import Crops; from tempfile import mkdtemp\n"
+        "config = DataConfig(name='generated:10', cache=mkdtemp(), augment='resized-crop', transforms=AugmentConfig(randaugment=9, hue=0.1))\n"
+        "crops = Crops(encoded.opened(config).train, config, 0, (32, 32), 10)\n"
+        "[importlib.import_module(name) for name in crops.modules]; before = set(sys.modules)\n"
+        "[crops.image(t, 1) for t in range(20)]\n"
+        "print(sorted(name for name in set(sys.modules) - before if name.startswith('torch')))"
+    )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, cwd=CLONE)
-    assert done.stdout == "False\n"
+    assert done.stdout == "[]\n"
 
 
 def test_memory_is_bounded_and_read_only(make: Callable[..., Loader], tmp_path: Path) -> None:
