@@ -83,7 +83,7 @@ def small(method: str = "mat", **overrides: Any) -> RunConfig:
 def small_flags(**overrides: Any) -> list[str]:
     """The same as flags of ``sparring train``."""
     values = SMALL | {k.replace("__", "."): v for k, v in overrides.items()}
-    return [f"--{k.replace('_', '-')}={v}" for k, v in values.items()]
+    return [f"--{k.replace('_', '-')}" + ("" if v is True else f"={v}") for k, v in values.items()]
 
 
 def bytes_of(run: Path) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
 from tests.helpers import PATIENCE, bytes_of, small, small_flags
 from tests.hosts import Hosts, can_make_namespaces, hosts, wait_for
+from tests.opened import opened
+from tests.trainers.encoded import layouts
 
 OPTIONS: dict[str, Any] = {"max_steps": 60, "checkpoint__every": 10, "batch_size": 64, "network": "small_cnn:width=8"}
 WAIT = ("--wait=60", "--placement.gpus-per-agent=1")  # workers may still be joining
@@ -380,3 +382,27 @@ def test_runs_that_only_the_driver_sees_are_refused(cluster: Hosts, folder: Path
     assert "is not there, or is another folder of that name" in said
     assert "Every node must see the run's files at the same path" in said
     assert not (folder / "cache" / "private").exists()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("workers", "times"), [(1, 2), (0, 4)])
+def test_each_host_decodes_once(workers: int, times: int, cluster: Hosts, folder: Path) -> None:
+    """Two agents on each of two hosts: an image of a step is read twice, and four times where every agent decodes for itself."""
+    here = folder / f"encoded-{workers}"
+    splits: dict[str, list[tuple[str, str, bytes]]] = {"train": [], "val": [("cat", "v.JPEG", layouts.file())]}
+    splits["train"] += [("cat", f"{i}.JPEG", layouts.file(seed=i, size=(24, 18))) for i in range(200)]
+    layouts.folders(here, splits)
+    own = {"name": "folder", "root": here, "encoded": True, "size": 12, "augment": "resized-crop", "validation": 0.1}
+    changes = {f"data__{key}": value for key, value in own.items()} | {"loader__workers": workers, "method__peers": 4}
+    with opened([here / "train" / "cat"]) as seen:
+        driver = train(cluster, folder, "mat", f"decoded-{workers}", placement__strategy="SPREAD", **changes)
+        _, said = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 0, said
+    agents = json.loads((folder / f"decoded-{workers}" / "env.json").read_text())["agents"]
+    nodes = [a["node"] for a in agents.values()]
+    assert sorted(nodes.count(n) for n in set(nodes)) == [2, 2]
+    trained = OPTIONS["max_steps"] // 3 * 180  # an epoch: three steps
+    ahead, looked_at = 2 * 9 * 64, 6 * 200 + 7 * 4 * 20  # statistics by whom they are measured, held-out images
+    assert (
+        0.95 * times * trained < len(seen) < times * trained + ahead + looked_at
+    )  # one that follows itself at once is told once
