@@ -58,7 +58,7 @@ def resolve(
     version = hub.fetched(net) if net.startswith(PREFIX) else published(net)
     if version is not None:
         about.refuse(f"the published model {net}")
-        return of_model(version, root=about.root and about.root.resolve())
+        return of_model(version, root=None if about.root is None else places.absolute(about.root))
     path, named = run_and_agents(net)
     if agents and named and not net.startswith("ensemble:"):
         raise UsageError(f"{net} names an agent, and --agent {agents[0]} another; leave one out")
@@ -66,7 +66,7 @@ def resolve(
     target = of_run(path, [*agents, *named], checkpoint=checkpoint)
     if about.root is None:
         return target
-    return replace(target, data=replace(target.data, root=str(about.root.resolve())))
+    return replace(target, data=replace(target.data, root=places.absolute(about.root)))
 
 
 def single(

@@ -11,6 +11,7 @@ from sparring.trainers import encoded
 from sparring.trainers.config import DataConfig
 from sparring.trainers.data import Dataset, Split
 from sparring.trainers.encoded import checked
+from sparring.trainers.encoded.checked import Lost
 from sparring.trainers.encoded.images import Encoded
 from sparring.trainers.encoded.pixels import Pixels
 
@@ -23,18 +24,25 @@ def stays_encoded(config: DataConfig) -> bool:
 
 
 def dataset(
-    config: DataConfig, *, key: str | None = None, notice: Callable[[str], None] = lambda text: None
-) -> tuple[Dataset, str]:
-    """The data set, and the name of its index in the cache, which is made where this machine has none.
+    config: DataConfig,
+    *,
+    key: str | None = None,
+    lost: Lost | None = None,
+    notice: Callable[[str], None] = lambda text: None,
+) -> tuple[Dataset, str, Lost]:
+    """The data set, the name of its index in the cache, which is made where this machine has none, and what is left out of it.
 
     Args:
         key: of the index that the run was begun with.
+        lost: images that the run leaves out; None: those that are known to be bad here.
 
     Raises:
         ValueError: the images are not there, or some that were found to be bad are not to be left out.
+        OSError: a store did not answer.
     """
     found = encoded.opened(config, key=key, notice=notice)
-    rows = checked.usable(found, config.bad)
+    lost = checked.lost(found, config.bad) if lost is None else lost
+    rows = checked.usable(found, lost)
     side = config.size or SIZE
 
     def split(images: Encoded, chosen: np.ndarray | None) -> Split:
@@ -46,4 +54,4 @@ def dataset(
 
     whole = Dataset(found.name, found.classes, split(found.train, rows["train"]), split(found.test, rows["test"]))
     whole.statistics  # noqa: B018  # measured once, before several processes want them
-    return whole, found.place.name
+    return whole, found.place.name, lost

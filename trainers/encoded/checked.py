@@ -24,6 +24,7 @@ from sparring.trainers.files import to_json, write
 
 RECORD = np.dtype([("state", "u1"), ("height", "u4"), ("width", "u4"), ("sha256", "u1", 32)])
 UNSEEN, GOOD, BAD = 0, 1, 2
+Lost = tuple[tuple[str, int], ...]  # split and row of images that are left out
 BLOCK = 256  # images that a worker looks at before it reports
 
 
@@ -118,8 +119,8 @@ def known_bad(dataset: EncodedDataset) -> tuple[Bad, ...] | None:
         return None
 
 
-def usable(dataset: EncodedDataset, bad: Literal["refuse", "skip"] = "refuse") -> dict[str, np.ndarray | None]:
-    """Rows of each split that can be trained on, int64; None: all, also where nothing was checked.
+def lost(dataset: EncodedDataset, bad: Literal["refuse", "skip"] = "refuse") -> Lost:
+    """The images that a run leaves out: those that a check found bad; none where nothing was checked.
 
     Raises:
         ValueError: some are bad, and they are not to be skipped; names the first and what shows all.
@@ -130,10 +131,15 @@ def usable(dataset: EncodedDataset, bad: Literal["refuse", "skip"] = "refuse") -
             f"{len(known)} of {len(dataset.train) + len(dataset.test):,} images cannot be decoded, such as {known[0].name}: "
             f"{known[0].reason}. Show all: sparring data check {dataset.name}. Mend or remove them, or leave them out: --data.bad skip"
         )
+    return tuple((one.split, one.row) for one in known)
+
+
+def usable(dataset: EncodedDataset, lost: Lost = ()) -> dict[str, np.ndarray | None]:
+    """Rows of each split without those that are left out, int64; None: all."""
     rows: dict[str, np.ndarray | None] = {}
     for split, images in dataset.splits.items():
-        lost = [b.row for b in known if b.split == split]
-        rows[split] = np.delete(np.arange(len(images), dtype=np.int64), lost) if lost else None
+        out = [row for of, row in lost if of == split]
+        rows[split] = np.delete(np.arange(len(images), dtype=np.int64), out) if out else None
     return rows
 
 
