@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 from sparring.trainers import encoded
 from sparring.trainers.config import DataConfig
 from sparring.trainers.data import Dataset, Split
-from sparring.trainers.encoded import checked
-from sparring.trainers.encoded.checked import Lost
-from sparring.trainers.encoded.images import Encoded
+from sparring.trainers.encoded import checked, glance
+from sparring.trainers.encoded.checked import Bad, Lost
+from sparring.trainers.encoded.images import Encoded, Stored
 from sparring.trainers.encoded.pixels import Pixels
 
 SIZE = 224  # of images whose size is not asked for
@@ -41,7 +42,8 @@ def dataset(
         OSError: a store did not answer.
     """
     found = encoded.opened(config, key=key, notice=notice)
-    lost = checked.lost(found, config.bad) if lost is None else lost
+    if lost is None:
+        lost = checked.lost(found, _bad(found, config, notice), config.bad)
     rows = checked.usable(found, lost)
     side = config.size or SIZE
 
@@ -55,3 +57,19 @@ def dataset(
     whole = Dataset(found.name, found.classes, split(found.train, rows["train"]), split(found.test, rows["test"]))
     whole.statistics  # noqa: B018  # measured once, before several processes want them
     return whole, found.place.name, lost
+
+
+def _bad(found: encoded.EncodedDataset, config: DataConfig, notice: Callable[[str], None]) -> tuple[Bad, ...]:
+    """The images that are known to be bad: by a check of all, else by a look at the ends of their files where that costs little."""
+    known = checked.known_bad(found)
+    if known is not None or not isinstance(found.train, Stored):
+        return known or ()
+    looked = glance.possible(found)
+    known = glance.found(found) if looked else ()
+    seen = "; only the first and last bytes of each were looked at" if looked else ""
+    cache = "" if config.cache == DataConfig().cache else f" --data.cache {shlex.quote(config.cache)}"
+    notice(
+        f"data: not every image was decoded before training{seen}. One that turns out to be bad will end the run by its name; "
+        f"look at all first: sparring data check {config.name} --data.root {shlex.quote(config.root)}{cache}"
+    )
+    return known

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 OPEN = 64  # containers that a process holds open: far below the 1,024 files that systems allow one
+HEAD, TAIL = 256, 12  # bytes by which an image that is whole is known: a PNG's data begins, its last chunk ends
 IMAGES = ("image", "img")  # names of Parquet columns that hold them
 ROW_GROUPS = 2  # of Parquet that a process keeps, decompressed: 11 MB each with 100 photographs
 
@@ -167,6 +168,24 @@ class Stored(Encoded):
         if len(content) != size:
             raise Changed.since(f"{self.name(i)} has {len(content)} bytes; {size} were indexed")
         return content
+
+    @property
+    def local(self) -> bool:
+        """Whether they lie on a disk, or what the system shows as one."""
+        return bool(getattr(self._there, "base_fs", self._there).type_name == "local")
+
+    def ends(self, i: int) -> tuple[bytes, bytes, int]:
+        """The first and last bytes of image ``i``, and how many there are."""
+        container, offset, size = self.at(i)
+        if container >= 0:
+            file = self._files.get(container)
+            return (
+                file.read_at(min(HEAD, size), offset),
+                file.read_at(min(TAIL, size), offset + max(0, size - TAIL)),
+                size,
+            )
+        with self._there.open_input_file(self._member(i)) as file:
+            return file.read_at(HEAD, 0), file.read_at(TAIL, max(0, size - TAIL)), size
 
     def _member(self, i: int) -> str:
         return str(self._columns["name"][int(i)].as_py())
