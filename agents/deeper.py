@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from sparring.trainers import attacks
 from sparring.trainers.config import Attack
-from sparring.trainers.losses import accuracy, cross_entropy
+from sparring.trainers.losses import accuracy, cross_entropy, mixed
 from sparring.trainers.methods.base import Model
 from sparring.trainers.types import Batch
 
@@ -28,12 +28,15 @@ def due(t: int, steps_per_epoch: int, attack: Attack) -> bool:
 
 
 def look(model: Model, batch: Batch, attack: Attack, rng: Generator) -> dict[str, Tensor]:
-    """Accuracies of a network in eval mode on its batch, under its training attack and under PGD with as large an eps."""
+    """Accuracies of a network in eval mode on its batch, under its training attack and under PGD with as large an eps.
+
+    Of a mixed batch both labels count by their weights, in the attacks as in the accuracies: what such a network trains on.
+    """
     deeper = replace(attack, kind="pgd", steps=STEPS, step_size=None, start="uniform", bn="eval")
 
     def right(chosen: Attack) -> Tensor:
-        adv = attacks.run(chosen, lambda x: cross_entropy(model(x), batch.y), batch.x, rng=rng)
+        adv = attacks.run(chosen, lambda x: mixed(cross_entropy, model(x), batch), batch.x, rng=rng)
         with torch.no_grad():
-            return accuracy(model(adv), batch.y)
+            return mixed(accuracy, model(adv), batch)
 
     return {"shallow_accuracy": right(replace(attack, bn="eval")), "deeper_accuracy": right(deeper)}

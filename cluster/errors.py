@@ -91,7 +91,7 @@ def of_agent(cause: BaseException, good: Path | None) -> BaseException:
     """
     from sparring.agents.checkpoint import CheckpointError  # late: the commands' help needs no torch
     from sparring.agents.state import NotFinite, TooLarge
-    from sparring.trainers.encoded.decoding import Undecodable
+    from sparring.trainers.encoded.decoding import Unanswered, Undecodable
 
     if isinstance(cause, NotFinite):
         return TrainingStopped(
@@ -104,4 +104,6 @@ def of_agent(cause: BaseException, good: Path | None) -> BaseException:
         return BrokenCheckpoint(str(cause))
     if isinstance(cause, Undecodable):
         return DataError(str(cause))
+    if isinstance(cause, Unanswered):
+        return Infrastructure(str(cause))
     return cause

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal, get_args
 
+from sparring.trainers import uris
 from sparring.trainers.augment.settings import AugmentConfig as AugmentConfig
 from sparring.trainers.optim_config import OptimConfig as OptimConfig
 from sparring.trainers.values import fraction as fraction
@@ -152,7 +153,7 @@ class DataConfig:
     name: str = "digits"
     """digits, cifar10, cifar100, tiny-imagenet, mini-imagenet, folder, or file.py:function."""
     root: str = "data"
-    """Folder (or zip) that holds the data set."""
+    """Folder (or zip) that holds the data set; of images that stay encoded a URI too (s3://bucket/imagenet)."""
     download: bool = True
     """Download CIFAR-10 or CIFAR-100 into root when they are not there."""
     cache: str = "~/.cache/sparring"
@@ -181,6 +182,7 @@ class DataConfig:
     """Share of every batch that comes from the extra images."""
 
     def __post_init__(self) -> None:
+        uris.check(self.root, "data.root ")
         require(0 < self.validation < 1, f"data.validation = {self.validation} must lie between 0 and 1")
         require(0 < self.fraction <= 1, f"data.fraction = {self.fraction} must lie in (0, 1]")
         require(0 <= self.extra_fraction < 1, f"data.extra_fraction = {self.extra_fraction} must lie in [0, 1)")

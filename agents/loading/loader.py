@@ -21,7 +21,7 @@ from sparring.agents.loading.host import Asked, user_of
 from sparring.agents.loading.memory import Memory
 from sparring.trainers.batches import MakesSteps
 from sparring.trainers.config import LoaderConfig
-from sparring.trainers.encoded.decoding import Undecodable
+from sparring.trainers.encoded.decoding import Unanswered, Undecodable
 
 START = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from sparring.agents.loading.host import main; main()"
 PATIENCE = 60.0  # seconds in which a loader must have begun
@@ -47,6 +47,7 @@ class Loader:
 
         Raises:
             Undecodable: one of its images cannot be decoded.
+            Unanswered: the store that holds them did not answer.
             OSError: no loader can be started here.
         """
         wants = {s: self._indices(s) for s in range(t, t + 1 + AHEAD)}
@@ -74,7 +75,7 @@ class Loader:
                 continue
             (slot,) = struct.unpack_from("<q", told)
             if slot < 0:
-                raise Undecodable(told[8:].decode())
+                raise _wrong(told[8:].decode())
             return int(slot)
 
     def _meet(self) -> None:
@@ -131,6 +132,12 @@ def node_loader(config: LoaderConfig, team: str) -> MakesSteps | None:
     workers = config.workers or max(1, len(os.sched_getaffinity(0)) - 1)
     name = f"sparring-loader-{os.getuid()}-{team or secrets.token_hex(8)}"
     return lambda crops, numbers: Loader(Asked.of(name, crops, workers, config.memory << 20), numbers)
+
+
+def _wrong(text: str) -> Exception:
+    """The error of a loader's process, out of what it said: its kind comes first unless it is the image's own."""
+    kind = f"{Unanswered.__name__}: "
+    return Unanswered(text.removeprefix(kind)) if text.startswith(kind) else Undecodable(text)
 
 
 def _connected(name: str) -> Connection:

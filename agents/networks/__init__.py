@@ -87,6 +87,10 @@ def parse(spec: str) -> tuple[Callable[..., Network], dict[str, object]]:
         return from_timm(name, _options(rest, f"timm:{name},patch_size=4")), {}
     if spec.endswith(".py"):
         raise ValueError(f"network {spec!r} names a file; add its function: {spec}:FUNCTION")
+    if spec.startswith("hf:"):
+        raise ValueError(
+            f"network {spec!r} names weights, with their network; start from them: --agents.ROLE.init {spec}"
+        )
     name, _, rest = spec.partition(":")
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, n=1)

@@ -21,7 +21,7 @@ from sparring.cluster.config import later
 from sparring.cluster.config.measuring import measure
 from sparring.cluster.config.settings import Own, Settings
 from sparring.cluster.config.values import parse, plain, read, unknown
-from sparring.trainers import code, keeping, methods, user
+from sparring.trainers import code, keeping, methods, uris, user
 from sparring.trainers.config import Measure, Threat
 from sparring.trainers.datasets import Prepared
 from sparring.trainers.methods.base import Method
@@ -166,7 +166,7 @@ class RunConfig(Settings):
         """The same with every path absolute and every file of a user's by content; what ``agents.*.init`` means, ``models/`` knows."""
         d = self.data
         extra = str(Path(d.extra).resolve()) if d.extra else None
-        data = replace(d, name=user.kept(d.name), root=str(Path(d.root).expanduser().resolve()), extra=extra)
+        data = replace(d, name=user.kept(d.name), root=uris.absolute(d.root), extra=extra)
         agents = {role: replace(o, network=o.network and user.kept(o.network)) for role, o in self.agents.items()}
         agents = {role: own for role, own in agents.items() if own != Own()}
         return replace(self, network=user.kept(self.network), agents=agents, data=data)

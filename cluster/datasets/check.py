@@ -40,15 +40,10 @@ def opened(config: DataConfig, say: Callable[[str], None] = lambda text: None) -
         DataError: it is not there, or its archives or labels cannot be used.
         Infrastructure: a URI did not answer.
     """
-    there, uri = None, places.uri_of(config.root)
-    if uri is not None:
-        from pyarrow import fs
-
-        place = places.opened(uri, what="--data.root ")
-        there = fs.SubTreeFileSystem(place.base, place.there)
+    uri = places.uri_of(config.root)
     try:
         with places.asking(uri) if uri else nullcontext():
-            return encoded.opened(config, there=there, notice=say)
+            return encoded.opened(config, notice=say)
     except (ValueError, OSError) as error:
         raise DataError(str(error)) from error
 

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from sparring.agents.robustness import check_classifier
+from sparring.cluster.errors import of_agent
 from sparring.trainers import user
 from sparring.trainers.data import Split
+from sparring.trainers.encoded.decoding import Unanswered, Undecodable
 
 
 def device_of(*models: nn.Module) -> torch.device:
@@ -40,7 +42,16 @@ def check(model: nn.Module, split: Split, *, classes: int | None = None, name: s
 
 
 def pixels(split: Split, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """Images in [0, 1] and labels of some consecutive examples."""
+    """Images in [0, 1] and labels of some consecutive examples.
+
+    Raises:
+        DataError: an image that stays encoded cannot be decoded.
+        Infrastructure: its store did not answer.
+    """
     part = split[torch.arange(start, min(stop, len(split)))]
+    try:
+        x = part.pixels()
+    except (Undecodable, Unanswered) as error:
+        raise of_agent(error, None) from error
     # one channel has many equal layouts, each with kernels of its own that round otherwise: always the plain one
-    return part.pixels().clone(memory_format=torch.contiguous_format), part.all_labels()
+    return x.clone(memory_format=torch.contiguous_format), part.all_labels()

@@ -52,7 +52,7 @@ def of_elsewhere(net: str, about: Elsewhere, *, seed: int = 0) -> Target:
     del facts["data"]["transforms"]  # nothing that evaluates: names from before there were any stay
     try:
         file = Path(net).suffix in foreign_weights.SUFFIXES and not net.startswith("timm:")
-        facts["spec"] = str(Path(net).resolve()) if file else user.kept(net)
+        facts["spec"] = str(_file(Path(net))) if file else user.kept(net)
         facts["data"]["name"] = user.kept(data.name)
         facts["network"] = network and user.kept(network)
         facts |= {"mapping": str(mapping.resolve())} if mapping else {}
@@ -119,13 +119,21 @@ class Recorded:
         return known.model if known is not None and known.record == dict(facts) else None
 
 
+def _file(path: Path) -> Path:
+    """A file of weights wherever it lies; in the Hub's cache by its link, which has its name, and its config.json beside it."""
+    found = path.resolve()
+    return found if found.suffix == path.suffix else path.parent.resolve() / path.name
+
+
 def _stem(net: str) -> str:
     """The name under which a network from elsewhere is reported: that of its file, of a folder of timm's, or of the architecture."""
     if net.startswith("timm:"):
         return net.removeprefix("timm:").partition(",")[0]
     place = Path(net).parent if Path(net).name == timm_weights.WEIGHTS else Path(net)
     if timm_weights.is_folder(place):
-        return place.resolve().name
+        place = place.resolve()
+        snapshot = place.parent.name == "snapshots"  # of the Hub's cache: models--USER--NAME/snapshots/COMMIT
+        return place.parent.parent.name.rpartition("--")[2] if snapshot else place.name
     return Path(net.rpartition(":")[0] if user.is_function(net) else net).stem
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparring.cluster.errors import DataError, UsageError
-from sparring.trainers import datasets
+from sparring.cluster.runs import images
 from sparring.trainers.config import DataConfig
 from sparring.trainers.data import Dataset, Split, evaluation_order
 from sparring.trainers.datasets import Prepared, cache, stored
@@ -66,12 +66,10 @@ def take(
 
     Raises:
         DataError: the data set is unknown or cannot be read, or its test images are others.
+        Infrastructure: a URI did not answer.
         UsageError: fewer images than asked for.
     """
-    try:
-        dataset = datasets.load(data)
-    except (ValueError, OSError) as error:
-        raise DataError(str(error)) from error
+    dataset = images.prepare(data, quiet=True).load()
     note = None
     if started is not None and dataset.test.sha256 != started["test"]:
         note = f"the test images of {data.name} in {data.root} are not those of the run's start: {_difference(dataset, data, started)}"

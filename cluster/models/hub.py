@@ -1,10 +1,12 @@
 """Published models from repositories of the Hugging Face Hub: fetched once per commit, checked before they appear.
 
 hf:USER/NAME[@REVISION] -> a commit -> MANIFEST.json, card.json -> the files listed there -> every sha256 -> the cache, or models/NAME/VERSION
+                        -> without these, as timm writes it: config.json, model.safetensors in the Hub's own cache -> the name of that folder
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sparring.agents import hub_folder, model_folder
+from sparring.agents import hub_folder, model_folder, timm_weights
 from sparring.agents.checkpoint import CheckpointError, to_json, write
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.trainers.config import DataConfig
@@ -48,6 +50,24 @@ def pinned(net: str) -> str:
     if hub_folder.pinned(net):
         return net
     return f"{hub_folder.PREFIX}{repository}@{_commit(repository, revision)}"
+
+
+def meant(net: str) -> str:
+    """What a repository holds, by a name that stays: ``hf:USER/NAME@COMMIT`` of a published model, which is then here; of weights as
+    timm writes them their folder in the Hub's own cache (``HF_HOME``), which needs no network where they are there.
+
+    Raises:
+        UsageError: neither; else as :func:`fetched`.
+    """
+    try:
+        commit = pinned(net)
+        fetched(commit)
+    except UsageError:
+        folder = _of_timm(net)
+        if folder is None:
+            raise
+        return str(folder)
+    return commit
 
 
 def pull(net: str, name: str, models_dir: Path) -> Path:
@@ -142,6 +162,47 @@ def _get(net: str, names: Any, working: Path) -> None:
 
         for name in names:
             hf_hub_download(repository, name, revision=commit, local_dir=working)
+
+
+def _of_timm(net: str) -> Path | None:
+    """The folder of a repository as timm writes it; None where it is no such repository, or none that can be seen.
+
+    Raises:
+        UsageError: it is one without ``model.safetensors``.
+    """
+    repository, revision = _parsed(net)
+    config = _kept(repository, revision, timm_weights.CONFIG)
+    if config is None or not _says_timm(config):
+        return None
+    weights = _kept(repository, revision, timm_weights.WEIGHTS)
+    if weights is None:
+        raise UsageError(
+            f"{net} is a network of timm's, but {timm_weights.WEIGHTS} is not there, or cannot be fetched now; a pytorch_model.bin is not "
+            "taken from the Hub, since it is a pickle. Name a repository or a revision that has the other, or fetch the file yourself: "
+            "--agents.ROLE.init FILE.bin --agents.ROLE.network timm:NAME"
+        )
+    return weights.parent
+
+
+def _says_timm(config: Path) -> bool:
+    """Whether a repository's config.json names an architecture, and is not one of ours."""
+    try:
+        told = json.loads(config.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(told, dict) and "architecture" in told and told.get("library_name") != "sparring"
+
+
+def _kept(repository: str, revision: str | None, name: str) -> Path | None:
+    """A file of a repository in the Hub's own cache, where it is brought if it can be."""
+    try:
+        from huggingface_hub import errors, hf_hub_download
+    except ImportError:
+        return None
+    try:
+        return Path(hf_hub_download(repository, name, revision=revision))
+    except (errors.HFValidationError, errors.HTTPError, OSError):  # type: ignore[attr-defined]  # as in explained
+        return None
 
 
 @contextmanager

@@ -100,7 +100,9 @@ def _resolved(role: str, own: Own, data: DataConfig, seed: int | None) -> Own:
     if own.init is None:
         return own
     if own.init.startswith(hub_folder.PREFIX):
-        own = replace(own, init=hub.pinned(own.init))
+        own = replace(own, init=hub.meant(own.init))
+    assert own.init is not None
+    if own.init.startswith(hub_folder.PREFIX):
         found(role, own, data)
         return replace(own, mapping=None)
     path, network = found(role, own, data, seed)

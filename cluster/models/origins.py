@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ NOTE = "origin.json"
 
 
 def write(folder: Path, file: Path, said: Sequence[str]) -> None:
-    """Note beside the weights in ``folder`` their file, its sha256, and what of them is not the file's."""
-    write_file(folder / NOTE, to_json({"file": str(file.resolve()), "sha256": sha256(file), "said": list(said)}))
+    """Note beside the weights in ``folder`` their file, its sha256, and what of them is not the file's.
+
+    In the Hub's cache a file is a link, whose own path says repository and commit.
+    """
+    write_file(folder / NOTE, to_json({"file": os.path.abspath(file), "sha256": sha256(file), "said": list(said)}))
 
 
 def of_run(config: RunConfig) -> dict[str, Any]:

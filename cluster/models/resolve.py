@@ -4,7 +4,7 @@ RUN, RUN@AGENT, ensemble:RUN         a run's products, one of its agents (studen
 NAME[/VERSION], models/NAME[/VERSION]  a published model, by default its newest version
 FILE.safetensors|.pt|.pth|...        weights, with what they are of beside it (--network)
 FILE.py:function, timm:NAME[,...]    whatever the function returns; a network of timm's
-hf:USER/NAME[@REVISION]              a published model in a repository of the Hugging Face Hub
+hf:USER/NAME[@REVISION]              a published model in a repository of the Hugging Face Hub, or weights as timm writes them
 s3://bucket/runs/RUN[@AGENT], s3://bucket/models/NAME[/VERSION]  a mirrored run or a published model in any place of ``pyarrow.fs``
 """
 
@@ -55,10 +55,13 @@ def resolve(
         if agents:
             raise UsageError(f"{net} is one network: --agent {agents[0]} cannot be obeyed")
         return of_elsewhere(net, about)
-    version = hub.fetched(net) if net.startswith(PREFIX) else published(net)
+    known = hub.meant(net) if net.startswith(PREFIX) else net
+    if net.startswith(PREFIX) and not known.startswith(PREFIX):  # weights as timm writes them
+        return resolve(known, about, agents=agents, checkpoint=checkpoint)
+    version = hub.fetched(known) if net.startswith(PREFIX) else published(net)
     if version is not None:
         about.refuse(f"the published model {net}")
-        return of_model(version, root=about.root and about.root.resolve())
+        return of_model(version, root=None if about.root is None else places.absolute(about.root))
     path, named = run_and_agents(net)
     if agents and named and not net.startswith("ensemble:"):
         raise UsageError(f"{net} names an agent, and --agent {agents[0]} another; leave one out")
@@ -66,7 +69,7 @@ def resolve(
     target = of_run(path, [*agents, *named], checkpoint=checkpoint)
     if about.root is None:
         return target
-    return replace(target, data=replace(target.data, root=str(about.root.resolve())))
+    return replace(target, data=replace(target.data, root=places.absolute(about.root)))
 
 
 def single(

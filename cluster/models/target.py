@@ -11,6 +11,7 @@ from sparring.agents import model_folder
 from sparring.agents.checkpoint import CheckpointError, to_json, write
 from sparring.cluster.errors import BrokenCheckpoint, UsageError
 from sparring.cluster.models.trained import ENSEMBLE, Subject, chosen_agents, subject
+from sparring.cluster.runs import places
 from sparring.cluster.runs.folder import RunFolder
 from sparring.trainers import keeping, trusting, user
 from sparring.trainers.config import DataConfig, Threat
@@ -75,7 +76,7 @@ class Elsewhere:
         if self.run is not None:
             return self.run
         root, plain = self.root or Path(DataConfig().root), DataConfig()
-        return DataConfig(name=self.data or plain.name, root=str(root.resolve()), cache=self.cache or plain.cache)
+        return DataConfig(name=self.data or plain.name, root=places.absolute(root), cache=self.cache or plain.cache)
 
     def refuse(self, what: str) -> None:
         """Refuse what something that brings its own cannot obey.
@@ -105,7 +106,7 @@ def of_run(folder: RunFolder, agents: Sequence[str] = (), *, checkpoint: str = "
     return Target(folder.path, config.data, config.seed, config.threats, chosen, folder.images, notes)
 
 
-def of_model(version: Path, *, root: Path | None = None) -> Target:
+def of_model(version: Path, *, root: str | None = None) -> Target:
     """A published model, on the test images that its card names.
 
     Raises:
@@ -120,7 +121,7 @@ def of_model(version: Path, *, root: Path | None = None) -> Target:
     except CheckpointError as error:
         raise BrokenCheckpoint(str(error)) from error
     known = card["data"]
-    data = DataConfig(name=known["name"], root=str(root or known["root"]), size=known["size"])
+    data = DataConfig(name=known["name"], root=root or str(known["root"]), size=known["size"])
     facts = {"weights": model_folder.weights_sha256(version), "step": card["training"]["step"]}
     threats = tuple(map(Threat.parse, card["threats"]))
     images = {"test": known["sha256"], "cache": known.get("cache", "")}

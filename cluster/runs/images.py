@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from sparring.agents.spec import Facts
-from sparring.cluster.errors import DataError
+from sparring.cluster.errors import DataError, Infrastructure
+from sparring.cluster.runs import places
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.terminal import is_terminal
 from sparring.trainers import datasets
 from sparring.trainers.config import DataConfig
 from sparring.trainers.datasets import Prepared
 from sparring.trainers.datasets.cache import silent
+from sparring.trainers.encoded.decoding import Unanswered
 
 SLOW = 2000  # images; fewer are decoded before a bar could be read
 
@@ -24,6 +26,7 @@ def prepare(config: DataConfig, *, quiet: bool = False, notice: Callable[[str], 
 
     Raises:
         DataError: unknown data set, missing or damaged files; the text says what is expected where.
+        Infrastructure: a URI did not answer.
     """
 
     def say(text: str) -> None:
@@ -33,12 +36,17 @@ def prepare(config: DataConfig, *, quiet: bool = False, notice: Callable[[str], 
     bar = _Bar()
     try:
         return datasets.prepare(config, progress=silent if quiet else bar, notice=told)
+    except Unanswered as error:
+        raise Infrastructure(str(error)) from error
     except OSError as error:
         cache, file = Path(config.cache).expanduser(), Path(str(error.filename))
         if error.filename and (file.is_relative_to(cache) or cache.is_relative_to(file)):
             raise DataError(
                 f"decoded images cannot be kept in {cache} ({error.strerror}); choose another folder: --data.cache DIR"
             ) from error
+        uri = places.uri_of(config.root)
+        if uri is not None and error.errno is None:
+            raise places.unanswered(uri, error) from error
         raise DataError(str(error)) from error
     except ValueError as error:
         raise DataError(str(error)) from error

@@ -5,40 +5,23 @@ Keys are looked for only where the place's own client does (AWS_* in the environ
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from sparring.cluster.errors import BrokenCheckpoint, Infrastructure, UsageError
+from sparring.trainers import uris
+from sparring.trainers.uris import absolute as absolute
+from sparring.trainers.uris import line as line
+from sparring.trainers.uris import uri_of as uri_of
 
 if TYPE_CHECKING:
     from pyarrow import fs
 
-PATIENCE = 5.0  # seconds without a byte from S3 after which its client tries again, twice; its own choice lets a dead server cost minutes
 CHUNK = 2**22  # bytes read at a time
-PASSWORD = re.compile(r"://[^/@]*:(?!\d+(/|$))[^@]*@")  # NAME:KEY@, also where the key holds a slash; a port is none
-HARMLESS = {  # keys of a URI's query that hold no secret
-    *("region", "scheme", "endpoint_override", "allow_bucket_creation", "allow_bucket_deletion", "allow_delayed_open"),
-    *("background_writes", "check_directory_existence_before_creation", "tls_ca_file_path", "tls_verify_certificates"),
-    *("project_id", "retry_limit_seconds", "default_bucket_location"),  # Google
-    *("user", "replication", "buffer_size", "default_block_size"),  # HDFS
-    *("enable_tls", "blob_storage_authority", "dfs_storage_authority"),  # Azure
-}
-FORM = re.compile(r"(?:(s3|gs|gcs|abfs|abfss|hdfs|viewfs|file):/|([a-z][a-z0-9+.-]+)://)/*(.*)", re.DOTALL)
-
-
-def uri_of(name: str | Path) -> str | None:
-    """The URI that a name is, also one that went through ``Path``, which makes one slash of two; None when it is none."""
-    found = FORM.fullmatch(str(name))
-    if found is None:
-        return None
-    scheme = found[1] or found[2]
-    no_host = scheme == "file" or (scheme in ("hdfs", "viewfs") and str(name).startswith(f"{scheme}:///"))
-    return f"{scheme}:///{found[3]}" if no_host else f"{scheme}://{found[3]}"
 
 
 def refuse(flag: str, path: str | Path) -> None:
@@ -81,15 +64,10 @@ def check_secrets(uri: str, what: str = "") -> None:
     Raises:
         UsageError: says where keys are looked for; the URI is no part of it.
     """
-    given = {key.lower() for key, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)}
-    strange = sorted(given - HARMLESS)
-    if not strange and ":" not in urlsplit(uri).netloc.rpartition("@")[0] and not PASSWORD.search(uri):
-        return
-    found = f" ({strange[0]}=... in its query)" if strange else ""
-    raise UsageError(
-        f"{what}with a secret in the URI{found} is refused, since it would be kept in files and logs. Leave it out: keys are found in the environment "
-        f"(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in ~/.aws. In a query these may stand: {', '.join(sorted(HARMLESS))}"
-    )
+    try:
+        uris.check(uri, what)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def opened(uri: str, *, what: str = "", like: str = "s3://bucket/runs or file:///mnt/runs") -> Place:
@@ -102,24 +80,14 @@ def opened(uri: str, *, what: str = "", like: str = "s3://bucket/runs or file://
     Raises:
         UsageError: no file system of that kind, or a URI that holds a password.
     """
-    from pyarrow import ArrowException, fs
-
     check_secrets(uri, what)
     try:
-        there, base = fs.FileSystem.from_uri(uri)
-    except (ArrowException, OSError, ValueError) as error:
+        there, base = uris.opened(uri)
+    except ValueError as error:
         raise UsageError(
-            f"{what}{uri!r} is not a place to copy to or from: {line(error)}. Expected a URI, such as {like}"
+            f"{what}{uri!r} is not a place to copy to or from: {error}. Expected a URI, such as {like}"
         ) from error
-    if there.type_name == "s3":  # a URI takes no timeouts, and then all failures are tried ten times
-        make, (options,) = there.__reduce__()
-        there = make({**options, "connect_timeout": PATIENCE, "request_timeout": PATIENCE})
-    return Place(uri, there, base.rstrip("/"))
-
-
-def line(error: BaseException) -> str:
-    """The first line of what a library says."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return Place(uri, there, base)
 
 
 @contextmanager
@@ -134,10 +102,15 @@ def asking(uri: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Infrastructure(
-            f"{uri} could not be read: {line(error)}. Nothing half was kept; see that it answers and takes your keys "
-            "(docs/operations.md, Remote storage), and repeat the command"
-        ) from error
+        raise unanswered(uri, error) from error
+
+
+def unanswered(uri: str, error: OSError) -> Infrastructure:
+    """What is said of a place that did not answer."""
+    return Infrastructure(
+        f"{uri} could not be read: {line(error)}. Nothing half was kept; see that it answers and takes your keys "
+        "(docs/operations.md, Remote storage), and repeat the command"
+    )
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from sparring.agents.meeting import PeerLost
 from sparring.agents.state import WrongStep
 from sparring.cluster.errors import Infrastructure, of_agent
 from sparring.cluster.team.team import Failure
+from sparring.trainers.encoded.decoding import Unanswered
 
 LOST = (
     ActorDiedError,
@@ -71,7 +72,7 @@ def classify(error: BaseException, refs: Sequence[Any], actors: Mapping[str, str
     """
     if isinstance(error, GetTimeoutError):
         return Failure("a call did not end in time", None)
-    found = [e for e in _errors(error, refs) if isinstance(e, (*LOST, LaneBroken, PeerLost))]
+    found = [e for e in _errors(error, refs) if isinstance(e, (*LOST, LaneBroken, PeerLost, Unanswered))]
     if not found:
         return None
     dead = {actors[e.actor_id] for e in found if isinstance(e, ActorDiedError) and e.actor_id in actors}
@@ -84,7 +85,7 @@ def classify(error: BaseException, refs: Sequence[Any], actors: Mapping[str, str
 
 def own(error: BaseException, refs: Sequence[Any]) -> BaseException | None:
     """The program's own error among those of a step, where every agent has one: those who waited for its agent lost a peer."""
-    consequences = (RayError, LaneBroken, PeerLost, WrongStep, TimeoutError)
+    consequences = (RayError, LaneBroken, PeerLost, WrongStep, TimeoutError, Unanswered)
     return next((e for e in _errors(error, refs) if not isinstance(e, consequences)), None)
 
 

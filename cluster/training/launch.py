@@ -18,7 +18,7 @@ from sparring.cluster.config.recipes import needs
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.settings import Own
 from sparring.cluster.config.values import differences, flat
-from sparring.cluster.errors import BrokenCheckpoint, DataError, UsageError
+from sparring.cluster.errors import BrokenCheckpoint, UsageError, of_agent
 from sparring.cluster.machines.stop import StopSignal
 from sparring.cluster.models import teachers
 from sparring.cluster.models.initial import as_begun, bring, by_content, resolved, vetted
@@ -33,7 +33,7 @@ from sparring.cluster.training.job import Circumstances, Job
 from sparring.cluster.training.monitors import Monitors
 from sparring.cluster.training.progress import Progress, facts_table
 from sparring.trainers import datasets, keeping, optim
-from sparring.trainers.encoded.decoding import Undecodable
+from sparring.trainers.encoded.decoding import Unanswered, Undecodable
 
 
 def train(
@@ -147,9 +147,8 @@ def _execute(folder: RunFolder, config: RunConfig, how: Circumstances) -> Run:
             begun = folder.checkpoints.folder.exists()
             if not begun and not how.reported:  # the name is free again; a search keeps the trial, and why it failed
                 shutil.rmtree(folder.path)
-            if isinstance(error, Undecodable):
-                raise DataError(str(error)) from error
-            raise
+            told = of_agent(error, None) if isinstance(error, (Undecodable, Unanswered)) else error
+            raise told from None if told is error else error
     return Run(folder.path)
 
 

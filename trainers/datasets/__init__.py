@@ -8,16 +8,17 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from sparring.trainers import encoded, user
+from sparring.trainers import encoded, uris, user
 from sparring.trainers.config import DataConfig, require
 from sparring.trainers.data import Dataset, Split
 from sparring.trainers.datasets import arrays, cache, cifar, folders, stored
 from sparring.trainers.datasets.cache import Decoded, Progress, silent
+from sparring.trainers.encoded.checked import Lost
 
 Source = Callable[[DataConfig], tuple[object, Callable[[Progress], Decoded]]]
 
@@ -64,17 +65,22 @@ class Prepared:
     key: str
     extra: str | None = None
     stored: DataConfig | None = (
-        None  # images that stay encoded: every node reads them where they lie, by an index of its own
+        None  # images that stay encoded: every node reads them where they lie, by an index of its own; of a URI by the one made first
     )
+    lost: Lost = ()  # of those, what is left out, on every node the same
 
     @property
     def keys(self) -> list[str]:
         """All entries that a node without them is sent."""
-        return [] if self.stored else [self.key, *([self.extra] if self.extra else [])]
+        if self.stored is not None and uris.uri_of(self.stored.root) is None:
+            return []
+        return [self.key, *([self.extra] if self.extra else [])]
 
     def load(self) -> Dataset:
         """The data set."""
-        return stored.dataset(self.stored, key=self.key)[0] if self.stored else cache.read(Path(self.cache) / self.key)
+        if self.stored is None:
+            return cache.read(Path(self.cache) / self.key)
+        return stored.dataset(self.stored, key=self.key, lost=self.lost)[0]
 
     def load_extra(self) -> Split | None:
         """Generated training images."""
@@ -119,12 +125,21 @@ def prepare(
 
     Raises:
         ValueError: unknown name, missing files, an image that cannot be read.
+        OSError: a store did not answer.
     """
     folder = Path(config.cache).expanduser().resolve()
     if stored.stays_encoded(config):
         require(config.extra is None, f"data.extra = {config.extra!r} and images that stay encoded do not go together")
-        _, key = stored.dataset(config, notice=notice)
-        return Prepared(str(folder), key, stored=config)
+        if uris.uri_of(config.root) is not None:  # its index is sent to other nodes, into the same folder
+            config = replace(config, cache=str(folder))
+        _, key, lost = stored.dataset(config, notice=notice)
+        return Prepared(str(folder), key, stored=config, lost=lost)
+    uri = None if config.name == "digits" or user.is_function(config.name) else uris.uri_of(config.root)
+    require(
+        uri is None,
+        f"data.root = {uri!r}: {config.name} is decoded from a folder of this machine; copy it there and name the folder. Read by "
+        "URI are images that stay encoded: --data.name tar, parquet or imagenet, or folder with --data.encoded",
+    )
 
     def entry(name: str, made: tuple[object, Callable[[Progress], Decoded]]) -> str:
         fingerprint, decode = made

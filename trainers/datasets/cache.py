@@ -133,8 +133,9 @@ def read(entry: Path) -> Dataset:
 
 
 def pack(entry: Path) -> dict[str, np.ndarray]:
-    """The files of an entry as bytes, to travel to a node that lacks it."""
-    return {f.name: np.fromfile(f, dtype=np.uint8) for f in sorted(entry.iterdir())}
+    """The files of an entry as bytes, and what was measured of its images, to travel to a node that lacks it."""
+    files = [*sorted(entry.iterdir()), *sorted(entry.parent.glob(f"{entry.name}.*.json"))]
+    return {f.name: np.fromfile(f, dtype=np.uint8) for f in files}
 
 
 def unpack(cache: Path, key: str, files: dict[str, np.ndarray]) -> None:
@@ -147,7 +148,7 @@ def unpack(cache: Path, key: str, files: dict[str, np.ndarray]) -> None:
         shutil.rmtree(working, ignore_errors=True)
         working.mkdir()
         for name, content in files.items():
-            content.tofile(working / name)
+            content.tofile((cache if name.startswith(f"{key}.") else working) / name)
         shutil.rmtree(cache / key, ignore_errors=True)
         working.rename(cache / key)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from sparring.trainers import encoded
 from sparring.trainers.config import DataConfig
 from sparring.trainers.data import Dataset, Split
-from sparring.trainers.encoded import checked
-from sparring.trainers.encoded.images import Encoded
+from sparring.trainers.encoded import checked, glance
+from sparring.trainers.encoded.checked import Bad, Lost
+from sparring.trainers.encoded.images import Encoded, Stored
 from sparring.trainers.encoded.pixels import Pixels
 
 SIZE = 224  # of images whose size is not asked for
@@ -23,18 +25,26 @@ def stays_encoded(config: DataConfig) -> bool:
 
 
 def dataset(
-    config: DataConfig, *, key: str | None = None, notice: Callable[[str], None] = lambda text: None
-) -> tuple[Dataset, str]:
-    """The data set, and the name of its index in the cache, which is made where this machine has none.
+    config: DataConfig,
+    *,
+    key: str | None = None,
+    lost: Lost | None = None,
+    notice: Callable[[str], None] = lambda text: None,
+) -> tuple[Dataset, str, Lost]:
+    """The data set, the name of its index in the cache, which is made where this machine has none, and what is left out of it.
 
     Args:
         key: of the index that the run was begun with.
+        lost: images that the run leaves out; None: those that are known to be bad here.
 
     Raises:
         ValueError: the images are not there, or some that were found to be bad are not to be left out.
+        OSError: a store did not answer.
     """
     found = encoded.opened(config, key=key, notice=notice)
-    rows = checked.usable(found, config.bad)
+    if lost is None:
+        lost = checked.lost(found, _bad(found, config, notice), config.bad)
+    rows = checked.usable(found, lost)
     side = config.size or SIZE
 
     def split(images: Encoded, chosen: np.ndarray | None) -> Split:
@@ -46,4 +56,20 @@ def dataset(
 
     whole = Dataset(found.name, found.classes, split(found.train, rows["train"]), split(found.test, rows["test"]))
     whole.statistics  # noqa: B018  # measured once, before several processes want them
-    return whole, found.place.name
+    return whole, found.place.name, lost
+
+
+def _bad(found: encoded.EncodedDataset, config: DataConfig, notice: Callable[[str], None]) -> tuple[Bad, ...]:
+    """The images that are known to be bad: by a check of all, else by a look at the ends of their files where that costs little."""
+    known = checked.known_bad(found)
+    if known is not None or not isinstance(found.train, Stored):
+        return known or ()
+    looked = glance.possible(found)
+    known = glance.found(found) if looked else ()
+    seen = "; only the first and last bytes of each were looked at" if looked else ""
+    cache = "" if config.cache == DataConfig().cache else f" --data.cache {shlex.quote(config.cache)}"
+    notice(
+        f"data: not every image was decoded before training{seen}. One that turns out to be bad will end the run by its name; "
+        f"look at all first: sparring data check {config.name} --data.root {shlex.quote(config.root)}{cache}"
+    )
+    return known

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,8 @@ from sparring.trainers.files import to_json, write
 
 RECORD = np.dtype([("state", "u1"), ("height", "u4"), ("width", "u4"), ("sha256", "u1", 32)])
 UNSEEN, GOOD, BAD = 0, 1, 2
+SHOWN = 20  # bad images that a refusal names
+Lost = tuple[tuple[str, int], ...]  # split and row of images that are left out
 BLOCK = 256  # images that a worker looks at before it reports
 
 
@@ -64,7 +66,7 @@ class Record:
     """What is known of a data set's images, on disk while they are looked at."""
 
     def __init__(self, dataset: EncodedDataset, *, again: bool = False) -> None:
-        self.dataset, self.folder = dataset, _folder(dataset)
+        self.dataset, self.folder = dataset, beside(dataset)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.complete = (self.folder / "bad.json").is_file() and not again
         if again:
@@ -113,29 +115,46 @@ class Record:
 def known_bad(dataset: EncodedDataset) -> tuple[Bad, ...] | None:
     """The images that a whole check found bad; None where none was made of these files."""
     try:
-        return tuple(Bad(**bad) for bad in json.loads((_folder(dataset) / "bad.json").read_text()))
+        return tuple(Bad(**bad) for bad in json.loads((beside(dataset) / "bad.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def usable(dataset: EncodedDataset, bad: Literal["refuse", "skip"] = "refuse") -> dict[str, np.ndarray | None]:
-    """Rows of each split that can be trained on, int64; None: all, also where nothing was checked.
+def lost(dataset: EncodedDataset, known: Sequence[Bad], bad: Literal["refuse", "skip"] = "refuse") -> Lost:
+    """The images that a run leaves out.
+
+    Args:
+        known: to be bad.
 
     Raises:
-        ValueError: some are bad, and they are not to be skipped; names the first and what shows all.
+        ValueError: they are not to be left out; names them.
     """
-    known = known_bad(dataset) or ()
     if known and bad == "refuse":
+        shown = [f"  {one.name}: {one.reason}" for one in known[:SHOWN]]
+        more = [f"  and {len(known) - SHOWN} more"] if len(known) > SHOWN else []
         raise ValueError(
-            f"{len(known)} of {len(dataset.train) + len(dataset.test):,} images cannot be decoded, such as {known[0].name}: "
-            f"{known[0].reason}. Show all: sparring data check {dataset.name}. Mend or remove them, or leave them out: --data.bad skip"
+            "\n".join(
+                [
+                    f"{len(known)} of {len(dataset.train) + len(dataset.test):,} images cannot be decoded:",
+                    *shown,
+                    *more,
+                    f"Look at every image, and show all that are bad: sparring data check {dataset.name}. Mend or remove them, or leave them "
+                    "out: --data.bad skip",
+                ]
+            )
         )
+    return tuple((one.split, one.row) for one in known)
+
+
+def usable(dataset: EncodedDataset, lost: Lost = ()) -> dict[str, np.ndarray | None]:
+    """Rows of each split without those that are left out, int64; None: all."""
     rows: dict[str, np.ndarray | None] = {}
     for split, images in dataset.splits.items():
-        lost = [b.row for b in known if b.split == split]
-        rows[split] = np.delete(np.arange(len(images), dtype=np.int64), lost) if lost else None
+        out = [row for of, row in lost if of == split]
+        rows[split] = np.delete(np.arange(len(images), dtype=np.int64), out) if out else None
     return rows
 
 
-def _folder(dataset: EncodedDataset) -> Path:
+def beside(dataset: EncodedDataset) -> Path:
+    """Where what is known of a data set's images is kept."""
     return dataset.place.with_name(f"{dataset.place.name}.checked")

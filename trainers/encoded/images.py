@@ -20,8 +20,21 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 OPEN = 64  # containers that a process holds open: far below the 1,024 files that systems allow one
+HEAD, TAIL = 256, 12  # bytes by which an image that is whole is known: a PNG's data begins, its last chunk ends
 IMAGES = ("image", "img")  # names of Parquet columns that hold them
 ROW_GROUPS = 2  # of Parquet that a process keeps, decompressed: 11 MB each with 100 photographs
+
+
+class Changed(ValueError):
+    """What is stored is no longer what was indexed."""
+
+    @classmethod
+    def since(cls, what: str) -> Changed:
+        """Says what changed, and what can be done."""
+        return cls(
+            f"{what}: it changed since this run began. A run keeps the images that it began with: put the file back and go on with "
+            "sparring resume RUN, or begin a new run"
+        )
 
 
 class Encoded(ABC):
@@ -93,12 +106,20 @@ class Stored(Encoded):
         index: Arrow file with container, offset, size, label and name; container -1 is the file ``name`` itself.
         containers: paths in ``there``.
         there: file system whose root is the data set's folder.
+        stamps: size and time of each container when it was indexed; empty: nobody looks whether it changed.
     """
 
-    def __init__(self, index: Path, containers: Sequence[str], there: fs.FileSystem, sha256: str) -> None:
-        self._made_from = (index, tuple(containers), there, sha256)
-        self._index, self.containers, self._there, self.sha256 = self._made_from
-        self._files = Kept(lambda number: self._there.open_input_file(self.containers[number]), OPEN)
+    def __init__(
+        self,
+        index: Path,
+        containers: Sequence[str],
+        there: fs.FileSystem,
+        sha256: str,
+        stamps: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self._made_from = (index, tuple(containers), there, sha256, tuple(stamps))
+        self._index, self.containers, self._there, self.sha256, self._stamps = self._made_from
+        self._files = Kept(self._opened, OPEN)
         self._mapped: dict[str, Any] | None = None
 
     def __reduce__(self) -> Any:
@@ -126,6 +147,17 @@ class Stored(Encoded):
         columns = self._columns
         return int(columns["container"][i]), int(columns["offset"][i]), int(columns["size"][i])
 
+    def _container(self, number: int) -> Any:
+        path = self.containers[number]
+        if self._stamps:
+            info = self._there.get_file_info(path)
+            if [info.size, info.mtime_ns] != list(self._stamps[number]):
+                raise Changed.since(path)
+        return self._there.open_input_file(path)
+
+    def _opened(self, number: int) -> Any:
+        return self._container(number)
+
     def read(self, i: int) -> bytes:
         container, offset, size = self.at(i)
         if container < 0:
@@ -134,10 +166,26 @@ class Stored(Encoded):
         else:
             content = bytes(self._files.get(container).read_at(size, offset))
         if len(content) != size:
-            raise ValueError(
-                f"{self.name(i)} has {len(content)} bytes; {size} were indexed: it changed since this run began"
-            )
+            raise Changed.since(f"{self.name(i)} has {len(content)} bytes; {size} were indexed")
         return content
+
+    @property
+    def local(self) -> bool:
+        """Whether they lie on a disk, or what the system shows as one."""
+        return bool(getattr(self._there, "base_fs", self._there).type_name == "local")
+
+    def ends(self, i: int) -> tuple[bytes, bytes, int]:
+        """The first and last bytes of image ``i``, and how many there are."""
+        container, offset, size = self.at(i)
+        if container >= 0:
+            file = self._files.get(container)
+            return (
+                file.read_at(min(HEAD, size), offset),
+                file.read_at(min(TAIL, size), offset + max(0, size - TAIL)),
+                size,
+            )
+        with self._there.open_input_file(self._member(i)) as file:
+            return file.read_at(HEAD, 0), file.read_at(TAIL, max(0, size - TAIL)), size
 
     def _member(self, i: int) -> str:
         return str(self._columns["name"][int(i)].as_py())
@@ -150,16 +198,15 @@ class Stored(Encoded):
 class Rows(Stored):
     """Images in a column of Parquet files: ``offset`` is the row in its file, and one row costs its whole row group."""
 
-    def __init__(self, index: Path, containers: Sequence[str], there: fs.FileSystem, sha256: str) -> None:
-        super().__init__(index, containers, there, sha256)
-        self._files = Kept(self._opened, OPEN)
+    def __init__(self, *made_from: Any) -> None:
+        super().__init__(*made_from)
         self._groups = Kept(self._group, ROW_GROUPS)
 
     def _opened(self, container: int) -> tuple[Any, str, np.ndarray]:
         """A file, its column of images, and the first row of every group."""
         import pyarrow.parquet as pq
 
-        file = pq.ParquetFile(self._there.open_input_file(self.containers[container]))
+        file = pq.ParquetFile(self._container(container))
         counts = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         column = next(c for c in IMAGES if c in file.schema_arrow.names)
         nested = str(file.schema_arrow.field(column).type).startswith("struct")

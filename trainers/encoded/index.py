@@ -103,8 +103,8 @@ def opened(
         for line in (*source.notes, f"index of {name} made, once: {len(found.train):,} + {len(found.test):,} images"):
             notice(f"data: {line}")
         containers = {"train": list(found.train_containers), "test": list(found.test_containers)}
-        kind = source.kind.__name__
-        return {"name": name, "kind": kind, "classes": list(found.classes), "containers": containers, "sha256": hashes}
+        known = {"name": name, "kind": source.kind.__name__, "classes": list(found.classes)}
+        return {**known, "containers": containers, "stamps": _stamps(there, containers), "sha256": hashes}
 
     for line in cache.made(folder, key, fill):
         notice(f"cache: {line}; made again")
@@ -118,9 +118,19 @@ def read(entry: Path, there: fs.FileSystem) -> EncodedDataset:
 
     def images(split: str) -> Stored:
         content = hashlib.sha256(f"{split} {meta['classes']} {meta['sha256'][split]}".encode()).hexdigest()
-        return kind(entry / f"{split}.arrow", meta["containers"][split], there, content)
+        return kind(
+            entry / f"{split}.arrow", meta["containers"][split], there, content, meta.get("stamps", {}).get(split, ())
+        )
 
     return EncodedDataset(meta["name"], tuple(meta["classes"]), images("train"), images("test"), entry)
+
+
+def _stamps(there: fs.FileSystem, containers: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+    """Size and time of every archive of a store, which all nodes see alike; of local ones, each node's copy has a time of its own."""
+    if getattr(there, "base_fs", there).type_name == "local":
+        return {}
+    infos = {split: there.get_file_info(paths) if paths else [] for split, paths in containers.items()}
+    return {split: [[info.size, info.mtime_ns] for info in found] for split, found in infos.items()}
 
 
 def _check(found: Found, name: str) -> None:

@@ -5,11 +5,9 @@ moto lives in a folder of its own, since its dependencies are not ours: ``make c
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,11 +23,11 @@ from sparring.cluster.runs.mirror import Mirror
 from sparring.cluster.training import launch
 from sparring.cluster.training.controller import Controller
 from sparring.cluster.training.job import Circumstances
+from tests.cluster.runs.s3 import buckets
 from tests.cluster.runs.s3.proxy import Proxy
 from tests.helpers import CLONE, PATIENCE, bytes_of, small, started
 
 pytestmark = pytest.mark.soak
-MOTO = CLONE / ".clients" / "moto"
 QUIET = Circumstances(quiet=True)
 ONE_WAIT = 45.0  # seconds: three tries of five without a byte, the pauses between them, and a busy machine
 
@@ -37,35 +35,13 @@ ONE_WAIT = 45.0  # seconds: three tries of five without a byte, the pauses betwe
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
     """The port of S3."""
-    if not (MOTO / "moto").is_dir():
-        pytest.skip("needs moto (make clients)")
-    command = [sys.executable, str(Path(__file__).parent / "s3" / "server.py")]
-    env = {**os.environ, "PYTHONPATH": str(MOTO)}
-    process = subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdin is not None
-    lines = (line for line in process.stdout)
-    yield int(next(line for line in lines if line.strip().isdigit()))
-    process.stdin.close()
-    process.wait(PATIENCE)
+    yield from buckets.serving()
 
 
 @pytest.fixture
 def s3(server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """A new bucket behind a proxy, as a user's environment names it."""
-    for verb, path in (("POST", "moto-api/reset"), ("PUT", "bucket")):
-        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{server}/{path}", method=verb)).read()
-    proxy = Proxy(server)
-    told = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hidden", "HOME": str(tmp_path / "home")}
-    told |= {
-        "AWS_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}",
-    }
-    for name, value in told.items():
-        monkeypatch.setenv(name, value)
-    yield proxy
-    proxy.stop()
+    yield from buckets.emptied(server, tmp_path / "home", monkeypatch)
 
 
 def mirrored(runs_dir: Path, *, max_steps: int = 10) -> Path:

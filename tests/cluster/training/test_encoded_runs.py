@@ -19,6 +19,7 @@ from sparring.cluster.training.job import Circumstances
 from sparring.trainers import datasets
 from sparring.trainers.batches import Batches
 from sparring.trainers.config import DataConfig, LoaderConfig
+from sparring.trainers.encoded import pixels
 from tests.conftest import Command
 from tests.helpers import bytes_of, small, small_flags
 from tests.trainers.encoded import layouts
@@ -132,17 +133,21 @@ def test_whole_images_are_those_that_are_decoded_once(made: Path) -> None:
 @pytest.fixture
 def one_bad(made: Path) -> Callable[[], Path]:
     def spoil() -> Path:
+        """Its ends are those of a whole image: the look before a run does not find it."""
         bad = made / "folder" / "train" / "cat" / "cat_3.JPEG"
-        bad.write_bytes(bad.read_bytes()[:200])
+        png = layouts.file("PNG", size=(24, 18))
+        bad.write_bytes(png[:200] + png[-12:])
         return bad
 
     return spoil
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_image_ends_a_run_by_its_name(workers: int, made: Path, one_bad: Callable[[], Path]) -> None:
-    asked = config(made, "folder", loader__workers=workers)
-    datasets.prepare(asked.data)
+def test_a_bad_image_ends_a_run_by_its_name(
+    workers: int, made: Path, one_bad: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels, "SAMPLED", 1)  # else mean and deviation are measured on it too, before the run
+    asked = config(made, "folder", loader__workers=workers, data__transforms__brightness=0.0)
     bad = one_bad()
     with pytest.raises(DataError, match=rf"cat/{bad.name}.*sparring data check NAME; to leave"):
         launch.train(asked, runs_dir=made / "runs", how=QUIET)

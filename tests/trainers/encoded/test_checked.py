@@ -50,12 +50,14 @@ def test_every_bad_image_is_named_with_its_reason(shard: EncodedDataset) -> None
 
 def test_a_run_refuses_or_leaves_out_what_is_known_to_be_bad(shard: EncodedDataset) -> None:
     assert checked.known_bad(shard) is None
-    assert checked.usable(shard) == {"train": None, "test": None}  # nothing is known
+    assert checked.usable(shard) == {"train": None, "test": None}
     found = checked_whole(shard)
     assert checked.known_bad(shard) == tuple(found)
-    with pytest.raises(ValueError, match=r"14 of 30 images .*empty\.jpg: a file of 0 bytes.*sparring data check tar"):
-        checked.usable(shard)
-    rows = checked.usable(shard, "skip")
+    with pytest.raises(
+        ValueError, match=r"14 of 30 images (.|\n)*empty\.jpg: a file of 0 bytes\n(.|\n)*sparring data check tar"
+    ):
+        checked.lost(shard, found)
+    rows = checked.usable(shard, checked.lost(shard, found, "skip"))
     assert rows["test"] is None
     assert rows["train"] is not None
     assert rows["train"].dtype == np.int64

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-# "GET /bucket/runs/x" -> "" (pass on), "500", "503", "cut" (half of the body), "hang", or "hide:REGEX" (left out of a list)
+# "GET /bucket/runs/x" -> "" (pass on), "403", "500", "503", "cut" (half of the body), "hang", or "hide:REGEX" (left out of a list)
 Fault = Callable[[str], str]
 
 
@@ -50,7 +50,7 @@ class Proxy:
             self.over.wait()
             one.close_connection = True
             return
-        if fault in ("500", "503"):
+        if fault in ("403", "500", "503"):
             self._answer(one, int(fault), {}, b"")
             return
         status, headers, content = self._passed_on(one, body)
