@@ -33,6 +33,10 @@ class Elsewhere:
     """Folder that holds the data set; of a run or a published model: where its images are now. Default: data."""
     cache: Annotated[str | None, arg(name="data.cache")] = None
     """Folder for decoded images. Default: ~/.cache/sparring."""
+    size: Annotated[int | None, arg(name="data.size")] = None
+    """Side to which a folder's and encoded images are brought. Default: 224 for encoded ones."""
+    middle: Annotated[float | None, arg(name="data.middle")] = None
+    """What share of an encoded image's middle is seen, such as 0.875. Default: all of it."""
 
     def about(self) -> About:
         """As the rooms below take it."""

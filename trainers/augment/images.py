@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sparring.trainers import decoder
 from sparring.trainers.augment import operators
 from sparring.trainers.augment.draws import Draws
 from sparring.trainers.augment.resized_crop import Box, box, resize
@@ -44,7 +45,6 @@ def augmented(
         part: what ``drawn_box`` said, in pixels of ``image``, where that was decoded smaller; default drawn here.
     """
     from PIL import Image as Images
-    from PIL import ImageOps
 
     config = data.transforms
     part = part or drawn_box(*image.size, data, key)
@@ -52,8 +52,8 @@ def augmented(
         image = resize(image, part, size, interpolation=config.interpolation)
         if Draws(*key, "flip").uniform() < config.flip:
             image = image.transpose(Images.Transpose.FLIP_LEFT_RIGHT)
-    elif image.size != size[::-1]:
-        image = ImageOps.fit(image, size[::-1], Images.Resampling.BICUBIC)
+    else:
+        image = decoder.fitted(image, size, data.middle)
     steps = operators.randaugment(*image.size, config, Draws(*key, "randaugment"))
     for step in [*steps, *operators.jitter(config, Draws(*key, "jitter"))]:
         image = operators.operate(image, step)

@@ -125,6 +125,11 @@ def prepare(
         require(config.extra is None, f"data.extra = {config.extra!r} and images that stay encoded do not go together")
         _, key = stored.dataset(config, notice=notice)
         return Prepared(str(folder), key, stored=config)
+    require(
+        config.middle == 1,
+        f"data.middle = {config.middle:g} is of images that stay encoded ({', '.join(encoded.NAMES)}), and {config.name} does not; a "
+        "folder does with --data.encoded",
+    )
 
     def entry(name: str, made: tuple[object, Callable[[Progress], Decoded]]) -> str:
         fingerprint, decode = made

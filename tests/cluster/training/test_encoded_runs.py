@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from sparring.cluster.errors import DataError
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
-from sparring.trainers import datasets
+from sparring.trainers import datasets, decoder
 from sparring.trainers.batches import Batches
 from sparring.trainers.config import DataConfig, LoaderConfig
 from tests.conftest import Command
@@ -114,6 +116,38 @@ def test_evaluated_and_reported(made: Path, sparring: Command) -> None:
     assert json.loads(done.stdout)["agents"]["peer0"]["n"] == 6
     assert sparring("report", run.path).returncode == 0
     assert sparring("publish", f"{run.path}@peer0", "--as=m").returncode == 0
+
+
+def test_the_middle_that_is_seen_is_on_the_card(made: Path, sparring: Command) -> None:
+    asked = config(made, "folder", data__middle=0.5, method__peers=2)
+    run = launch.train(asked, runs_dir=made / "runs", name="a", how=QUIET)
+    assert sparring("publish", f"{run.path}@peer0", "--as=m").returncode == 0
+    card = json.loads(Path("models/m/1/card.json").read_bytes())
+    assert card["preparation"] == {"decoder": 2, "size": 12, "background": 255, "middle": 0.5}
+    for net in (f"{run.path}@peer0", "m"):  # on the same pixels, else exit 4
+        done = sparring("evaluate", net, "--attacks=clean", "--json")
+        assert done.returncode == 0, done.stderr
+    refused = sparring("evaluate", "m", "--data.middle=1", "--threat=linf:0.1")
+    assert refused.returncode == 2
+    assert "brings its own data set and network: --data.middle cannot be obeyed" in refused.stderr
+
+
+def test_the_middle_is_what_evaluation_and_whole_images_see(made: Path) -> None:
+    own = config(made, "folder", data__augment="none", data__transforms__brightness=0.0).data
+    whole, part = datasets.load(own), datasets.load(replace(own, middle=0.5))
+    for i in range(len(part.test)):
+        seen = part.test.images.images.read(i)
+        assert np.array_equal(part.test.images[i], decoder.pixels(seen, size=(12, 12), middle=0.5))
+    batch = Batches(part.train, replace(own, middle=0.5), batch_size=8, seed=0)
+    (at,) = (batch._at(1),)
+    assert torch.equal(batch.batch(1).x, part.train[at].pixels())
+    assert whole.test.sha256 != part.test.sha256
+    assert whole.statistics != part.statistics  # each measured on what is seen, and kept under a name of its own
+    assert datasets.load(own).statistics == whole.statistics
+    with pytest.raises(
+        ValueError, match=r"data.middle = 0.5 is of images that stay encoded .* folder does with --data.encoded"
+    ):
+        datasets.load(DataConfig(name="folder", root=own.root, cache=own.cache, size=12, middle=0.5))
 
 
 def test_whole_images_are_those_that_are_decoded_once(made: Path) -> None:
