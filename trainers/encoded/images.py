@@ -47,6 +47,10 @@ class Encoded(ABC):
     def name(self, i: int) -> str:
         """What to call image ``i`` in an error."""
 
+    def file(self, i: int) -> str:
+        """The name of the file of image ``i``, with the folders that it lies in, whatever holds it."""
+        return self.name(i)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -129,7 +133,7 @@ class Stored(Encoded):
     def read(self, i: int) -> bytes:
         container, offset, size = self.at(i)
         if container < 0:
-            with self._there.open_input_file(self._member(i)) as file:
+            with self._there.open_input_file(self.file(i)) as file:
                 content = bytes(file.read())
         else:
             content = bytes(self._files.get(container).read_at(size, offset))
@@ -139,12 +143,12 @@ class Stored(Encoded):
             )
         return content
 
-    def _member(self, i: int) -> str:
+    def file(self, i: int) -> str:
         return str(self._columns["name"][int(i)].as_py())
 
     def name(self, i: int) -> str:
         container = self.at(i)[0]
-        return self._member(i) if container < 0 else f"{self.containers[container]}: {self._member(i)}"
+        return self.file(i) if container < 0 else f"{self.containers[container]}: {self.file(i)}"
 
 
 class Rows(Stored):
