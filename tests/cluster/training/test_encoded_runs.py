@@ -16,7 +16,7 @@ from sparring.agents.loading.loader import node_loader
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.errors import DataError
 from sparring.cluster.runs.folder import RunFolder
-from sparring.cluster.training import launch
+from sparring.cluster.training import launch, plan
 from sparring.cluster.training.job import Circumstances
 from sparring.trainers import datasets, decoder
 from sparring.trainers.batches import Batches
@@ -196,3 +196,27 @@ def test_checked_before_the_first_step(made: Path, one_bad: Callable[[], Path], 
     assert not Path("runs/a").exists()
     done = sparring("train", "at", *flags, "--name=a", "--data.bad=skip", "--no-report")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("side", "steps", "slower"), [("800x600", 1, True), ("16x16", 60, False)])
+def test_a_dry_run_says_what_decodes_and_what_is_wanted(side: str, steps: int, slower: bool, tmp_path: Path) -> None:
+    data = {"data__name": f"generated:12:{side}", "data__cache": str(tmp_path), "data__size": 16, "batch_size": 4}
+    asked = small("at", attack__steps=steps, team="local", loader__workers=2, **data, data__augment="resized-crop")
+    said = plan.dry_run(asked)
+    found = said["decoding"]
+    assert (found["processes"], found["images"]) == (2, 8)
+    assert found["slower"] is slower
+    assert found["slower"] is (found["images_per_second_wanted"] > 2 * found["images_per_second_of_a_process"])
+    assert ("more --loader.workers, or --data.scaled" in said["text"]) is slower
+    lines = [line for line in said["text"].splitlines() if "images a second" in line or "decod" in line.lower()]
+    assert len(lines) >= 2 + slower
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_dry_run_of_agents_that_decode_for_themselves(tmp_path: Path) -> None:
+    data = {"data__name": "generated:12:800x600", "data__cache": str(tmp_path), "data__size": 16, "batch_size": 4}
+    scaled = {"data__augment": "resized-crop", "data__scaled": True}
+    said = plan.dry_run(small("at", team="local", loader__workers=0, **data, **scaled))["text"]
+    assert "every agent decodes" in said
+    assert "or --data.scaled" not in said  # they are already
+    assert plan.dry_run(small("at", team="local"))["decoding"] is None
