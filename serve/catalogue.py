@@ -73,6 +73,18 @@ def shape_of(card: Mapping[str, Any]) -> tuple[int, int, int]:
     return size["channels"], size["height"], size["width"]
 
 
+def middle_of(card: Mapping[str, Any]) -> float:
+    """What share of an image's middle the model was evaluated on, in (0, 1]; cards from before there was a choice say nothing: all.
+
+    Raises:
+        ValueError: the card says something else.
+    """
+    share = card.get("preparation", {}).get("middle", 1.0)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError(f"card.json says that {share!r} of an image's middle is seen; expected a number in (0, 1]")
+    return float(share)
+
+
 def robustness(card: Mapping[str, Any]) -> dict[str, Any] | None:
     """The measurement on the most images in a card, under the threat that the network was trained for where that was measured; None:
     never measured."""

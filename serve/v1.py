@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 
 from sparring.serve import images, schemas
 from sparring.serve.backend import Backend
-from sparring.serve.catalogue import CANARY, NotFiniteError, canary_of, card_of, line, shape_of, version_of
+from sparring.serve.catalogue import CANARY, NotFiniteError, canary_of, card_of, line, version_of
 from sparring.serve.invalid import Invalid
 from sparring.serve.protocol import parse_json
 from sparring.serve.reading import Readers
@@ -44,7 +44,7 @@ def router(backend: Backend, settings: Settings, readers: Readers) -> APIRouter:
             content = body
             if _is_json(request):
                 content = images.decode_base64(_text(parse_json(body), "image"))
-            return images.decode(content, shape_of(card), pixels=settings.limits.pixels)
+            return images.prepared(content, card, pixels=settings.limits.pixels)
 
         x = await readers.file(body, read)
         result = await backend.predict(name, asked_version, x[None], canary=canary_of(request.headers.get(CANARY)))
@@ -74,9 +74,8 @@ def _attack(paths: APIRouter, backend: Backend, settings: Settings, readers: Rea
         def read() -> tuple[np.ndarray, dict[str, Any]]:
             asked = parse_json(body)
             content = images.decode_base64(_text(asked, "image"))
-            return images.decode(content, shape_of(card), pixels=settings.limits.pixels), _options(
-                asked, card, settings
-            )
+            x = images.prepared(content, card, pixels=settings.limits.pixels)
+            return x, _options(asked, card, settings)
 
         x, options = await readers.file(body, read)
         found = await backend.attack(name, asked_version, x, **options, seconds=settings.limits.attack_seconds)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sparring.agents import model_folder
-from sparring.serve.catalogue import line
+from sparring.serve.catalogue import line, middle_of
 from sparring.serve.protocol import metadata
 from sparring.trainers import keeping, trusting
 from sparring.trainers.config import Threat
@@ -107,6 +107,7 @@ def _card(folder: Path) -> dict[str, Any]:
     """
     card = model_folder.card(folder)
     try:
+        middle_of(card)
         line(folder.name, {"versions": {1: card}, "refused": {}})
         metadata(folder.name, {1: card}, 1)
         _ = [Threat.parse(t) for t in card["threats"]]

@@ -51,7 +51,9 @@ def small(config: RunConfig, folder: Path) -> RunConfig:
     changes: dict[str, object] = {"max_steps": 2, "batch_size": 4, "team": "local", "device": "cpu"}
     changes |= {"checkpoint.attack_steps": 0, "attack.steps": 1, "data.cache": str(folder / "cache")}
     changes |= {f"attacks.{norm}.steps": 1 for norm in config.attacks}
-    if config.data.name != "digits":
+    if config.data.name == "imagenet":
+        changes |= {"data.name": "generated:40", "data.size": 32, "loader.workers": 0}
+    elif config.data.name != "digits":
         changes["data.name"] = f"{IMAGES}:{config.data.name.replace('-', '_')}"
     return config.replace(changes)
 

@@ -6,6 +6,7 @@ Images that stay encoded are made by a node's loader, or here where there is non
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -69,6 +70,7 @@ class Batches:
         self.device = torch.device(device)
         self.sha256 = split.sha256 + (extra.sha256 if extra else "")
         self.split, self.extra = split.to(device), extra.to(device) if extra else None
+        self.decoded = (0, 0.0)  # images that this process has decoded, and seconds that they took
         self._crops: Crops | None = None
         if isinstance(split.images, Pixels):
             most = batch_size + 1  # a single image that is left joins the batch before it
@@ -108,7 +110,10 @@ class Batches:
     def _decoded(self, t: int, crops: Crops) -> tuple[Tensor, Tensor]:
         labels = self.split.labels[self.split.numbers(self._at(t))]
         if self._loader is None:
+            started = time.perf_counter()
             made = np.stack([crops.image(t, number) for number in self._numbers(t)])
+            images, seconds = self.decoded
+            self.decoded = (images + len(made), seconds + time.perf_counter() - started)
             return torch.from_numpy(made).to(self.device), labels
         with self._loader.step(t) as seen:
             return torch.tensor(seen, device=self.device), labels

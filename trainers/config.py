@@ -160,6 +160,9 @@ class DataConfig:
     """Folder for decoded images."""
     size: int | None = None
     """Side to which a folder's images are resized; of images that stay encoded 224, where nothing is said."""
+    middle: float = 1.0
+    """What share of an encoded image's middle is seen where no random part is drawn: by evaluation, reports, the service. 0.875 scales the
+    shorter side to size / 0.875 and cuts the middle out."""
     encoded: bool = False
     """Keep a folder's images encoded and decode them anew whenever they are seen, as imagenet, tar and parquet do by themselves."""
     scaled: bool = False
@@ -187,6 +190,7 @@ class DataConfig:
         require(0 < self.fraction <= 1, f"data.fraction = {self.fraction} must lie in (0, 1]")
         require(0 <= self.extra_fraction < 1, f"data.extra_fraction = {self.extra_fraction} must lie in [0, 1)")
         require(self.padding >= 0, f"data.padding = {self.padding} must be >= 0")
+        require(0 < self.middle <= 1, f"data.middle = {self.middle} must lie in (0, 1]")
         require(self.size is None or self.size >= 4, f"data.size = {self.size} must be >= 4")
 
     @property

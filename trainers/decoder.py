@@ -50,17 +50,19 @@ def pixels(
     content: bytes,
     *,
     size: tuple[int, int] | None = None,
+    middle: float = 1.0,
     grey: bool = False,
     most: int | None = None,
     formats: Collection[str] | None = None,
 ) -> np.ndarray:
     """An encoded image as uint8 [H, W, 3], or [H, W, 1].
 
-    An image of the wanted size keeps its pixels to the last bit.
+    An image of the wanted size, all of which is seen, keeps its pixels to the last bit.
 
     Args:
         content: of the file.
         size: (height, width) to cut to the middle and scale to, in one resampling (bicubic); None keeps the image's own.
+        middle: the share of the height and width of what is cut out that is seen, in (0, 1]; says nothing without a size.
         grey: one channel instead of three.
         most: pixels that a file may have.
         formats: Pillow's names of those that are taken; None: all that it reads.
@@ -68,13 +70,18 @@ def pixels(
     Raises:
         Refused: not an image, animated, damaged, too large, or of a kind whose pixels have no stated range.
     """
+    flat = picture(content, grey=grey, most=most, formats=formats)
+    seen = np.asarray(flat if size is None else fitted(flat, size, middle))
+    return seen[..., None] if grey else seen
+
+
+def fitted(image: Any, size: tuple[int, int], middle: float = 1.0) -> Any:
+    """Pillow's image cut to its middle and scaled to ``size`` (height, width) in one resampling; ``middle`` as of :func:`pixels`."""
     from PIL import Image, ImageOps
 
-    flat = picture(content, grey=grey, most=most, formats=formats)
-    if size is not None and flat.size != size[::-1]:
-        flat = ImageOps.fit(flat, size[::-1], Image.Resampling.BICUBIC)
-    seen = np.asarray(flat)
-    return seen[..., None] if grey else seen
+    if middle == 1 and image.size == size[::-1]:
+        return image
+    return ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC, bleed=(1 - middle) / 2)
 
 
 def picture(

@@ -121,15 +121,22 @@ class Loader:
             self._host = None
 
 
+def processes(config: LoaderConfig) -> int:
+    """Processes that decode on this node; 0: every agent does so for itself."""
+    if config.workers == 0 or not hasattr(os, "memfd_create"):
+        return 0
+    return config.workers or max(1, len(os.sched_getaffinity(0)) - 1)
+
+
 def node_loader(config: LoaderConfig, team: str) -> MakesSteps | None:
     """What makes the steps of a run on this node; None where every agent decodes for itself.
 
     Args:
         team: names those who share it; empty: nobody else does.
     """
-    if config.workers == 0 or not hasattr(os, "memfd_create"):
+    workers = processes(config)
+    if workers == 0:
         return None
-    workers = config.workers or max(1, len(os.sched_getaffinity(0)) - 1)
     name = f"sparring-loader-{os.getuid()}-{team or secrets.token_hex(8)}"
     return lambda crops, numbers: Loader(Asked.of(name, crops, workers, config.memory << 20), numbers)
 

@@ -16,6 +16,7 @@ from sparring.cluster.errors import UsageError
 from sparring.cluster.machines.stop import at_most
 
 if TYPE_CHECKING:
+    from sparring.cluster.models.examples import Which
     from sparring.cluster.models.target import Elsewhere as About
 
 
@@ -33,6 +34,10 @@ class Elsewhere:
     """Folder that holds the data set; of a run or a published model: where its images are now. Default: data."""
     cache: Annotated[str | None, arg(name="data.cache")] = None
     """Folder for decoded images. Default: ~/.cache/sparring."""
+    size: Annotated[int | None, arg(name="data.size")] = None
+    """Side to which a folder's and encoded images are brought. Default: 224 for encoded ones."""
+    middle: Annotated[float | None, arg(name="data.middle")] = None
+    """What share of an encoded image's middle is seen, such as 0.875. Default: all of it."""
 
     def about(self) -> About:
         """As the rooms below take it."""
@@ -59,6 +64,8 @@ class Evaluate:
     """Best on the held-out images, or last."""
     examples: str | None = None
     """So many test images, every class in its proportion and always the same ones; first:N takes the first N of the file."""
+    examples_from: Path | None = None
+    """Text file with the names of test images, one a line: these and no others, of a data set that stays encoded. In place of --examples."""
     name: str | None = None
     """Name of the evaluation's folder."""
     cross: bool = False
@@ -90,13 +97,12 @@ def evaluate(argv: Sequence[str]) -> None:
     from sparring.cluster.evaluation import results
     from sparring.cluster.evaluation.evaluation import Asked, evaluate_target
     from sparring.cluster.models import card
-    from sparring.cluster.models.examples import Examples
     from sparring.cluster.models.resolve import resolve
 
     asked = Asked(
         attacks=[name.strip() for name in command.attacks.split(",")],
         threats=command.threat,
-        examples=None if command.examples is None else Examples.parse(command.examples),
+        examples=_which(command.examples, command.examples_from),
         name=command.name,
         cross=command.cross,
         corruption_root=command.corruption_root,
@@ -112,6 +118,23 @@ def evaluate(argv: Sequence[str]) -> None:
     if (networks.path / "card.json").is_file():
         card.update(networks.path)
     answer(command.output, report, results.show)
+
+
+def _which(examples: str | None, listed: Path | None) -> Which:
+    """The test images that the two flags mean.
+
+    Raises:
+        UsageError: both are given, or one cannot be read.
+    """
+    from sparring.cluster.models.examples import Examples, Listed
+
+    if examples is not None and listed is not None:
+        raise UsageError(
+            f"--examples {examples} and --examples-from {listed} both say which test images; leave one out"
+        )
+    if listed is not None:
+        return Listed.read(listed)
+    return None if examples is None else Examples.parse(examples)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ OPTIM = ("betas", "eps", "decay", "clip", "layer_decay", "min_lr")
 UNUSED = tuple((name, getattr(OptimConfig(), name)) for name in OPTIM)
 UNCHANGED = tuple((name, None) for name in OPTIM)  # of one agent's optimiser
 METHOD = (("label_smoothing", 0.0),)
-DATA = tuple((name, asdict(DataConfig())[name]) for name in ("transforms", "encoded", "scaled", "bad"))
+DATA = tuple((name, asdict(DataConfig())[name]) for name in ("transforms", "middle", "encoded", "scaled", "bad"))
 
 
 def without(values: Mapping[str, Any]) -> dict[str, Any]:

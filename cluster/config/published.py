@@ -19,6 +19,8 @@ class Setting:
     changes: Mapping[str, object] = field(default_factory=dict)
     needs: Mapping[str, str] = field(default_factory=dict)  # frozen role -> recipe of the network that stands there
     results: tuple[str, ...] = ()
+    source: str = ""  # the paper and the file that the numbers are read from
+    differs: tuple[str, ...] = ()  # what is not as there, and what is not stated there
 
 
 LONG = {"epochs": 300, "optim.milestones": (215, 260, 285), "optim.weight_decay": 2e-4}  # RSLAD, MTARD, B-MTARD

@@ -11,6 +11,7 @@ from pathlib import Path
 from sparring.cluster.config.published import MULTI, RESULTS, Setting
 from sparring.cluster.config.published import PUBLISHED as OWN
 from sparring.cluster.config.published_baselines import BASELINES
+from sparring.cluster.config.published_imagenet import IMAGENET, NORMS
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.settings import Checkpointing
 from sparring.trainers import methods
@@ -66,7 +67,22 @@ def images(method: str, data: str, network: str) -> RunConfig:
     )
 
 
-PUBLISHED: dict[str, Setting] = OWN | BASELINES
+def imagenet(method: str, network: str) -> RunConfig:
+    """A method on ImageNet at 224 pixels: linf 4/255, random parts in training, the middle 7/8 in evaluation."""
+    made = methods.load(method)()
+    return RunConfig(
+        recipe=f"{method}-imagenet-{network}",
+        method=made,
+        network=network,
+        data=DataConfig(name="imagenet", size=224, middle=0.875, augment="resized-crop", validation=0.01),
+        attack=Attack(**{"norm": "linf", "eps": 4 / 255, **made.ATTACK}),
+        attacks={p: NORMS[p] for p in made.norms()},
+        optim=OptimConfig(momentum=0.9),
+        checkpoint=Checkpointing(every=1000),
+    )
+
+
+PUBLISHED: dict[str, Setting] = OWN | BASELINES | IMAGENET
 SETTINGS = [
     ("cifar10", "resnet18"),
     ("cifar10", "preact_resnet18"),
@@ -92,9 +108,10 @@ def short(method: str) -> RunConfig:
 
 
 def published(name: str) -> RunConfig:
-    """A paper's setting; see ``cluster/config/published.py`` and ``published_baselines.py``."""
+    """A paper's setting; see ``cluster/config/published.py``, ``published_baselines.py`` and ``published_imagenet.py``."""
     s = PUBLISHED[name]
-    return replace(images(s.method, s.data, s.network).replace(s.changes), recipe=name)
+    common = imagenet(s.method, s.network) if s.data == "imagenet" else images(s.method, s.data, s.network)
+    return replace(common.replace(s.changes), recipe=name)
 
 
 def multi(method: str) -> RunConfig:
@@ -129,6 +146,11 @@ def needs(config: RunConfig) -> dict[str, str]:
 def results(name: str) -> tuple[str, ...]:
     """Accuracies that were published for a recipe, with their sources."""
     return PUBLISHED[name].results if name in PUBLISHED else RESULTS.get(name, ())
+
+
+def source(name: str) -> tuple[str, tuple[str, ...]]:
+    """Where a recipe's numbers are from, and what is not as there; empty where nothing was noted."""
+    return (PUBLISHED[name].source, PUBLISHED[name].differs) if name in PUBLISHED else ("", ())
 
 
 def recipe(name: str) -> RunConfig:

@@ -13,17 +13,18 @@ from torch import nn
 
 from sparring.agents.checkpoint import to_json, write
 from sparring.agents.robustness import Lenient
-from sparring.cluster.errors import Exists, UsageError
+from sparring.cluster.errors import DataError, Exists, UsageError
 from sparring.cluster.evaluation.attacking import Job, jobs_of
 from sparring.cluster.evaluation.direct import block_for, canonical, once, parse_attacks
 from sparring.cluster.evaluation.subjects import check
-from sparring.cluster.models.examples import Examples, Taken, take
+from sparring.cluster.models.examples import LISTED, Examples, Listed, Taken, Which, take
 from sparring.cluster.models.resolve import single
 from sparring.cluster.models.target import Elsewhere, Target
 from sparring.cluster.runs.folder import NAME
 from sparring.trainers.config import Threat
 from sparring.trainers.data import Split
 
+LIST = "examples.txt"  # in the folder of an evaluation of images that a list names: the list
 FORMAT = 2  # 1, until version 0.1: the first test images of the file
 
 
@@ -33,7 +34,7 @@ class Asked:
 
     attacks: Sequence[str]  # named_attacks.py; with or without clean
     threats: Sequence[str] = ()  # NORM:EPS; the target's own when empty. The worst case over several is their union
-    examples: Examples | int | None = None  # which test images; all when None
+    examples: Which = None  # which test images
     name: str | None = None  # of the evaluation; the next number when None
     cross: bool = False  # add the accuracy of every network on the examples crafted on every other
     corruption_root: Path | None = (
@@ -97,6 +98,8 @@ def begin(target: Target, asked: Asked) -> Begun:
     asked = replace(asked, block=size)
     target.keep()
     place = _claim(target.path, asked.name, _settings(target, asked, threats, taken))
+    if isinstance(asked.examples, Listed):
+        write(place / LIST, asked.examples.content)
     jobs = tuple(jobs_of(place, list(models), threats, len(taken.split), size))
     return Begun(target, asked, threats, attacks, taken, models, sources, place, jobs)
 
@@ -122,6 +125,24 @@ def _settings(target: Target, asked: Asked, threats: Sequence[Threat], taken: Ta
         "block": asked.block,
         **({"nan": "wrong"} if asked.nan_is_wrong else {}),
     }
+
+
+def examples_of(place: Path, settings: Mapping[str, Any]) -> Which:
+    """Which images a recorded evaluation took; version 0.1 took the first ones of the file.
+
+    Raises:
+        DataError: its list of images is not there, or is another.
+    """
+    if settings["format"] == 1:
+        return Examples(settings["n"], first=True)
+    taken = settings["examples"]
+    if taken is None or not str(taken).startswith(LISTED):
+        return None if taken is None else Examples.parse(taken)
+    if not (place / LIST).is_file() or str(listed := Listed.read(place / LIST)) != taken:
+        raise DataError(
+            f"{place / LIST} is not the list of images of the evaluation (sha256 {taken.removeprefix(LISTED)})"
+        )
+    return listed
 
 
 def _claim(owner: Path, name: str | None, settings: Mapping[str, Any]) -> Path:

@@ -29,6 +29,7 @@ from sparring.cluster.evaluation.masking import flagged
 from sparring.cluster.evaluation.named_attacks import left_out
 from sparring.cluster.evaluation.results import share, summarise, summary
 from sparring.cluster.evaluation.subjects import device_of, pixels
+from sparring.cluster.models.examples import Listed
 from sparring.cluster.models.target import Target, of_run
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.terminal import duration
@@ -122,6 +123,7 @@ def _report(begun: Begun) -> dict[str, Any]:
         "run": str(begun.target.path),
         **({} if begun.target.hub is None else {"hub": begun.target.hub}),
         "data": begun.target.data.name,
+        **_listed(begun),
         "seed": begun.target.seed,
         "block": begun.asked.block,
         "blocks": {str(job.path.relative_to(begun.place)): sha256(job.path) for job in begun.jobs},
@@ -130,6 +132,12 @@ def _report(begun: Begun) -> dict[str, Any]:
     if begun.asked.cross:
         report["cross"] = analysis.cross(begun.models, begun.split, begun.threats[0], seed=begun.target.seed)
     return report
+
+
+def _listed(begun: Begun) -> dict[str, Any]:
+    """Which list named the images, where one did."""
+    examples = begun.asked.examples
+    return {"examples": {"sha256": examples.sha256, "n": len(begun.split)}} if isinstance(examples, Listed) else {}
 
 
 def _result(begun: Begun, agent: str) -> dict[str, Any]:

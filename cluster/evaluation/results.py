@@ -156,7 +156,8 @@ def show(report: Mapping[str, Any]) -> None:
         matrix = zip(cross["agents"], cross["accuracy"], strict=True)
         table(["agent", *(f"on {a}" for a in cross["agents"])], [[a, *map(percent, row)] for a, row in matrix])
     meaning = "; robust = right on the clean image and after every attack of the row" if first["threats"] else ""
-    print(f"\n{first['n']} test images of {report['data']}{meaning}")
+    by = f", named by a list (sha256 {report['examples']['sha256'][:12]})" if "examples" in report else ""
+    print(f"\n{first['n']} test images of {report['data']}{by}{meaning}")
     print(f"results: {relative(report['report'])}")
 
 

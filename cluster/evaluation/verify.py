@@ -19,12 +19,13 @@ from sparring.agents.checkpoint import sha256
 from sparring.agents.robustness import judged, predicted
 from sparring.cluster.errors import DataError, UsageError
 from sparring.cluster.evaluation.attacking import Job, jobs_of, read_all
+from sparring.cluster.evaluation.begun import examples_of
 from sparring.cluster.evaluation.block import BROKEN, inside, read
 from sparring.cluster.evaluation.direct import parse_attacks
 from sparring.cluster.evaluation.results import summarise
 from sparring.cluster.evaluation.subjects import check, pixels
 from sparring.cluster.models.elsewhere import Recorded
-from sparring.cluster.models.examples import Examples, load_test
+from sparring.cluster.models.examples import load_test
 from sparring.trainers.config import Threat
 from sparring.trainers.data import Split
 
@@ -61,7 +62,7 @@ def evaluation(path: Path, *, data: Split | None = None) -> Verdict:
         return verdict
     threats = [Threat(t.partition(":")[0], eps) for t, eps in zip(settings["threats"], settings["eps"], strict=True)]
     recorded = Recorded(path.parent.parent)
-    split = data if data is not None else load_test(recorded.data, _examples(settings))
+    split = data if data is not None else load_test(recorded.data, examples_of(path, settings))
     problems = verdict.problems
     if settings["n"] != len(split):
         problems.append(f"settings.json: n is {settings['n']}, its examples are {len(split)}")
@@ -135,13 +136,6 @@ def _of_one_form(path: Path, found: dict[str, Any]) -> list[str]:
     except (ValueError, AttributeError, TypeError, IndexError) as error:
         wrong.append(f"{path}: attacks, threats and eps do not belong together: {error}")
     return wrong
-
-
-def _examples(settings: dict[str, Any]) -> Examples | None:
-    """Which images an evaluation took; version 0.1 took the first ones of the file."""
-    if settings["format"] == 1:
-        return Examples(settings["n"], first=True)
-    return None if settings["examples"] is None else Examples.parse(settings["examples"])
 
 
 def _files(path: Path, jobs: list[Job], report: dict[str, Any]) -> Iterator[str]:

@@ -109,12 +109,18 @@ def _card(target: Target, agent: str, name: str, members: list[Any], facts: Mapp
     except (ValueError, OSError) as error:
         raise DataError(str(error)) from error
     return known | {
-        "preparation": {"decoder": decoder.VERSION, "size": data.size, "background": decoder.BACKGROUND},
+        "preparation": {
+            "decoder": decoder.VERSION,
+            "size": data.size,
+            "background": decoder.BACKGROUND,
+            **({} if data.middle == 1 else {"middle": data.middle}),
+        },
         "classes": list(dataset.classes),
         "data": {
             "name": data.name,
             "root": data.root,
             "size": data.size,
+            **({"encoded": True} if data.encoded else {}),
             "sha256": started.get("test", dataset.test.sha256),
             "cache": started.get("cache", ""),
             "license": datasets.LICENSES.get(data.name),

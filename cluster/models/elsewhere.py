@@ -50,6 +50,8 @@ def of_elsewhere(net: str, about: Elsewhere, *, seed: int = 0) -> Target:
     net, network = weights.unfolded(net, about.network, data)
     facts: dict[str, Any] = {"network": network, "data": asdict(data), "seed": seed}
     del facts["data"]["transforms"]  # nothing that evaluates: names from before there were any stay
+    if data.middle == 1:
+        del facts["data"]["middle"]
     try:
         file = Path(net).suffix in foreign_weights.SUFFIXES and not net.startswith("timm:")
         facts["spec"] = str(_file(Path(net))) if file else user.kept(net)

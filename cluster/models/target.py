@@ -66,6 +66,8 @@ class Elsewhere:
     data: str | None = None  # data set of its test images; digits by default
     root: Path | None = None  # folder that holds the data set; for a run or a published model, where its images are now
     cache: str | None = None  # folder for decoded images
+    size: int | None = None  # side of the images
+    middle: float | None = None  # share of their middle that is seen, where they stay encoded
     network: str | None = None  # what a file of weights is of: resnet18, wrn-34-10, ...
     mapping: Path | None = None  # YAML that turns a file's names into ours
     run: DataConfig | None = None  # the data of a run that asks, in place of the above
@@ -76,7 +78,13 @@ class Elsewhere:
         if self.run is not None:
             return self.run
         root, plain = self.root or Path(DataConfig().root), DataConfig()
-        return DataConfig(name=self.data or plain.name, root=places.absolute(root), cache=self.cache or plain.cache)
+        return DataConfig(
+            name=self.data or plain.name,
+            root=places.absolute(root),
+            cache=self.cache or plain.cache,
+            size=self.size,
+            middle=plain.middle if self.middle is None else self.middle,
+        )
 
     def refuse(self, what: str) -> None:
         """Refuse what something that brings its own cannot obey.
@@ -84,7 +92,13 @@ class Elsewhere:
         Raises:
             UsageError: names the flags.
         """
-        given = {"--data.name": self.data, "--network": self.network, "--mapping": self.mapping}
+        given = {
+            "--data.name": self.data,
+            "--data.size": self.size,
+            "--data.middle": self.middle,
+            "--network": self.network,
+            "--mapping": self.mapping,
+        }
         flags = [flag for flag, value in given.items() if value is not None]
         if flags:
             raise UsageError(
@@ -121,7 +135,13 @@ def of_model(version: Path, *, root: str | None = None) -> Target:
     except CheckpointError as error:
         raise BrokenCheckpoint(str(error)) from error
     known = card["data"]
-    data = DataConfig(name=known["name"], root=root or str(known["root"]), size=known["size"])
+    data = DataConfig(
+        name=known["name"],
+        root=root or str(known["root"]),
+        size=known["size"],
+        middle=card.get("preparation", {}).get("middle", 1.0),
+        encoded=known.get("encoded", False),
+    )
     facts = {"weights": model_folder.weights_sha256(version), "step": card["training"]["step"]}
     threats = tuple(map(Threat.parse, card["threats"]))
     images = {"test": known["sha256"], "cache": known.get("cache", "")}

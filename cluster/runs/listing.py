@@ -157,16 +157,24 @@ def show_finished(result: dict[str, Any]) -> None:
 
 
 def about(config: Any) -> dict[str, Any]:
-    """What stands beside a recipe: the recipes of the teachers it needs, and published results."""
+    """What stands beside a recipe: the recipes of the teachers it needs, published results, its source and what differs from it."""
     from sparring.cluster.config import recipes
 
-    return {"needs": recipes.needs(config), "published": list(recipes.results(config.recipe))}
+    source, differs = recipes.source(config.recipe)
+    return {
+        "needs": recipes.needs(config),
+        "published": list(recipes.results(config.recipe)),
+        "source": source,
+        "differs": list(differs),
+    }
 
 
 def comments(about: dict[str, Any]) -> str:
     """The same as lines of YAML comments."""
     lines = [f"# needs {role}: {name}" for role, name in about["needs"].items()]
     lines += [f"# published: {text}" for text in about["published"]]
+    lines += [f"# source: {about['source']}"] if about["source"] else []
+    lines += [f"# differs: {text}" for text in about["differs"]]
     return "".join(line + "\n" for line in lines)
 
 

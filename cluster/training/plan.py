@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparring.agents.loading.loader import processes
 from sparring.agents.spec import Facts
 from sparring.cluster.config import environment, run_config
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.team import assemble
+from sparring.cluster.team.team import Team
 from sparring.cluster.terminal import duration
 from sparring.trainers.types import Metrics
 
@@ -30,9 +32,11 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         NoResources: with Ray, when this machine or the cluster cannot hold the agents.
     """
     bundles, said = _bundles(config)
-    here = config.replace({"data.download": False, "team": "local", "lanes": 1})
+    here = config.replace({"data.download": False, "team": "local", "lanes": 1, "loader.workers": 0})
     seen = [_measure(here.replace({"batch_size": min(n, config.batch_size), "max_steps": 2})) for n in PROBES]
-    if seen[-1].seconds * config.batch_size / PROBES[-1] < CHEAP:  # then the real batch is worth its time
+    if (seen[-1].seconds + seen[-1].decoding) * config.batch_size / PROBES[
+        -1
+    ] < CHEAP:  # then the real batch is worth its time
         seen = [_measure(here.replace({"max_steps": 2}))]
     last = seen[-1]
     scale = config.batch_size / last.images
@@ -49,6 +53,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         "state_bytes_per_agent": {name: 2 * 4 * f.parameters for name, f in last.facts.items()},
         "activation_bytes_per_agent": round(last.kept * scale / max(learners, 1)),
         "seconds_one_process": [round(low * steps, 1), round(high * steps, 1)],
+        "decoding": _decoding(config, last, low),
         "looking": config.measure.images,
         "ships": _shipped(config),
         "said": said,
@@ -64,8 +69,10 @@ class Probe:
     images: int
     metrics: dict[str, Metrics]
     facts: dict[str, Facts]
-    seconds: float
+    seconds: float  # without those of decoding
     kept: int  # bytes that gradients need, at most at a time, of all agents in this process
+    decoding: float = 0.0  # seconds of the same step
+    decoded: tuple[int, float] = (0, 0.0)  # images that all agents decoded in both steps, and seconds
 
 
 def _measure(probe: RunConfig) -> Probe:
@@ -73,12 +80,42 @@ def _measure(probe: RunConfig) -> Probe:
     with assemble.team_of(probe, quiet=False) as team:
         metrics: dict[str, Metrics] = {}
         seconds, kept = 0.0, Kept()
+        decoding, begun = 0.0, _decoded(team, probe)
         for t in range(2):
-            started = time.perf_counter()
+            started, before = time.perf_counter(), _decoded(team, probe)
             with kept.watched() if t == 0 else nullcontext():
                 metrics = team.collect(team.submit(probe.method, t), timeout=probe.call_timeout)
-            seconds = time.perf_counter() - started
-        return Probe(probe.batch_size, metrics, team.describe(), seconds, kept.most)
+            seconds, ended = time.perf_counter() - started, _decoded(team, probe)
+            decoding = ended[1] - before[1]
+        decoded = (ended[0] - begun[0], ended[1] - begun[1])
+        return Probe(probe.batch_size, metrics, team.describe(), seconds - decoding, kept.most, decoding, decoded)
+
+
+def _decoded(team: Team, probe: RunConfig) -> tuple[int, float]:
+    """Images that all agents, which are in this process, have decoded so far, and seconds."""
+    each = [team[role].endpoint.agent.batches.decoded for role in probe.method.roles()]
+    return sum(images for images, _ in each), sum(seconds for _, seconds in each)
+
+
+def _decoding(config: RunConfig, probe: Probe, seconds: float) -> dict[str, Any] | None:
+    """Images a second that steps want and that this machine decodes; None where images are in memory.
+
+    Args:
+        seconds: of a step, if all agents share one process; side by side they are quicker, by their number at most.
+    """
+    images, took = probe.decoded
+    if images == 0:
+        return None
+    at_once = 1 if config.team == "local" else len(probe.facts)
+    wanted, one = config.batch_size * at_once / seconds, images / took
+    workers = processes(config.loader)
+    return {
+        "images_per_second_wanted": round(wanted, 1),
+        "images_per_second_of_a_process": round(one, 1),
+        "processes": workers,
+        "images": images,
+        "slower": wanted > one * max(1, workers),
+    }
 
 
 class Kept:
@@ -165,6 +202,7 @@ def _text(config: RunConfig, plan: dict[str, Any]) -> str:
     lines += [plan["said"]] if plan["said"] else []
     if plan["looking"] is not None:
         lines.append(f"networks are compared on {plan['looking']} held-out images at most, at every checkpoint")
+    lines += _decoding_text(config, plan["decoding"]) if plan["decoding"] else []
     if plan["ships"]:
         files, size = plan["ships"]
         lines.append(
@@ -179,3 +217,22 @@ def _text(config: RunConfig, plan: dict[str, Any]) -> str:
     lines.append(f"{plan['steps']} steps: {low} to {high} if all agents shared one process on {plan['device']}")
     lines.append(f"(from steps of {plan['measured_batch']} images measured here; agents on Ray run side by side)")
     return "\n".join(lines)
+
+
+def _decoding_text(config: RunConfig, found: Mapping[str, Any]) -> list[str]:
+    wanted, one, workers = (
+        found[k] for k in ("images_per_second_wanted", "images_per_second_of_a_process", "processes")
+    )
+    of = f"(measured on {found['images']})"
+    if workers:
+        shared, who = "once for all agents of a node", f"{workers} process{'es' if workers > 1 else ''} here"
+        lines = [
+            f"steps want up to {wanted:,.0f} images a second, {shared}",
+            f"{who} decode{'' if workers > 1 else 's'} about {one * workers:,.0f}, each {one:,.0f} {of}",
+        ]
+    else:
+        lines = [f"steps want up to {wanted:,.0f} images a second; every agent decodes about {one:,.0f} {of}"]
+    if found["slower"]:
+        scaled = "" if config.data.scaled or config.data.augment != "resized-crop" else ", or --data.scaled"
+        lines.append(f"DECODING IS SLOWER than the steps: more --loader.workers{scaled}")
+    return lines

@@ -20,9 +20,10 @@ from sparring.agents import model_folder
 from sparring.agents.cascade import margin
 from sparring.serve import web
 from sparring.serve.guard import HEADERS
+from sparring.serve.images import decode, decode_base64
 from sparring.serve.settings import Limits, Settings
 from tests.serve.local import Local
-from tests.serve.made import infer, pixels, png, published
+from tests.serve.made import SHAPE, infer, pixels, png, published
 
 
 def client(folder: Path, **options: Any) -> TestClient:
@@ -70,6 +71,34 @@ def test_every_path_of_the_protocol(http: TestClient) -> None:
         for t in tensors.values():
             assert (t["shape"], t["datatype"], len(t["data"])) == ([3, 10], "FP32", 30)
         assert np.reshape(tensors["probabilities"]["data"], (3, 10)).sum(1) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_upload_is_seen_as_the_card_says(tmp_path: Path) -> None:
+    """A bright image with a dark edge: a model that was evaluated on the middle half is asked about one that is bright all over."""
+    seen, bright = np.zeros((1, 32, 32), np.float32), np.ones((1, 32, 32), np.float32)
+    seen[:, 3:29, 3:29] = 1
+    version = published(tmp_path / "m")
+    card = json.loads((version / "card.json").read_bytes())
+    (version / "card.json").write_text(json.dumps(card | {"preparation": {"middle": 0.5}}))
+    published(tmp_path / "whole")
+    tops = {}
+    with client(tmp_path, demo=True) as http:
+        for name, x in (("m", seen), ("m", bright), ("whole", seen), ("whole", bright)):
+            answer = http.post(f"/v1/models/{name}:classify", content=png(x)).json()
+            tops[name, x is seen] = [t["probability"] for t in answer["top"]]
+        asked = {"image": base64.b64encode(png(seen)).decode(), "eps": 0.1, "steps": 1}
+        shown = http.post("/v1/models/m:attack", json=asked).json()["images"]["clean"]
+    assert tops["m", True] == tops["m", False] == tops["whole", False] != tops["whole", True]
+    assert decode(decode_base64(shown), SHAPE, pixels=64).min() == 1
+
+
+@pytest.mark.parametrize("share", [0, 1.5, "half", True])
+def test_a_card_with_no_middle_that_can_be_seen_is_not_served(share: object, tmp_path: Path) -> None:
+    version = published(tmp_path / "m")
+    card = json.loads((version / "card.json").read_bytes())
+    (version / "card.json").write_text(json.dumps(card | {"preparation": {"middle": share}}))
+    with client(tmp_path) as http:
+        assert "of an image's middle is seen" in http.get("/v1/models").json()["models"][0]["refused"]["1"]
 
 
 def test_nested_data_and_chosen_outputs(http: TestClient) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sparring.trainers import decoder
 from sparring.trainers.augment import operators
 from sparring.trainers.augment.draws import Draws
 from sparring.trainers.augment.pictures import channels, picture
@@ -45,8 +46,8 @@ def augmented(
         pixels = resize(pixels, part, size, interpolation=config.interpolation)
         if Draws(*key, "flip").uniform() < config.flip:
             pixels = pixels[:, ::-1]
-    elif pixels.shape[:2] != size:
-        pixels = _middle(pixels, size)
+    elif pixels.shape[:2] != size or data.middle != 1:
+        pixels = channels(decoder.fitted(picture(pixels), size, data.middle))
     steps = operators.randaugment(width, height, config, Draws(*key, "randaugment"))
     steps += operators.jitter(config, Draws(*key, "jitter"))
     if steps:
@@ -60,11 +61,3 @@ def augmented(
         return pixels
     count = int((erased.right - erased.left) * (erased.bottom - erased.top)) * pixels.shape[-1]
     return operators.erase(pixels, erased, draws.noise(count) if config.erasing_value == "noise" else None)
-
-
-def _middle(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """As evaluation sees it."""
-    from PIL import ImageOps
-    from PIL.Image import Resampling
-
-    return channels(ImageOps.fit(picture(pixels), size[::-1], Resampling.BICUBIC))

@@ -140,6 +140,11 @@ def prepare(
         f"data.root = {uri!r}: {config.name} is decoded from a folder of this machine; copy it there and name the folder. Read by "
         "URI are images that stay encoded: --data.name tar, parquet or imagenet, or folder with --data.encoded",
     )
+    require(
+        config.middle == 1,
+        f"data.middle = {config.middle:g} is of images that stay encoded ({', '.join(encoded.NAMES)}), and {config.name} does not; a "
+        "folder does with --data.encoded",
+    )
 
     def entry(name: str, made: tuple[object, Callable[[Progress], Decoded]]) -> str:
         fingerprint, decode = made

@@ -44,17 +44,17 @@ def dataset(
     found = encoded.opened(config, key=key, notice=notice)
     if lost is None:
         lost = checked.lost(found, _bad(found, config, notice), config.bad)
-    rows = checked.usable(found, lost)
+    usable = checked.usable(found, lost)
     side = config.size or SIZE
+    seen = f"{side}" if config.middle == 1 else f"{side} {config.middle}"
 
     def split(images: Encoded, chosen: np.ndarray | None) -> Split:
-        pixels = Pixels(images, (side, side), beside=found.place)
+        pixels = Pixels(images, (side, side), beside=found.place, middle=config.middle)
         labels = torch.from_numpy(np.array(images.labels))
-        return Split(
-            pixels, labels, None if chosen is None else torch.from_numpy(chosen), source=f"{images.sha256} {side}"
-        )
+        rows = None if chosen is None else torch.from_numpy(chosen)
+        return Split(pixels, labels, rows, source=f"{images.sha256} {seen}")
 
-    whole = Dataset(found.name, found.classes, split(found.train, rows["train"]), split(found.test, rows["test"]))
+    whole = Dataset(found.name, found.classes, split(found.train, usable["train"]), split(found.test, usable["test"]))
     whole.statistics  # noqa: B018  # measured once, before several processes want them
     return whole, found.place.name, lost
 

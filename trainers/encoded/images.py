@@ -60,6 +60,10 @@ class Encoded(ABC):
     def name(self, i: int) -> str:
         """What to call image ``i`` in an error."""
 
+    def file(self, i: int) -> str:
+        """The name of the file of image ``i``, with the folders that it lies in, whatever holds it."""
+        return self.name(i)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -161,7 +165,7 @@ class Stored(Encoded):
     def read(self, i: int) -> bytes:
         container, offset, size = self.at(i)
         if container < 0:
-            with self._there.open_input_file(self._member(i)) as file:
+            with self._there.open_input_file(self.file(i)) as file:
                 content = bytes(file.read())
         else:
             content = bytes(self._files.get(container).read_at(size, offset))
@@ -184,15 +188,15 @@ class Stored(Encoded):
                 file.read_at(min(TAIL, size), offset + max(0, size - TAIL)),
                 size,
             )
-        with self._there.open_input_file(self._member(i)) as file:
+        with self._there.open_input_file(self.file(i)) as file:
             return file.read_at(HEAD, 0), file.read_at(TAIL, max(0, size - TAIL)), size
 
-    def _member(self, i: int) -> str:
+    def file(self, i: int) -> str:
         return str(self._columns["name"][int(i)].as_py())
 
     def name(self, i: int) -> str:
         container = self.at(i)[0]
-        return self._member(i) if container < 0 else f"{self.containers[container]}: {self._member(i)}"
+        return self.file(i) if container < 0 else f"{self.containers[container]}: {self.file(i)}"
 
 
 class Rows(Stored):

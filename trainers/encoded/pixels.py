@@ -23,6 +23,7 @@ class Pixels:
     Args:
         images: encoded ones.
         size: height and width to which each is brought.
+        middle: the share of its middle that is seen (``decoder.pixels``).
         beside: of which folder what is measured of the pixels is kept.
         device: of what is returned.
     """
@@ -30,9 +31,16 @@ class Pixels:
     dtype = torch.uint8
 
     def __init__(
-        self, images: Encoded, size: tuple[int, int], *, beside: Path, device: torch.device | str = "cpu"
+        self,
+        images: Encoded,
+        size: tuple[int, int],
+        *,
+        beside: Path,
+        middle: float = 1.0,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.images, self.size, self.beside, self.device = images, size, beside, torch.device(device)
+        self.images, self.size, self.middle = images, size, middle
+        self.beside, self.device = beside, torch.device(device)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,7 +56,7 @@ class Pixels:
 
     def to(self, device: torch.device | str) -> Pixels:
         """The same, with its answers on a device."""
-        return Pixels(self.images, self.size, beside=self.beside, device=device)
+        return Pixels(self.images, self.size, beside=self.beside, middle=self.middle, device=device)
 
     def __getitem__(self, index: Tensor | slice | int) -> Tensor:
         """Images [b, H, W, C], or one.
@@ -65,7 +73,7 @@ class Pixels:
         return torch.from_numpy(found).to(self.device)
 
     def _one(self, row: int) -> np.ndarray:
-        return made(self.images, row, lambda content: decoder.pixels(content, size=self.size))
+        return made(self.images, row, lambda content: decoder.pixels(content, size=self.size, middle=self.middle))
 
     def statistics(self, rows: Tensor | None = None) -> tuple[list[float], list[float]]:
         """Mean and standard deviation per channel in [0, 1] of images spread over the split, measured once and kept beside the index.
@@ -74,7 +82,8 @@ class Pixels:
             rows: those that may be looked at; None: all.
         """
         of = len(self) if rows is None else len(rows)
-        file = self.beside.with_name(f"{self.beside.name}.{self.size[0]}x{self.size[1]}.{of}.json")
+        seen = f"{self.size[0]}x{self.size[1]}" + ("" if self.middle == 1 else f".{self.middle}")
+        file = self.beside.with_name(f"{self.beside.name}.{seen}.{of}.json")
         try:
             kept = json.loads(file.read_text())
             return list(kept["mean"]), list(kept["std"])

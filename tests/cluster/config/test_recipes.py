@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sparring.cluster.config.published_imagenet import IMAGENET
 from sparring.cluster.config.recipes import PUBLISHED, RECIPES, needs, recipe
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.training import on_demand
@@ -26,6 +27,45 @@ def test_two_steps(method: str, tmp_path: Path) -> None:
 def test_the_largest_is_built(tmp_path: Path) -> None:
     said = recipes_check.check("trades-cifar100-wrn-70-16", tmp_path)
     assert said == "built, 266,888,756 parameters, one forward pass"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", IMAGENET)
+def test_two_steps_on_a_stand_in_for_imagenet(name: str, tmp_path: Path) -> None:
+    assert recipes_check.check(name, tmp_path).startswith("2 steps, ")
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_planned_on_a_stand_in_for_imagenet(name: str, sparring: Command) -> None:
+    config = recipe(name)
+    assert (config.data.size, config.data.middle, config.data.augment) == (224, 0.875, "resized-crop")
+    assert "linf:0.0156863" in map(str, config.threats)
+    flags = ["--data.name=generated:40", "--data.cache=c", "--data.size=16", "--batch-size=4", "--team=local"]
+    peer = ["--agents.peer.network=small_cnn:width=4"] if "agents.peer.network" in IMAGENET[name].changes else []
+    done = sparring("train", name, *flags, *peer, "--network=small_cnn:width=4", "--loader.workers=0", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "The plan" in done.stdout
+    assert not Path("runs").exists()
+
+
+def test_where_numbers_are_from_is_shown(sparring: Command) -> None:
+    shown = sparring("recipes", "at-imagenet-xcit_small_12_p16_224").stdout
+    assert "# published: clean 72.34, AutoAttack 41.78 (RobustBench)\n" in shown
+    assert "# source: Debenedetti et al., arXiv 2209.07399; code dedeswim/vits-robustness-torch" in shown
+    assert "# differs: the radius is whole from the beginning; the source lets it grow over 10 epochs\n" in shown
+    assert all(setting.source and setting.differs for setting in IMAGENET.values())
+
+
+def test_imagenet_as_its_sources_have_it() -> None:
+    """ARES: resnet50.yaml; revisiting-at: main.py, AA_eval.py; vits-robustness-torch: xcit-adv-training.yaml, 1.5 eps / steps."""
+    resnet, convnext, xcit = (recipe(name) for name in list(IMAGENET)[:3])
+    assert (resnet.epochs, resnet.batch_size, resnet.optim.lr, resnet.optim.ema) == (95, 512, 0.2, 0.9998)
+    assert (resnet.attack.steps, resnet.attack.length * 255) == (3, pytest.approx(8 / 3))
+    assert (convnext.optim.betas, convnext.optim.weight_decay, convnext.optim.ema) == ((0.9, 0.95), 0.05, 0.9999)
+    assert (convnext.data.transforms.mixup, convnext.data.transforms.cutmix) == (0.8, 1.0)
+    assert (xcit.optim.weight_decay, xcit.attack.length) == (0.5, pytest.approx(1.5 * 4 / 255))
+    several = recipe("mat_multi-imagenet-convnext_tiny")
+    assert {p: a.eps for p, a in several.attacks.items()} == {"linf": 4 / 255, "l2": 2.0, "l1": 75.0}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -44,6 +44,7 @@ LATER = {
     "optim.clip": 1.0,
     "optim.layer_decay": 0.75,
     "optim.min_lr": 0.001,
+    "data.middle": 0.875,
     "method.label_smoothing": 0.1,
     "agents.model.optim.clip": 0.0,
 }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,9 +16,9 @@ from sparring.agents.loading.loader import node_loader
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.errors import DataError
 from sparring.cluster.runs.folder import RunFolder
-from sparring.cluster.training import launch
+from sparring.cluster.training import launch, plan
 from sparring.cluster.training.job import Circumstances
-from sparring.trainers import datasets
+from sparring.trainers import datasets, decoder
 from sparring.trainers.batches import Batches
 from sparring.trainers.config import DataConfig, LoaderConfig
 from sparring.trainers.encoded import pixels
@@ -117,6 +119,38 @@ def test_evaluated_and_reported(made: Path, sparring: Command) -> None:
     assert sparring("publish", f"{run.path}@peer0", "--as=m").returncode == 0
 
 
+def test_the_middle_that_is_seen_is_on_the_card(made: Path, sparring: Command) -> None:
+    asked = config(made, "folder", data__middle=0.5, method__peers=2)
+    run = launch.train(asked, runs_dir=made / "runs", name="a", how=QUIET)
+    assert sparring("publish", f"{run.path}@peer0", "--as=m").returncode == 0
+    card = json.loads(Path("models/m/1/card.json").read_bytes())
+    assert card["preparation"] == {"decoder": 2, "size": 12, "background": 255, "middle": 0.5}
+    for net in (f"{run.path}@peer0", "m"):  # on the same pixels, else exit 4
+        done = sparring("evaluate", net, "--attacks=clean", "--json")
+        assert done.returncode == 0, done.stderr
+    refused = sparring("evaluate", "m", "--data.middle=1", "--threat=linf:0.1")
+    assert refused.returncode == 2
+    assert "brings its own data set and network: --data.middle cannot be obeyed" in refused.stderr
+
+
+def test_the_middle_is_what_evaluation_and_whole_images_see(made: Path) -> None:
+    own = config(made, "folder", data__augment="none", data__transforms__brightness=0.0).data
+    whole, part = datasets.load(own), datasets.load(replace(own, middle=0.5))
+    for i in range(len(part.test)):
+        seen = part.test.images.images.read(i)
+        assert np.array_equal(part.test.images[i], decoder.pixels(seen, size=(12, 12), middle=0.5))
+    batch = Batches(part.train, replace(own, middle=0.5), batch_size=8, seed=0)
+    (at,) = (batch._at(1),)
+    assert torch.equal(batch.batch(1).x, part.train[at].pixels())
+    assert whole.test.sha256 != part.test.sha256
+    assert whole.statistics != part.statistics  # each measured on what is seen, and kept under a name of its own
+    assert datasets.load(own).statistics == whole.statistics
+    with pytest.raises(
+        ValueError, match=r"data.middle = 0.5 is of images that stay encoded .* folder does with --data.encoded"
+    ):
+        datasets.load(DataConfig(name="folder", root=own.root, cache=own.cache, size=12, middle=0.5))
+
+
 def test_whole_images_are_those_that_are_decoded_once(made: Path) -> None:
     """Without a random part, training and evaluation see what a folder gives that is decoded once."""
     own = config(made, "folder", data__augment="none", data__transforms__brightness=0.0).data
@@ -167,3 +201,27 @@ def test_checked_before_the_first_step(made: Path, one_bad: Callable[[], Path], 
     assert not Path("runs/a").exists()
     done = sparring("train", "at", *flags, "--name=a", "--data.bad=skip", "--no-report")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("side", "steps", "slower"), [("800x600", 1, True), ("16x16", 60, False)])
+def test_a_dry_run_says_what_decodes_and_what_is_wanted(side: str, steps: int, slower: bool, tmp_path: Path) -> None:
+    data = {"data__name": f"generated:12:{side}", "data__cache": str(tmp_path), "data__size": 16, "batch_size": 4}
+    asked = small("at", attack__steps=steps, team="local", loader__workers=2, **data, data__augment="resized-crop")
+    said = plan.dry_run(asked)
+    found = said["decoding"]
+    assert (found["processes"], found["images"]) == (2, 8)
+    assert found["slower"] is slower
+    assert found["slower"] is (found["images_per_second_wanted"] > 2 * found["images_per_second_of_a_process"])
+    assert ("more --loader.workers, or --data.scaled" in said["text"]) is slower
+    lines = [line for line in said["text"].splitlines() if "images a second" in line or "decod" in line.lower()]
+    assert len(lines) >= 2 + slower
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_dry_run_of_agents_that_decode_for_themselves(tmp_path: Path) -> None:
+    data = {"data__name": "generated:12:800x600", "data__cache": str(tmp_path), "data__size": 16, "batch_size": 4}
+    scaled = {"data__augment": "resized-crop", "data__scaled": True}
+    said = plan.dry_run(small("at", team="local", loader__workers=0, **data, **scaled))["text"]
+    assert "every agent decodes" in said
+    assert "or --data.scaled" not in said  # they are already
+    assert plan.dry_run(small("at", team="local"))["decoding"] is None
