@@ -203,7 +203,9 @@ def test_checked_before_the_first_step(made: Path, one_bad: Callable[[], Path], 
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("side", "steps", "slower"), [("800x600", 1, True), ("16x16", 60, False)])
+@pytest.mark.parametrize(
+    ("side", "steps", "slower"), [pytest.param("800x600", 1, True, marks=pytest.mark.soak), ("16x16", 60, False)]
+)
 def test_a_dry_run_says_what_decodes_and_what_is_wanted(side: str, steps: int, slower: bool, tmp_path: Path) -> None:
     data = {"data__name": f"generated:12:{side}", "data__cache": str(tmp_path), "data__size": 16, "batch_size": 4}
     asked = small("at", attack__steps=steps, team="local", loader__workers=2, **data, data__augment="resized-crop")
