@@ -38,7 +38,12 @@ class CheckpointError(Exception):
 
 
 def save(state: AgentState, network: NetworkConfig, folder: Path) -> dict[str, str]:
-    """Write an agent into ``folder`` and return the sha256 of each file."""
+    """Write an agent into ``folder`` and return the sha256 of each file.
+
+    Raises:
+        OSError: the disk is full, or the checkpoint's folder is gone; it is never made anew.
+    """
+    _within(folder)
     facts = {
         "format": FORMAT,
         "t": state.t,
@@ -58,7 +63,8 @@ def save_model(model: Network, folder: Path) -> dict[str, str]:
 
 
 def save_buffers(buffers: dict[str, Tensor], lane: int, folder: Path) -> dict[str, str]:
-    """Write what a lane other than the first has of its own: batch-norm statistics."""
+    """Write what a lane other than the first has of its own: batch-norm statistics; errors as :func:`save`."""
+    _within(folder)
     return _write(folder, {f"buffers-{lane}": buffers}, None)
 
 
@@ -70,6 +76,12 @@ def load_buffers(model: nn.Module, lane: int, folder: Path) -> None:
     """
     for name, value in _tensors(folder, f"buffers-{lane}").items():
         model.get_buffer(name).copy_(value)
+
+
+def _within(folder: Path) -> None:
+    """Make ``agents/NAME`` in a checkpoint's folder, which must be there: its run may have been moved meanwhile."""
+    folder.parent.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
 
 
 def _write(folder: Path, tensors: Mapping[str, dict[str, Tensor]], facts: object | None) -> dict[str, str]:

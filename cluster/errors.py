@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from sparring.cluster.terminal import relative
 from sparring.trainers.trusting import Untrusted as Untrusted
 
 
@@ -66,6 +70,56 @@ class Interrupted(SparringError):
     """Stopped by a signal after saving; the run can be resumed."""
 
     code = 130
+
+
+FULL = {
+    errno.ENOSPC: ("no space left on the device", "Free some there"),
+    errno.EDQUOT: ("the disk quota is used up", "Free some there"),
+    errno.EROFS: ("read-only file system", "Make it writable"),
+}
+
+
+def of_disk(error: BaseException, safe: str, again: str) -> Infrastructure | None:
+    """What a user is told of a disk that is full or cannot be written; None for any other error.
+
+    Args:
+        safe: what is not lost, as a sentence.
+        again: the command that goes on.
+    """
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, SparringError):
+        of = _number(behind)
+        if of is not None:
+            what, remedy = FULL[of]
+            where = relative(getattr(behind, "filename", None) or "a file")
+            return Infrastructure(f"{where} cannot be written: {what}. {safe}. {remedy}, then: {again}")
+        behind = getattr(behind, "cause", None) or behind.__cause__  # "cause": of Ray's own wrapper
+    return None
+
+
+def _number(error: BaseException) -> int | None:
+    """Which of ``FULL`` an error is. A copied tree's has no number of its own, but those of its files in its text."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno is not None:
+        return error.errno if error.errno in FULL else None
+    return next((number for number in FULL if f"[Errno {number}]" in str(error)), None)
+
+
+@contextmanager
+def disk(kept: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """Inside the block an error of a full disk, or of one that cannot be written, becomes what a user is told.
+
+    Args:
+        kept: what is not lost, and the command that goes on, as :func:`of_disk` takes them.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = of_disk(error, *kept())
+        if told is None:
+            raise
+        raise told from error
 
 
 def sentence(error: BaseException) -> str:

@@ -6,7 +6,9 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent  # the folder that holds trainers/, agents/, cluster/ and serve/
@@ -55,6 +57,23 @@ def python() -> str:
     called = "python" if beside else relative(sys.executable)
     installed = shutil.which("sparring") or (Path(sys.executable).parent / "sparring").is_file()
     return called if installed else f"PYTHONPATH={HOME} {called}"
+
+
+@contextmanager
+def once(library: str) -> Iterator[None]:
+    """Inside the block an OSError of a library's own thread is not printed: the library raises it again when it is next asked."""
+    before = threading.excepthook
+
+    def hook(seen: threading.ExceptHookArgs) -> None:
+        if not (isinstance(seen.exc_value, OSError) and type(seen.thread).__module__.startswith(library)):
+            before(seen)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        if threading.excepthook is hook:
+            threading.excepthook = before
 
 
 def is_terminal() -> bool:

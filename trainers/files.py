@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -13,14 +15,34 @@ def write(path: Path, content: bytes, *, writer: str = "") -> str:
 
     Args:
         writer: tells processes apart that may write the same file at once.
+
+    Raises:
+        OSError: names ``path``; no temporary file is left, where the disk lets it be removed.
     """
     temporary = path.with_name(f"{path.name}{writer}.tmp")
-    with open(temporary, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+    with naming(path):
+        try:
+            with open(temporary, "wb") as f:
+                f.write(content)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):  # the room that it takes may be what is lacking
+                temporary.unlink()
+            raise
     return hashlib.sha256(content).hexdigest()
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError inside the block names this file: one of a write, a flush or a close names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def sha256(path: Path) -> str:

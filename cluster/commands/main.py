@@ -17,7 +17,7 @@ from sparring.cluster.commands import completion
 from sparring.cluster.commands.asking import decimals
 from sparring.cluster.commands.cli import COMMANDS, RUNS
 from sparring.cluster.commands.output import only_the_answer, trusted
-from sparring.cluster.errors import UsageError, exit_code
+from sparring.cluster.errors import UsageError, exit_code, of_disk
 from sparring.cluster.machines.stop import start_library_threads, terminate_interrupts
 from sparring.cluster.terminal import HOME
 from sparring.trainers import trusting, user
@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        error = of_disk(error, "Nothing that was finished before is lost", "the same command again") or error
         error = user.placed(error)  # type: ignore[assignment]  # an Exception stays one
         code = exit_code(error)
         name = "" if code != 1 else f"{type(error).__name__}: "

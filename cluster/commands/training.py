@@ -242,9 +242,7 @@ def _with_teachers(config: RunConfig, command: Train | Tune) -> RunConfig:
 
 
 def _finished(output: Output, run: Run, *, report: bool) -> None:
-    from sparring.cluster.reports.report import report as make_report
-    from sparring.cluster.runs.folder import RunFolder
+    from sparring.cluster.reports.report import of_finished
 
-    looking = RunFolder(run.path).config.checkpoint.looking  # 0 in runs from before there was a budget
-    page = make_report([run.path], say=say(output), looking=looking)["report"] if report else None
+    page = of_finished(run.path, say(output)) if report else None
     answer(output, {"run": str(run.path), "agents": run.agents, "report": page}, listing.show_finished)

@@ -69,6 +69,11 @@ class Begun:
         """The test images."""
         return self.taken.split
 
+    def kept(self) -> tuple[str, str]:
+        """What is not lost when the disk is full, and the command that goes on."""
+        done = sum(job.path.exists() for job in self.jobs)
+        return f"{done} of {len(self.jobs)} blocks of the evaluation are in {self.place}", "the same command again"
+
     def jobs_of(self, agent: str, threat: Threat) -> list[Job]:
         """The blocks of one network under one threat."""
         return [job for job in self.jobs if (job.agent, job.threat) == (agent, threat)]
@@ -178,7 +183,11 @@ def _claim(owner: Path, name: str | None, settings: Mapping[str, Any]) -> Path:
             raise Exists(
                 f"evaluation {target} exists and is never overwritten{_difference(known, settings)}; choose another --name"
             ) from None
-        write(target / "settings.json", content)
+        try:
+            write(target / "settings.json", content)
+        except OSError:
+            target.rmdir()  # the name is free again
+            raise
         return target
 
 

@@ -21,7 +21,7 @@ from sparring.agents.checkpoint import sha256, to_json, write
 from sparring.agents.detection import IMAGES, detector
 from sparring.agents.ensemble import Ensemble
 from sparring.agents.robustness import Judging, Lenient, correct, fitting_threads, judged, wilson
-from sparring.cluster.errors import DataError
+from sparring.cluster.errors import DataError, disk
 from sparring.cluster.evaluation import analysis, attacking
 from sparring.cluster.evaluation.attacking import Attacking, Images, Job, Meter, read_all
 from sparring.cluster.evaluation.begun import Asked, Begun, begin
@@ -75,11 +75,12 @@ def evaluate_target(
     begun = begin(target, asked)
     for note in (*target.notes, *([begun.taken.note] if begun.taken.note else [])):
         progress(note)
-    with fitting_threads(*begun.models.values()):
-        _attack(begun, progress)
-    report = _report(begun)
-    path = begun.place / "report.json"
-    write(path, to_json(report))
+    with disk(begun.kept):
+        with fitting_threads(*begun.models.values()):
+            _attack(begun, progress)
+        report = _report(begun)
+        path = begun.place / "report.json"
+        write(path, to_json(report))
     return {**report, "report": str(path)}
 
 

@@ -21,6 +21,7 @@ from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.errors import exit_code, of_agent, sentence
 from sparring.cluster.runs import images
 from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.runs.lock import Held
 from sparring.cluster.team import failures
 from sparring.cluster.team.team import LocalTeam, save_now
 from sparring.cluster.training.job import Circumstances, Job
@@ -176,7 +177,17 @@ class _First(_Lane):
         self.folder.rewind_metrics(first or 0)
         one = next(iter(facts.values()))
         hashes = images.hashes(self.task.spec.images, self.config.data, seed=self.config.seed)
-        job = Job(self.folder, self.config, Circumstances(quiet=True), first, tuple(self.wrong), {}, hashes)
+        job = Job(
+            self.folder,
+            self.config,
+            Circumstances(quiet=True),
+            first,
+            tuple(self.wrong),
+            {},
+            hashes,
+            held=Held.of(self.folder.path),
+        )
+        self.job = job
         self.progress = Progress(job, total=self.total, steps_per_epoch=one.steps_per_epoch)
         self.monitors = Monitors(classes=one.classes, total=self.total)
         for line in self.wrong:
@@ -188,6 +199,7 @@ class _First(_Lane):
         self.folder.write_env(job.environment(facts) | {"command": self.task.command, "workers": pids})
 
     def working(self, t: int) -> Path:
+        self.job.check()
         return self.checkpoints.working(t)
 
     def after(self, t: int, metrics: Any) -> None:
@@ -200,6 +212,7 @@ class _First(_Lane):
         if t > 0:
             asked = self.team.evaluate(t, self.config.measure)
             seen = by_network(self.team.collect(asked, timeout=0))
+        self.job.check()
         data = next(iter(self.team.describe().values())).data_sha256
         origin = {"configuration": self.config.sha256, "data": data}
         self.checkpoints.commit(t, working, files, seen, origin, metric=self.config.method.METRIC)

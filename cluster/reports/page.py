@@ -13,7 +13,8 @@ from sparring.cluster.evaluation import analysis
 from sparring.cluster.reports import charts, learning
 from sparring.cluster.reports.html import document, table
 from sparring.cluster.runs.folder import RunFolder
-from sparring.cluster.terminal import percent, radius, with_interval
+from sparring.cluster.terminal import once, percent, radius, with_interval
+from sparring.trainers.files import naming
 
 WORST = 8  # pairs of classes listed when the confusion table would be too wide
 
@@ -24,7 +25,8 @@ def make(folder: RunFolder, **asked: Any) -> Path:
     write(folder.path / "report.json", to_json(numbers))
     path = folder.path / "report.html"
     write(path, page([folder]).encode())
-    _to_tensorboard(folder, numbers)
+    with once("tensorboard"), naming(folder.path / "tensorboard"):
+        _to_tensorboard(folder, numbers)
     return path
 
 

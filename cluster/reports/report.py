@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sparring.agents.checkpoint import write
-from sparring.cluster.errors import Exists, UsageError
+from sparring.cluster.errors import Exists, UsageError, disk
 from sparring.cluster.evaluation.analysis import Say, silent
 from sparring.cluster.reports import page as pages
 from sparring.cluster.runs import remote
@@ -47,3 +47,11 @@ def report(
         raise Exists(f"{target} exists and is not a report; choose another --out")
     write(target, pages.page(folders).encode())
     return {"report": str(target.resolve())}
+
+
+def of_finished(run: Path, say: Say) -> str:
+    """Make the page of a run that has just ended; its path."""
+    folder = RunFolder(run)
+    looking = folder.config.checkpoint.looking  # 0 in runs from before there was a budget
+    with disk(lambda: ("The run is whole, its report is not", f"sparring report {folder}")):
+        return str(report([run], say=say, looking=looking)["report"])

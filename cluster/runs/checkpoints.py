@@ -44,7 +44,8 @@ class Checkpoints:
     def working(self, t: int) -> Path:
         """A new folder in which the checkpoint of step ``t`` is written; an orphan of an earlier attempt cannot reach it."""
         path = self.folder / f"step-{t:06d}.{secrets.token_hex(4)}.tmp"
-        path.mkdir(parents=True)
+        self.folder.mkdir(exist_ok=True)  # never the run's own folder, which may have been moved away
+        path.mkdir()
         return path
 
     def committed(self) -> list[int]:
@@ -172,6 +173,10 @@ class Checkpoints:
             if t is None or step > t:
                 path = self.path(step)
                 path.rename(_unused(path.with_name(f"{path.name}.{why}")))
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what was begun and never committed."""
         for path in self.folder.glob("step-*"):
             if path.name.endswith(".tmp") or (_is_step(path / "x") and not (path / "COMMITTED").exists()):
                 shutil.rmtree(path)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sparring.cluster.runs import lock, places, records
 from sparring.cluster.runs.checkpoints import Checkpoints
 from sparring.cluster.terminal import relative
 from sparring.trainers import code, keeping
+from sparring.trainers.types import HeldOut
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts
 SHOWN = 40  # characters of a name that is refused
@@ -53,7 +55,8 @@ class RunFolder:
         try:
             runs_dir.mkdir(parents=True, exist_ok=True)
             if not os.access(runs_dir, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+                why = errno.EROFS if os.statvfs(runs_dir).f_flag & os.ST_RDONLY else errno.EACCES
+                raise OSError(why, os.strerror(why))
         except OSError as error:
             raise UsageError(
                 f"--runs-dir {runs_dir} cannot be written ({error.strerror}); choose another folder: --runs-dir DIR"
@@ -69,8 +72,12 @@ class RunFolder:
                 f"or run: sparring resume {path}"
             ) from None
         folder = cls(path.resolve())
-        folder.keep(config.codes)
-        write(path / "config.yaml", run_config.dump(config).encode())
+        try:
+            folder.keep(config.codes)
+            write(path / "config.yaml", run_config.dump(config).encode())
+        except OSError:
+            shutil.rmtree(path, ignore_errors=True)  # the name is free again
+            raise
         return folder
 
     def keep(self, codes: Sequence[code.Code]) -> None:
@@ -172,6 +179,20 @@ class RunFolder:
         """
         return records.lines(self.path, name)
 
+    def complete(self, t: int) -> None:
+        """Write what a stop right behind the commit of step ``t`` left out: best.json, last.json, lines of validation.jsonl."""
+        seen = {a: asdict(HeldOut(**v)) for a, v in self.checkpoints.manifest(t)["validation"].items()}
+        records.complete(self.path, "validation.jsonl", [{"t": t, "agent": a, **v} for a, v in seen.items()])
+        self.checkpoints.publish(t)
+
+    def kept(self) -> tuple[str, str]:
+        """What is not lost when its disk is full, and the command that goes on."""
+        if not self.path.exists():
+            return "Nothing of the run had begun", "the same command again"
+        steps = self.checkpoints.committed()
+        safe = f"The checkpoint of step {steps[-1]} is safe" if steps else "No checkpoint was committed yet"
+        return safe, f"sparring resume {self}"
+
     def rewind_metrics(self, t: int) -> list[str]:
         """Forget what step ``t`` and later left: those steps are about to run again. What could not be read is said."""
         said = []
@@ -179,7 +200,7 @@ class RunFolder:
             said += records.rewind(self.path, name, lambda line, last=last: bool(line["t"] <= last))  # type: ignore[misc]
         return said
 
-    def locked(self) -> AbstractContextManager[None]:
+    def locked(self) -> AbstractContextManager[lock.Held]:
         """Hold run.lock; errors as :func:`lock.locked`."""
         return lock.locked(self.path)
 

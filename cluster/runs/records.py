@@ -68,6 +68,15 @@ def rewind(run: Path, name: str, keep: Callable[[dict[str, Any]], bool]) -> list
     return [f"{name}: line {', '.join(damaged)} cannot be read and is left out"] if damaged else []
 
 
+def complete(run: Path, name: str, wanted: list[dict[str, Any]]) -> None:
+    """Add the lines of a step to a .jsonl file of agents that have none of that step."""
+    known = _raw(run / name)
+    there = {(entry["t"], entry.get("agent")) for entry in map(_parsed, known) if entry is not None}
+    missing = [line for line in wanted if (line["t"], line["agent"]) not in there]
+    if missing:
+        write(run / name, b"".join(line + b"\n" for line in [*known, *(json.dumps(m).encode() for m in missing)]))
+
+
 def _raw(path: Path) -> list[bytes]:
     return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 

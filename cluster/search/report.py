@@ -152,3 +152,23 @@ def show_summary(answer: dict[str, Any]) -> None:
         f"\nbest: trial {answer['best']['trial']}, objective {answer['best']['objective']:.4f}; its run: {answer['run']}"
     )
     print(f"report: {answer['report']}\nrepeat it: sparring train -c {answer['config']}")
+
+
+def copy_best(source: Path, target: Path) -> None:
+    """Make ``target`` a copy of the best trial. One that is a copy already stays, and so does what was made of another one."""
+    committed = [str(p.relative_to(source)) for p in source.rglob("COMMITTED")]
+    names = ("config.yaml", "metrics.jsonl", *committed)
+    if all((target / n).is_file() and (target / n).read_bytes() == (source / n).read_bytes() for n in names):
+        return
+    working = target.with_name("best.tmp")
+    shutil.rmtree(working, ignore_errors=True)
+    try:
+        shutil.copytree(source, working, ignore=shutil.ignore_patterns("*.tmp", "run.lock"))
+    except OSError:
+        shutil.rmtree(working, ignore_errors=True)
+        raise
+    if (target / "evaluation").exists():
+        number = next(i for i in range(1, 10**6) if not target.with_name(f"best-before-{i}").exists())
+        target.rename(target.with_name(f"best-before-{number}"))
+    shutil.rmtree(target, ignore_errors=True)
+    working.rename(target)

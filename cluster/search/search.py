@@ -22,7 +22,7 @@ from sparring.agents.checkpoint import to_json, write
 from sparring.cluster.config import run_config, tracking
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.values import differences
-from sparring.cluster.errors import Exists, Infrastructure, Interrupted, SparringError, UsageError
+from sparring.cluster.errors import Exists, Infrastructure, Interrupted, SparringError, UsageError, disk
 from sparring.cluster.machines import placement, session
 from sparring.cluster.machines.whole_runs import bundles_of
 from sparring.cluster.models.initial import resolved, vetted, with_commits
@@ -67,7 +67,7 @@ def tune(
     length = assemble.specs(search.config, quiet=False)[0].length()
     if session.brings_its_own(search.config.address):
         bundles_of(search.config, [placement.this_machine()], what="a trial")
-    with RunFolder(folder).locked(), session.connected(search.config.address):
+    with disk(lambda: _kept(folder)), RunFolder(folder).locked(), session.connected(search.config.address):
         wanted = bundles_of(search.config, placement.nodes_alive(), what="a trial")
         if search.config.placement.wait:
             placement.release(placement.reserve(wanted, search.config.placement))  # Tune would wait for ever
@@ -78,7 +78,8 @@ def tune(
             finished, error = fit(search, folder, drawn, wanted, length=length, time_budget=time_budget, say=say)
             told: trackers.Status = "failed" if error else "finished" if finished else "stopped"
             close(told)
-    results = conclude(folder, search, finished=finished)
+    with disk(lambda: _kept(folder)):
+        results = conclude(folder, search, finished=finished)
     if not finished:
         wanted_trials = search.trials if drawn is None else len(drawn)
         ended = f"{sum(r['status'] != 'open' for r in results)} of {wanted_trials} trials ended"
@@ -91,6 +92,12 @@ def tune(
             raise Interrupted(f"the time budget of {time_budget:g} s was used up before any trial reported; {more}")
         say(f"the time budget of {time_budget:g} s is used up with {ended}; {more}")
     return folder
+
+
+def _kept(folder: Path) -> tuple[str, str]:
+    """What is not lost when the disk is full, and the command that goes on."""
+    again = f"the same command with --name {folder.name} --resume"
+    return f"Every trial in {relative(folder)} goes on from its own last checkpoint", again
 
 
 @contextmanager
@@ -203,9 +210,13 @@ def _folder(search: Search, runs_dir: Path, name: str | None, *, resume: bool) -
         if longer:
             write(file, to_json(asked))
         return folder
-    (folder / "trials").mkdir(parents=True)
-    RunFolder(folder).keep(vetted(search.config))
-    write(file, to_json(asked))
+    try:
+        (folder / "trials").mkdir(parents=True)
+        RunFolder(folder).keep(vetted(search.config))
+        write(file, to_json(asked))
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)  # the name is free again
+        raise
     return folder
 
 
@@ -225,26 +236,10 @@ def conclude(folder: Path, search: Search, *, finished: bool) -> list[dict[str, 
         raise kind(f"every trial failed; the first one, {failed[0]['trial']}: {failed[0]['cause']}")
     best = search_report.best_of(results)
     if best is not None:
-        _copy_best(folder / "trials" / best["trial"], folder / "best")
+        search_report.copy_best(folder / "trials" / best["trial"], folder / "best")
         config = RunFolder(folder / "best").config.carried_out_as(None)
         asked = {k: getattr(search.config, k) for k in ("data", "team", "memo")}
         keep = replace(config.checkpoint, keep=search.config.checkpoint.keep)
         write(folder / "best.yaml", run_config.dump(replace(config, checkpoint=keep, **asked)).encode())
     search_report.write_all(folder, search, results, best)
     return results
-
-
-def _copy_best(source: Path, target: Path) -> None:
-    """Make ``target`` a copy of the best trial. One that is a copy already stays, and so does what was made of another one."""
-    committed = [str(p.relative_to(source)) for p in source.rglob("COMMITTED")]
-    names = ("config.yaml", "metrics.jsonl", *committed)
-    if all((target / n).is_file() and (target / n).read_bytes() == (source / n).read_bytes() for n in names):
-        return
-    working = target.with_name("best.tmp")
-    shutil.rmtree(working, ignore_errors=True)
-    shutil.copytree(source, working, ignore=shutil.ignore_patterns("*.tmp", "run.lock"))
-    if (target / "evaluation").exists():
-        number = next(i for i in range(1, 10**6) if not target.with_name(f"best-before-{i}").exists())
-        target.rename(target.with_name(f"best-before-{number}"))
-    shutil.rmtree(target, ignore_errors=True)
-    working.rename(target)

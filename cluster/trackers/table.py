@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sparring.trainers.files import naming
+
 HEAD = ("step", "name", "value")
 
 
@@ -37,8 +39,9 @@ class Table:
         self._writer = csv.writer(self._open)
 
     def metrics(self, t: int, values: Mapping[str, float]) -> None:
-        self._writer.writerows((t, name, repr(float(value))) for name, value in values.items())
-        self._open.flush()
+        with naming(self._file):
+            self._writer.writerows((t, name, repr(float(value))) for name, value in values.items())
+            self._open.flush()
 
     def text(self, t: int, name: str, text: str) -> None:
         """log.txt has it."""

@@ -56,7 +56,7 @@ class Controller:
         self.checkpoints = job.folder.checkpoints
         self.mirror = Mirror(job.config.mirror, job.folder.path.name) if job.config.mirror else None
         self._pending: deque[Pending] = deque()
-        self._saver, self._traced = Saver(job.folder, job.config, team), -1  # the step whose timeline is written
+        self._saver, self._traced = Saver(job, team), -1  # the step whose timeline is written
         self._pace, self._links = Pace(job.config, total), Links()
         self._halved = Counter[int]()  # how often training went back to a checkpoint with half the rate
 
@@ -73,6 +73,7 @@ class Controller:
             self._traced = min((first or 0) + timeline.STEP, self.total - 1)
         while True:
             try:
+                self.job.check()  # going back writes into the folder
                 if failure is not None:
                     first = self._recover(failure)
                 elif collapse is not None:
@@ -92,8 +93,7 @@ class Controller:
                         f"Everything is saved in {self.folder}"
                     ) from None
             except Exception as error:
-                failure = self._diagnose(error)
-                failures += 1
+                failure, failures = self._diagnose(error), failures + 1
                 if failures > self.config.max_failures:
                     raise Infrastructure(
                         f"gave up after {self.config.max_failures} recoveries; last: {failure.reason}. "
@@ -164,7 +164,7 @@ class Controller:
 
     def _commit(self) -> None:
         """Commit the checkpoint under way, if it is whole."""
-        if (committed := self._saver.commit()) is not None:
+        if (committed := self._saver.commit(self.progress.steps)) is not None:
             self.progress.checkpoint(*committed)
             if self.mirror is not None:
                 self.mirror.push(self.folder, self.progress.event)

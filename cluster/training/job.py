@@ -13,6 +13,7 @@ from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.models import origins
 from sparring.cluster.models.teachers import Teacher
 from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.runs.lock import Held
 from sparring.cluster.training.startup import Startup
 from sparring.trainers.types import HeldOut
 
@@ -40,6 +41,12 @@ class Job:
     teachers: Mapping[str, Teacher]
     images: Mapping[str, str] = field(default_factory=dict)  # hashes of the images, as env.json notes them
     left_out: tuple[str, ...] = ()  # records that cannot be read, as they are said
+    held: Held | None = None  # the folder's lock, asked before what counts is written
+
+    def check(self) -> None:
+        """Refuse to write where the run no longer is; errors as :meth:`Held.check`."""
+        if self.held is not None:
+            self.held.check()
 
     def environment(self, agents: dict[str, Facts]) -> dict[str, Any]:
         """What env.json says with these agents."""

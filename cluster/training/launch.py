@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from sparring.cluster.config.recipes import needs
 from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.config.settings import Own
 from sparring.cluster.config.values import differences, flat
-from sparring.cluster.errors import BrokenCheckpoint, UsageError, of_agent
+from sparring.cluster.errors import BrokenCheckpoint, SparringError, UsageError, disk, of_agent, of_disk
 from sparring.cluster.machines.stop import StopSignal
 from sparring.cluster.models import teachers
 from sparring.cluster.models.initial import as_begun, bring, by_content, resolved, vetted
@@ -125,13 +126,14 @@ def go_on(folder: RunFolder, config: RunConfig, how: Circumstances | None = None
 
 def _execute(folder: RunFolder, config: RunConfig, how: Circumstances) -> Run:
     how.startup.mark("imports and settings")
-    with folder.locked():
+    with disk(folder.kept), folder.locked() as held:
         left_out = records.set_aside(folder.path)
         first, damaged = folder.checkpoints.newest_whole()
         if damaged and first is None:
             raise BrokenCheckpoint(f"no whole checkpoint in {folder}: {'; '.join(damaged)}")
         if first is not None and first == folder.total_steps and not damaged:
             folder.keep(keeping.know(folder.path))  # the user's own, if he has said so
+            folder.complete(first)
             if not how.quiet:
                 print(f"{folder} is complete already", file=sys.stderr)
             return Run(folder.path)
@@ -141,12 +143,16 @@ def _execute(folder: RunFolder, config: RunConfig, how: Circumstances) -> Run:
             specs = assemble.specs(config, quiet=how.quiet)
             known = teachers.looked_at(specs, folder)
             hashes = images.hashes(specs[0].images, config.data, seed=config.seed)
-            job = Job(folder, config, how, first, tuple(damaged), known, hashes, tuple(left_out))
+            job = Job(folder, config, how, first, tuple(damaged), known, hashes, tuple(left_out), held)
             _carry_out(job)
         except Exception as error:
+            held.check()  # what a run meets whose folder is gone says nothing, and in its place may be another
             begun = folder.checkpoints.folder.exists()
             if not begun and not how.reported:  # the name is free again; a search keeps the trial, and why it failed
-                shutil.rmtree(folder.path)
+                shutil.rmtree(folder.path, ignore_errors=True)  # a disk may be read-only now
+            if of_disk(error, *folder.kept()) is not None:
+                with suppress(OSError):
+                    folder.checkpoints.sweep()  # room, for whatever is on that disk
             told = of_agent(error, None) if isinstance(error, (Undecodable, Unanswered)) else error
             raise told from None if told is error else error
     return Run(folder.path)
@@ -171,6 +177,8 @@ def _train(job: Job, team: Team, stop: StopSignal) -> None:
     job.folder.checkpoints.folder.mkdir(exist_ok=True)
     job.folder.checkpoints.drop_after(job.first)
     left_out = [*job.left_out, *job.folder.rewind_metrics(job.first or 0)]
+    if job.first is not None:
+        job.folder.complete(job.first)
     progress = Progress(job, total=total, steps_per_epoch=facts.steps_per_epoch, startup=job.how.startup)
     monitors = Monitors(classes=facts.classes, total=total)
     try:
@@ -185,11 +193,15 @@ def _train(job: Job, team: Team, stop: StopSignal) -> None:
         progress.results(flat(job.config.to_dict()), results)
         progress.event(f"done: {job.folder}")
     except BaseException as error:
-        progress.ended(error)
-        job.folder.write_ended(error, step=progress.steps)
+        # where nothing can be written any more, or the run is elsewhere, the error is still what is told
+        with suppress(OSError, SparringError):
+            progress.ended(error)
+            job.check()
+            job.folder.write_ended(error, step=progress.steps)
+        with suppress(OSError):
+            progress.close()
         raise
-    finally:
-        progress.close()
+    progress.close()
 
 
 def _said_first(job: Job, team: Team) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any, TextIO
@@ -20,6 +21,7 @@ from sparring.cluster.trackers.trackers import Status, Trackers
 from sparring.cluster.training.job import Job
 from sparring.cluster.training.monitors import Alarm
 from sparring.cluster.training.startup import Startup
+from sparring.trainers.files import naming
 from sparring.trainers.types import HeldOut, Metrics
 
 ESTIMATE_AFTER = 20  # steps; the first ones are slow
@@ -60,8 +62,7 @@ class Progress:
 
     def event(self, text: str) -> None:
         """One line about something that happened."""
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-        self._log.flush()
+        self._note(text)
         if self._live is not None:
             self._live.event(text)
         elif not self._quiet:
@@ -71,8 +72,12 @@ class Progress:
         """Why the run goes on no longer, for whoever looks into its folder; the command says it on stderr."""
         asked = isinstance(error, SystemExit) and not error.code  # as Ray ends a trial
         self._status = "stopped" if asked or isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} ended: {sentence(error)}\n")
-        self._log.flush()
+        self._note(f"ended: {sentence(error)}")
+
+    def _note(self, text: str) -> None:
+        with naming(self._folder.path / "log.txt"):
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            self._log.flush()
 
     @property
     def steps(self) -> int:
@@ -81,7 +86,6 @@ class Progress:
 
     def step(self, t: int, metrics: Mapping[str, Metrics]) -> None:
         """Record step ``t`` of every agent."""
-        self._steps = t + 1
         told: dict[str, float] = {}
         for agent, m in metrics.items():
             line = {k: v for k, v in asdict(m).items() if k not in ("spans", "shares")}
@@ -92,6 +96,7 @@ class Progress:
             told |= {f"{name}/{agent}": value for name, value in m.values.items()}
             told[f"exchange_bytes/{agent}"] = m.exchange_bytes
         self._trackers.metrics(t, told)
+        self._steps = t + 1
         if self._startup is not None:
             self._startup.mark("first step")
             self.event(str(self._startup))
@@ -167,21 +172,26 @@ class Progress:
         self._steps = t
 
     def close(self) -> None:
-        """Write out everything."""
-        if self._live is not None:
-            self._live.close()
-        for file in self._files.values():
-            file.close()
+        """Write out everything; what of it fails keeps nothing else from being closed."""
+        with ExitStack() as closing:  # from the last to the first
+            closing.callback(self._log.close)
+            closing.callback(self._finish)
+            for file in self._files.values():
+                closing.callback(file.close)
+            if self._live is not None:
+                closing.callback(self._live.close)
+
+    def _finish(self) -> None:
         self._trackers.artifact(self._folder.path / "env.json")
         self._trackers.finish(self._status)
-        self._log.close()
 
     def _open(self) -> None:
         self._files = {name: (self._folder.path / name).open("a") for name in FILES}
 
     def _write(self, name: str, line: Mapping[str, Any]) -> None:
-        self._files[name].write(json.dumps(line) + "\n")
-        self._files[name].flush()
+        with naming(self._folder.path / name):
+            self._files[name].write(json.dumps(line) + "\n")
+            self._files[name].flush()
 
     def _estimate(self, per_step: float, left: int, metrics: Mapping[str, Metrics]) -> None:
         memory = max(m.memory for m in metrics.values()) / 2**30

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparring.cluster.config.run_config import RunConfig
-from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.team.team import Pending, Team
+from sparring.cluster.training.job import Job
 from sparring.trainers.types import HeldOut
 
 LOOK = 2.0  # seconds between looks for nodes that are about to leave
@@ -45,8 +44,8 @@ def by_network(result: Mapping[str, Mapping[str, HeldOut]]) -> dict[str, HeldOut
 class Saver:
     """Brings one checkpoint at a time from its submission to its commit."""
 
-    def __init__(self, folder: RunFolder, config: RunConfig, team: Team) -> None:
-        self.config, self.team, self.checkpoints = config, team, folder.checkpoints
+    def __init__(self, job: Job, team: Team) -> None:
+        self.job, self.config, self.team, self.checkpoints = job, job.config, team, job.folder.checkpoints
         self._part: _Part | None = None
         self._leaving, self._looked = set[str](), 0.0
 
@@ -69,6 +68,7 @@ class Saver:
 
     def begin(self, t: int, *, compare: bool) -> list[Pending]:
         """Ask for what step ``t - 1`` left behind and, unless it is not to be compared, for its accuracies."""
+        self.job.check()
         self._part = _Part(t, self.checkpoints.working(t))
         saved = self.team.save(t, self._part.working / "agents")  # first: files are written during the evaluation
         compared = self.team.evaluate(t, self.config.measure) if compare else Pending("evaluate", t, {})
@@ -95,11 +95,16 @@ class Saver:
         self._part.files = result
         return None
 
-    def commit(self) -> tuple[int, dict[str, HeldOut]] | None:
-        """Commit what is whole: its step and accuracies; None while something is missing."""
+    def commit(self, recorded: int) -> tuple[int, dict[str, HeldOut]] | None:
+        """Commit what is whole: its step and accuracies; None while something is missing.
+
+        Args:
+            recorded: steps whose metrics are written; a run that went on from a later one would never have them.
+        """
         part = self._part
-        if part is None or part.files is None or part.accuracies is None:
+        if part is None or part.files is None or part.accuracies is None or part.t > recorded:
             return None
+        self.job.check()
         data = next(iter(self.team.describe().values())).data_sha256
         origin, metric = {"configuration": self.config.sha256, "data": data}, self.config.method.METRIC
         self.checkpoints.commit(part.t, part.working, part.files, part.accuracies, origin, metric=metric)

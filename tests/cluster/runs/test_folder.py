@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sparring.cluster.errors import Exists, UsageError
+from sparring.cluster.runs import lock as lock_module
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.runs.lock import STALE, is_running
 from tests.conftest import Command
@@ -51,6 +52,7 @@ HOLD = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
+from sparring.cluster.runs import lock as lock_module
 from sparring.cluster.runs.folder import RunFolder
 with RunFolder(Path(sys.argv[2])).locked():
     print("held", flush=True)
@@ -99,7 +101,8 @@ def test_only_one_of_many_takes_over_a_dead_lock(tmp_path: Path) -> None:
         assert len(held) == 1
 
 
-def test_lock_of_another_host_counts_until_it_is_stale(tmp_path: Path) -> None:
+def test_lock_of_another_host_counts_until_it_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module, "HEARTBEAT", 0.2)
     folder = RunFolder.create(tmp_path, "a", small("mat"))
     lock = folder.path / "run.lock"
     lock.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
