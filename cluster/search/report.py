@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -121,7 +122,13 @@ def best_of(results: Results) -> Mapping[str, Any] | None:
     furthest = max(r["reports"][-1]["step"] for r in reported)
     ended = [r for r in reported if r["status"] == "finished"]
     compared = ended or [r for r in reported if r["reports"][-1]["step"] == furthest]
-    return max(compared, key=lambda r: r["reports"][-1]["objective"])
+    return max(compared, key=_objective)
+
+
+def _objective(result: Mapping[str, Any]) -> float:
+    """At its last report; one that is no number is below all others."""
+    value = float(result["reports"][-1]["objective"])
+    return -math.inf if math.isnan(value) else value
 
 
 def summary(folder: Path, results: Results) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -120,11 +121,13 @@ class Asked(Searcher):  # type: ignore[misc]
         return {"index": index, "params": params}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        params = self._made.pop(trial_id, None)
+        params, goal = self._made.pop(trial_id, None), (result or {}).get(GOAL)
+        if goal is not None and math.isnan(goal):  # Optuna refuses it, and would take the trial for one that still runs
+            result, error = None, True
         if params is None:
             self._optuna.on_trial_complete(trial_id, result, error)
-        elif result is not None and GOAL in result:
-            self._optuna.add_evaluated_point(params, result[GOAL])
+        elif goal is not None:
+            self._optuna.add_evaluated_point(params, goal, error=error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what was asked and answered is in the trials' folders."""
