@@ -21,6 +21,7 @@ from sparring.agents.base import Makings
 from sparring.agents.lanes import Lanes
 from sparring.cluster.config.recipes import recipe
 from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.runs.checkpoints import Checkpoints
 from sparring.cluster.search import report as search_report
 from sparring.cluster.search.results import results_of
 from sparring.cluster.search.settings import Search
@@ -88,8 +89,8 @@ def small_flags(**overrides: Any) -> list[str]:
 
 def bytes_of(run: Path) -> dict[str, Any]:
     """Everything of a run that is promised to be identical: hashes of all agents' files, and metrics without times."""
-    last = sorted(p.parent for p in run.glob("checkpoints/step-*/COMMITTED") if "." not in p.parent.name)[-1]
-    manifest = json.loads((last / "MANIFEST.json").read_bytes())
+    checkpoints = Checkpoints(run / "checkpoints")
+    manifest = json.loads((checkpoints.path(checkpoints.committed()[-1]) / "MANIFEST.json").read_bytes())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     metrics = [(line["t"], line["agent"], line["values"], line["exchange_bytes"]) for line in lines]
     best, latest = ((run / "checkpoints" / f"{n}.json").read_text() for n in ("best", "last"))

@@ -8,6 +8,7 @@ Tried with local folders and with S3 as moto's server speaks it; other file syst
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from sparring.trainers import keeping
 
 RECORDS = ("config.yaml", "env.json", "metrics.jsonl", "validation.jsonl", "alarms.jsonl", "log.txt")
 COMMITTED = "COMMITTED"
+STEP = re.compile(rf"(step-\d+)/{COMMITTED}")
 
 
 def begin(uri: str | None, folder: RunFolder) -> None:
@@ -184,7 +186,10 @@ class Mirror:
         """Names of the committed steps there."""
         selector = fs.FileSelector(f"{self._base}/checkpoints", recursive=True, allow_not_found=True)
         found = (i.path.removeprefix(f"{self._base}/checkpoints/") for i in self._there.get_file_info(selector))
-        return sorted((path.partition("/")[0] for path in found if path.endswith(f"/{COMMITTED}")), key=number_of)
+        steps = (
+            match[1] for path in found if (match := STEP.fullmatch(path))
+        )  # not what somebody copied there besides
+        return sorted(steps, key=number_of)
 
     def _copy(self, source: str, here: fs.FileSystem, target: str, there: fs.FileSystem) -> None:
         fs.copy_files(source, target, source_filesystem=here, destination_filesystem=there)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ from typing import Any
 import pytest
 
 from sparring.cluster.errors import Exists, UsageError
+from sparring.cluster.runs import remote
+from sparring.cluster.runs.checkpoints import number_of
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.runs.mirror import Mirror
+from sparring.cluster.runs.run import Run
 from sparring.cluster.training import launch
 from sparring.cluster.training.controller import Controller
 from sparring.cluster.training.job import Circumstances
+from sparring.trainers.types import HeldOut
 from tests.helpers import bytes_of, small
 
 
@@ -141,3 +146,45 @@ def test_a_uri_that_means_nothing(tmp_path: Path) -> None:
             small("mat", team="local", mirror="ftp://x/runs"), runs_dir=tmp_path, how=Circumstances(quiet=True)
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_steps_beyond_the_padding_of_their_names(tmp_path: Path) -> None:
+    """A million steps: "step-1000000" comes before "step-999998" as a text, and is the newest."""
+    run = launch.train(
+        small("at", team="local", max_steps=2), runs_dir=tmp_path, name="run", how=Circumstances(quiet=True)
+    )
+    folder, mirror = RunFolder(run.path), Mirror((tmp_path / "mirror").as_uri(), "run")
+    first = folder.checkpoints.path(2)
+    files = json.loads((first / "MANIFEST.json").read_bytes())["files"]
+    for t in (999_998, 999_999, 1_000_000, 1_000_001):
+        working = folder.checkpoints.working(t)
+        shutil.copytree(first / "agents", working / "agents", dirs_exist_ok=True)
+        of_model = {name.removeprefix("agents/model/"): sha for name, sha in files.items()}
+        folder.checkpoints.commit(
+            t, working, {"model": of_model}, {"model": HeldOut(clean=0.5, robust=t / 2e6, own_attack=0.1, n=10.0)}
+        )
+        mirror.push(folder, lambda line: pytest.fail(line))
+    wanted = [0, 2, 999_998, 999_999, 1_000_000, 1_000_001]
+    assert folder.checkpoints.committed() == wanted
+    assert [number_of(step) for step in mirror._steps()] == wanted
+    assert folder.checkpoints.manifest(1_000_000)["previous"]["t"] == 999_999
+    folder.checkpoints.prune(2)
+    assert folder.checkpoints.committed() == [1_000_000, 1_000_001]
+    mirror.push(folder, lambda line: pytest.fail(line))
+    assert [number_of(step) for step in mirror._steps()] == [1_000_000, 1_000_001]
+    assert mirror.pull(tmp_path / "there" / "run")
+    there = RunFolder(tmp_path / "there" / "run")
+    assert there.checkpoints.newest_whole() == (1_000_001, [])
+    mirror.refuse_another(there)
+    there.checkpoints.drop_after(1_000_000)
+    with pytest.raises(Exists, match=r"is ahead of .*: it has step-1000001"):
+        mirror.refuse_another(there)
+    assert Run(Path(remote.local((tmp_path / "mirror" / "run").as_uri()))).best["model"]["step"] == 1_000_001
+
+
+def test_what_else_lies_there_is_no_step(tmp_path: Path) -> None:
+    """Somebody copied a run there by hand, with what a fault had set aside."""
+    for name in ("step-000005", "step-000010.damaged-1", "step-x", "kept/step-000020"):
+        (tmp_path / "run" / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "run" / "checkpoints" / name / "COMMITTED").touch()
+    assert Mirror(tmp_path.as_uri(), "run")._steps() == ["step-000005"]
