@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -115,3 +117,115 @@ def test_a_checkpoint_whose_steps_are_not_recorded(tmp_path: Path, monkeypatch: 
     with pytest.raises(Infrastructure, match="The checkpoint of step 0 is safe"):
         launch.train(config, runs_dir=tmp_path, name="r", how=QUIET)
     assert bytes_of(launch.resume(tmp_path / "r", how=QUIET).path) == bytes_of(undisturbed)
+
+
+COMMANDS: dict[str, list[str]] = {
+    "evaluate": [
+        "evaluate",
+        "disk/runs/r",
+        "--attacks=clean,fgsm",
+        "--examples=40",
+        "--block=8",
+        "--name=e",
+        "--masking=0",
+    ],
+    "report": ["report", "disk/runs/r", "--examples=8"],
+    "publish": ["publish", "disk/runs/r@peer0", "--as=m", "--models-dir=disk/models"],
+}
+
+
+def made(command: str, disk: Disk) -> Any:
+    """What a command left behind, without times."""
+    if command == "publish":
+        assert [p.name for p in (disk.path / "models" / "m").iterdir()] == ["1"]
+        return json.loads((disk.path / "models" / "m" / "1" / "MANIFEST.json").read_bytes())["files"]
+    place = disk.path / "runs" / "r" / ("evaluation/e" if command == "evaluate" else "")
+    found = json.loads((place / "report.json").read_bytes())
+    return found["blocks"] if command == "evaluate" else {**found, "environment": None}
+
+
+@pytest.fixture
+def run(undisturbed: Path, disk: Disk) -> Path:
+    return shutil.copytree(undisturbed, disk.path / "runs" / "r")
+
+
+def clean(disk: Disk) -> None:
+    for path in (disk.path / "models", disk.path / "runs" / "r" / "evaluation"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.mark.parametrize("command", [pytest.param(c, marks=pytest.mark.soak) for c in COMMANDS])
+def test_a_command_on_a_full_disk(command: str, run: Path, disk: Disk, sparring: Command) -> None:
+    assert sparring(*COMMANDS[command], "--quiet").returncode == 0
+    expected = made(command, disk)
+    before = (run / "checkpoints" / "last.json").read_bytes()
+    for pages in range(100):
+        clean(disk)
+        if command == "report":
+            for name in ("report.json", "report.html"):
+                (run / name).unlink(missing_ok=True)
+            shutil.rmtree(run / "tensorboard" / "report", ignore_errors=True)
+        disk.leave(pages)
+        done = sparring(*COMMANDS[command], "--quiet")
+        assert "Traceback" not in done.stderr
+        if done.returncode == 0:
+            break
+        assert done.returncode == 8, (pages, done.stderr)
+        assert re.search(
+            r"disk/\S+ cannot be written: no space left on the device\. .*Free some there, then: the same command",
+            done.stderr,
+        )
+        if "blocks" in done.stderr:
+            done_already = len(list((run / "evaluation" / "e").rglob("block-*.parquet")))
+            assert f"{done_already} of 10 blocks of the evaluation are in" in done.stderr
+        whole(disk)
+        disk.free()
+        done = sparring(*COMMANDS[command], "--quiet")
+        assert done.returncode == 0, (pages, done.stderr)
+        assert made(command, disk) == expected
+    assert pages > 3
+    assert (run / "checkpoints" / "last.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "resume"])
+def test_a_read_only_disk(command: str, run: Path, disk: Disk, undisturbed: Path, sparring: Command) -> None:
+    words = COMMANDS.get(command, ["resume", "disk/runs/r"])
+    if command == "resume":
+        shutil.rmtree(run / "checkpoints" / "step-000006")
+    disk.remount("ro")
+    done = sparring(*words, "--quiet")
+    assert done.returncode == 8, done.stderr
+    assert re.search(r"disk/\S+ cannot be written: read-only file system\. .*Make it writable, then: ", done.stderr)
+    assert ("The checkpoint of step 4 is safe" in done.stderr) == (command == "resume")
+    disk.remount("rw")
+    whole(disk)
+    done = sparring(*words, "--quiet")
+    assert done.returncode == 0, done.stderr
+    if command == "resume":
+        assert bytes_of(run) == bytes_of(undisturbed)
+
+
+def test_a_new_run_on_a_read_only_disk(disk: Disk, sparring: Command) -> None:
+    disk.remount("ro")
+    done = sparring("train", "mat", *LOCAL, "--runs-dir=disk", "--quiet")
+    assert done.returncode == 2
+    assert (
+        "--runs-dir disk cannot be written (Read-only file system); choose another folder: --runs-dir DIR"
+        in done.stderr
+    )
+    disk.remount("rw")
+    assert list(disk.path.iterdir()) == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("pages", [8, 24, 30, 36])
+def test_agents_that_write_their_own_files(pages: int, disk: Disk, undisturbed: Path, ray_session: str) -> None:
+    config, runs = CONFIG.replace({"team": "ray"}), disk.path / "runs"
+    disk.leave(pages)
+    with pytest.raises(
+        Infrastructure, match=r"disk/runs/r\S* cannot be written: no space left on the device\. .*sparring resume "
+    ):
+        launch.train(config, runs_dir=runs, name="r", how=QUIET)
+    whole(disk)
+    disk.free()
+    assert bytes_of(launch.resume(runs / "r", how=QUIET).path) == bytes_of(undisturbed)
