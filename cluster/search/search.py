@@ -62,7 +62,8 @@ def tune(
     if search.config != config:
         say(f"{name} goes on by {search.config.checkpoint.name}, as it was begun")
     check(search)
-    folder = _folder(search, runs_dir, name, resume=resume)
+    with disk(lambda: ("Nothing of the search had begun", "the same command again")):
+        folder = _folder(search, runs_dir, name, resume=resume)
     drawn = samplers.draw(search, folder)
     length = assemble.specs(search.config, quiet=False)[0].length()
     if session.brings_its_own(search.config.address):

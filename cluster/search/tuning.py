@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,8 @@ from sparring.cluster.search import samplers, schedulers, trial
 from sparring.cluster.search.samplers import Params
 from sparring.cluster.search.schedulers import GOAL, STEP
 from sparring.cluster.search.settings import Search, plan_of
+
+ROOM = 2**20  # bytes; a disk with less is full
 
 
 def fit(
@@ -76,7 +80,12 @@ def fit(
     )
     # SIGINT is what Tune ends in good order for; stdout is the answer's
     with _seeded(searched.config.seed), stop.terminate_as(signal.SIGINT), redirect_stdout(sys.stderr):
-        errors = tuner.fit().errors
+        try:
+            errors = tuner.fit().errors
+        except EOFError as error:  # Tune's own record of a trial's error is cut off
+            if shutil.disk_usage(folder).free > ROOM:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / ".tune")) from error
     finished = all((folder / "trials" / f"{i:03d}" / "result.json").exists() for i in range(count))
     return finished, str(errors[0]).strip().splitlines()[-1] if errors else None
 

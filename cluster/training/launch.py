@@ -68,7 +68,8 @@ def train(
             raise UsageError("--resume-if-exists needs --name: without it every run gets a new name")
         if mirror.found(config.mirror, runs_dir / name):
             return resume(runs_dir / name, asked=config, how=how)
-    folder = RunFolder.create(runs_dir, name, config)
+    with disk(lambda: ("Nothing of the run had begun", "the same command again")):
+        folder = RunFolder.create(runs_dir, name, config)
     mirror.begin(config.mirror, folder)
     return _execute(folder, config, how)
 

@@ -17,11 +17,13 @@ import pytest
 
 from sparring.cluster.errors import Infrastructure
 from sparring.cluster.runs.folder import RunFolder
+from sparring.cluster.search import search
+from sparring.cluster.search.results import results_of
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
 from sparring.cluster.training.progress import Progress
 from tests.conftest import Command
-from tests.helpers import bytes_of, small, small_flags
+from tests.helpers import bytes_of, planted, small, small_flags
 
 LOCAL = [*small_flags(max_steps=6, checkpoint__every=2), "--team=local", "--name=r"]
 CONFIG = small("mat", team="local", max_steps=6, checkpoint__every=2)
@@ -229,3 +231,18 @@ def test_agents_that_write_their_own_files(pages: int, disk: Disk, undisturbed: 
     whole(disk)
     disk.free()
     assert bytes_of(launch.resume(runs / "r", how=QUIET).path) == bytes_of(undisturbed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("pages", [8])
+def test_a_search(pages: int, disk: Disk, tmp_path: Path, ray_session: str) -> None:
+    asked = planted(steps=4, every=2, trials=2, scheduler="fifo")
+    expected = results_of(search.tune(asked, runs_dir=tmp_path / "whole", name="s"))
+    disk.leave(pages)
+    with pytest.raises(Infrastructure, match="no space left on the device") as told:
+        search.tune(asked, runs_dir=disk.path / "runs", name="s")
+    folder = disk.path / "runs" / "s"
+    assert not folder.exists() or "--name s --resume" in str(told.value)
+    disk.free()
+    search.tune(asked, runs_dir=disk.path / "runs", name="s", resume=folder.exists())
+    assert results_of(folder) == expected
