@@ -203,7 +203,12 @@ def _held(file: TextIO) -> bool:
 
 
 def _refuse(path: Path) -> NoReturn:
-    holder = _holder(path.read_text()) if path.exists() else {}
+    holder: dict[str, Any] = {}
+    for _ in range(20):  # it may be about to write its name
+        holder = _holder(path.read_text()) if path.exists() else {}
+        if holder:
+            break
+        time.sleep(0.05)
     age = time.time() - path.stat().st_mtime if path.exists() else 0
     life = f"{age:.0f} s ago" if age > -1 else f"{-age:.0f} s ahead of this machine's clock"
     raise Exists(
