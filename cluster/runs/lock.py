@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import signal
 import socket
 import threading
@@ -165,6 +166,9 @@ def _take(path: Path, file: TextIO) -> None:
     if elsewhere:
         recent = abs(time.time() - os.fstat(file.fileno()).st_mtime) < STALE
         if (recent and holder.get("host") != me["host"]) or _beats(path):
+            _refuse(path)
+        time.sleep(random.uniform(0, HEARTBEAT))  # two that have watched the same lock do not write at the same moment
+        if _holder(path.read_text()) != holder:
             _refuse(path)
     file.truncate(0)
     with naming(path):
