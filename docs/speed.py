@@ -206,6 +206,27 @@ def encoded(result: dict[str, Any]) -> str:
     return rows(["", "index, once", "every start", "an image at random", "in order"], body) + source(result) + said
 
 
+def loader(result: dict[str, Any]) -> str:
+    """A node's loader beside torchvision's."""
+    names = {"1": "one agent", "2": "two agents, the same batches"}
+    body = [
+        [
+            name,
+            *(f"{result['rates'][f'{kind}, {n}']:.0f}" for kind in ("torchvision", "sparring")),
+            f"{result['ratios'][n]:.2f}",
+        ]
+        for n, name in names.items()
+    ]
+    (few, one), (many, other) = ((int(n), m) for n, m in result["memory"].items())
+    first, last = list(other)
+    each = (other[first] - one[first]) * 2**20 / (many - few)
+    said = (
+        f"{result['workers']} processes a loader, medians. A run over {many:,} generated images holds {other[first]:.0f} MiB after {first} steps and {other[last]:.0f} MiB "
+        f"after {int(last):,}, agent, loader and its processes together; one over {few:,} {one[first]:.0f} MiB: {each:.0f} bytes an image, for its label and the order of an epoch.\n"
+    )
+    return rows(["images/s", "torchvision", "this loader", "ratio"], body) + source(result) + said
+
+
 def precision(result: dict[str, Any]) -> str:
     """What bfloat16 changes in the result."""
     body = []

@@ -321,6 +321,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "stand_ins": speed.stand_ins,
     "driver": driver,
     "encoded": speed.encoded,
+    "loader": speed.loader,
     "exchange": exchange,
     "overheads": speed.overheads,
     "attack": speed.attack,
