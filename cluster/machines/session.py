@@ -18,11 +18,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from sparring.cluster.errors import NoResources
+from sparring.cluster.errors import Infrastructure, NoResources
 from sparring.cluster.machines.cores import usable
 from sparring.cluster.machines.stop import terminate_held
 from sparring.cluster.runs.folder import SUBMITTED
 from sparring.cluster.terminal import HOME
+from sparring.trainers import uris
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody's usage is reported without asking
@@ -38,13 +39,25 @@ _knows_us: set[str] = set()  # addresses of clusters whose workers find our pack
 
 
 def start(**options: Any) -> str:
-    """Start a Ray on this machine whose workers find our packages first; its address."""
+    """Start a Ray on this machine whose workers find our packages first; its address.
+
+    Raises:
+        Infrastructure: it does not come up, as when one of its processes is killed.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     options.setdefault("num_cpus", usable())  # Ray counts the machine's, whatever this process may use
     options |= _short_folder()
     with chdir(HOME), terminate_held():
-        context = ray.init(address="local", include_dashboard=False, **OPTIONS, **options)
+        try:
+            context = ray.init(address="local", include_dashboard=False, **OPTIONS, **options)
+        except ValueError:  # an option that is not allowed
+            raise
+        except Exception as error:  # Ray raises no narrower one
+            ray.shutdown()
+            raise Infrastructure(
+                f"Ray did not start on this machine: {uris.line(error).rstrip('.')}. Nothing is lost: the same command begins again"
+            ) from error
     address = str(context.address_info["address"])
     _knows_us.add(address)
     return address

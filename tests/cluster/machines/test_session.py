@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from ray._private.utils import check_version_info
 from sparring.cluster.errors import NoResources
 from sparring.cluster.machines import session
 from tests.cluster.machines.test_jobs import free_port
-from tests.helpers import CLONE, PATIENCE
+from tests.helpers import CLONE, PATIENCE, small_flags, started
+from tests.hosts import wait_for
 
 
 def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch, ray_session: str) -> None:
@@ -84,3 +87,33 @@ def test_a_stranger_is_refused(ray_session: str, tmp_path: Path) -> None:
         assert driver.returncode == 6, said
         assert "Most likely the cluster's token is not here" in said
     assert not list((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.soak
+def test_a_ray_that_does_not_come_up(tmp_path: Path) -> None:
+    """Its raylet is killed while it starts: a sentence, nothing left, and the same command begins again."""
+    command = [sys.executable, "-m", "sparring.cluster", "train", "at", f"--runs-dir={tmp_path}", "--name=a"]
+    command += ["--resume-if-exists", "--no-report", *small_flags(max_steps=2)]
+    env = {**os.environ, "SPARRING_TEST": str(tmp_path)}
+    driver = started(command, cwd=CLONE, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for(lambda: begun_by(tmp_path, "/raylet/raylet"))
+    os.kill(begun_by(tmp_path, "/raylet/raylet")[0], signal.SIGKILL)
+    _, said = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 8, said
+    assert "sparring: Ray did not start on this machine: " in said
+    assert "the same command begins again" in said
+    wait_for(lambda: not begun_by(tmp_path, ""))
+    again = subprocess.run(command, cwd=CLONE, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert again.returncode == 0, again.stderr
+
+
+def begun_by(mark: Path, word: str) -> list[int]:
+    """Processes with a word in their command that have inherited a mark."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            inherited = f"SPARRING_TEST={mark}".encode() in (entry / "environ").read_bytes()
+            command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            if inherited and command and word in command:
+                found.append(int(entry.name))
+    return sorted(found)
