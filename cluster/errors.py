@@ -86,15 +86,25 @@ def of_disk(error: BaseException, safe: str, again: str) -> Infrastructure | Non
         safe: what is not lost, as a sentence.
         again: the command that goes on.
     """
-    behind: BaseException | None = error
-    while behind is not None and not isinstance(behind, SparringError):
+    for behind in _chain(error):
+        if isinstance(behind, SparringError):
+            return None
         of = _number(behind)
         if of is not None:
             what, remedy = FULL[of]
             where = relative(getattr(behind, "filename", None) or "a file")
             return Infrastructure(f"{where} cannot be written: {what}. {safe}. {remedy}, then: {again}")
-        behind = getattr(behind, "cause", None) or behind.__cause__  # "cause": of Ray's own wrapper
     return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what is behind it, each once: an actor's error and Ray's wrapper of it may each be the other's cause."""
+    seen: list[BaseException] = []
+    behind: BaseException | None = error
+    while behind is not None and not any(behind is other for other in seen):
+        yield behind
+        seen.append(behind)
+        behind = getattr(behind, "cause", None) or behind.__cause__  # "cause": of Ray's own wrapper
 
 
 def _number(error: BaseException) -> int | None:

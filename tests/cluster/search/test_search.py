@@ -119,9 +119,9 @@ def test_a_search_that_ended_runs_nothing_again(done: Path, monkeypatch: pytest.
 def test_the_best_changes_and_what_was_made_of_the_old_one_stays(done: Path, tmp_path: Path) -> None:
     target = tmp_path / "best"
     one, other = (done / "trials" / name for name in ("000", "001"))
-    search._copy_best(one, target)
+    search_report.copy_best(one, target)
     (target / "evaluation").mkdir()
-    search._copy_best(other, target)
+    search_report.copy_best(other, target)
     assert not (target / "evaluation").exists()
     assert (tmp_path / "best-before-1" / "evaluation").exists()
     assert [bytes_of(tmp_path / n) for n in ("best", "best-before-1")] == [bytes_of(p) for p in (other, one)]

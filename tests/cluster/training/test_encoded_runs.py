@@ -215,7 +215,8 @@ def test_a_dry_run_says_what_decodes_and_what_is_wanted(side: str, steps: int, s
     assert found["slower"] is slower
     assert found["slower"] is (found["images_per_second_wanted"] > 2 * found["images_per_second_of_a_process"])
     assert ("more --loader.workers, or --data.scaled" in said["text"]) is slower
-    lines = [line for line in said["text"].splitlines() if "images a second" in line or "decod" in line.lower()]
+    text = said["text"].replace(str(tmp_path), "CACHE").splitlines()
+    lines = [line for line in text if "images a second" in line or "decod" in line.lower()]
     assert len(lines) >= 2 + slower
     assert max(map(len, lines)) <= 80
 
