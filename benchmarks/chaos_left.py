@@ -1,0 +1,61 @@
+"""What a scenario may not leave behind, and what it may not change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chaos_faults import Scene
+
+GRACE = 45.0  # seconds in which processes of a killed driver must have ended: Ray's notice only then
+
+
+class Committed:
+    """Checkpoints that were committed: none of their files may change as long as it is there."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._seen: dict[Path, str] = {}
+
+    def look(self) -> None:
+        """Remember those that are new."""
+        for mark in self._run.glob("checkpoints/step-*/COMMITTED"):
+            if "." in mark.parent.name or mark in self._seen:
+                continue
+            for file in sorted(p for p in mark.parent.rglob("*") if p.is_file()):
+                try:
+                    self._seen.setdefault(file, _sha256(file))
+                except FileNotFoundError:  # it is being dropped
+                    self._seen.pop(file, None)
+
+    def changed(self) -> list[str]:
+        """Those that changed though they are there."""
+        return [
+            f"{file.relative_to(self._run)} of a committed checkpoint changed"
+            for file, known in self._seen.items()
+            if file.exists() and _sha256(file) != known
+        ]
+
+
+def there(scene: Scene) -> set[str]:
+    """What a scenario could leave behind, by name."""
+    return {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
+
+
+def left(scene: Scene, before: set[str]) -> list[str]:
+    """What is there that was not there before, after a while."""
+    deadline = time.monotonic() + GRACE
+    while time.monotonic() < deadline and (scene.processes() or there(scene) - before):
+        time.sleep(0.2)
+    found = [f"left behind: process {pid} {' '.join(argv)[:100]}" for pid, argv in scene.processes().items()]
+    found += [f"left behind: {name}" for name in sorted(there(scene) - before)]
+    scene.end()
+    return found
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

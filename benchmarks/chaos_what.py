@@ -1,0 +1,244 @@
+"""What runs in a scenario: commands on digits of some seconds, and what they come to undisturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from chaos_faults import ON_HOSTS, ON_RAY, WITH_LOADER
+from chaos_hosts import Cluster, possible
+from common import CLONE
+
+from sparring.cluster.config import run_config
+from sparring.cluster.config.recipes import recipe
+from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.training import launch
+from sparring.cluster.training.job import Circumstances
+from tests.helpers import bytes_of
+
+SPARRING = [sys.executable, str(CLONE / "sparring.py")]
+QUIET = Circumstances(quiet=True)
+COMMON: dict[str, Any] = {
+    "network": "small_cnn:width=8",
+    "batch_size": 64,
+    "attack.steps": 5,
+    "max_steps": 60,
+    "checkpoint.every": 10,
+    "checkpoint.attack_steps": 2,
+    "placement.cpus_per_agent": 0.5,
+    "call_timeout": 20.0,
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a subject is made of: faults that can happen to it, and how it is prepared in a folder."""
+
+    faults: tuple[str, ...]
+    make: Callable[[Path], Subject]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A command that runs, and the same that goes on."""
+
+    name: str
+    commands: Callable[[Path, bool], list[str]]  # by folder, and whether it goes on
+    result: Callable[[Path], Any]  # what is promised to be the same, by folder
+    expected: Callable[[], Any]
+    usually: Callable[[], float]
+    cluster: Cluster | None = None  # where it does not bring a Ray of its own
+
+    def run(self, place: Path) -> Path:
+        """Where it writes."""
+        return place / "runs" / "a"
+
+    def command(self, place: Path, *, again: bool) -> list[str]:
+        """As a person types it."""
+        return self.commands(place, again)
+
+    def undisturbed(self) -> tuple[Any, float]:
+        """What it comes to by itself, and in how many seconds."""
+        return self.expected(), self.usually()
+
+
+def training(name: str, method: str, folder: Path, cluster: Cluster | None = None, **changes: Any) -> Subject:
+    """A run on a Ray of its own or on hosts, held against one in a single process."""
+    home = folder / "undisturbed"
+
+    @cache
+    def config() -> RunConfig:
+        values = COMMON | {key.replace("__", "."): value for key, value in changes.items()}
+        if method == "mtard":
+            teacher = home / "teacher"
+            if not teacher.exists():
+                alone = recipe("at").replace({**COMMON, "team": "local", "max_steps": 5})
+                launch.train(alone, runs_dir=home, name="teacher", how=QUIET)
+            values |= {f"agents.{role}.init": str(teacher) for role in ("clean_teacher", "robust_teacher")}
+        return recipe(method).replace(values)
+
+    @cache
+    def expected() -> Any:
+        plain = {"team": "local", "exchange": "store"}
+        return bytes_of(launch.train(config().replace(plain), runs_dir=home, name=name, how=QUIET).path)
+
+    def commands(place: Path, again: bool) -> list[str]:
+        file = place / "config.yaml"
+        if not file.exists():
+            file.write_text(run_config.dump(config()))
+        train = [*SPARRING, "train", "-c", str(file), "--runs-dir", str(place / "runs"), "--name", "a"]
+        train += ["--resume-if-exists", "--no-report", "--quiet"]
+        return train if cluster is None else cluster.on_head([*train, "--wait=60"])
+
+    def usually() -> float:
+        return timed(commands, home / f"timed-{name}")
+
+    return Subject(name, commands, lambda place: bytes_of(place / "runs" / "a"), expected, usually, cluster)
+
+
+@cache
+def cluster_in(folder: Path) -> Cluster:
+    """One for all scenarios."""
+    return Cluster(folder / "cache-of-hosts")
+
+
+def on_hosts(folder: Path, exchange: str) -> Subject:
+    """Two peers, each on a host of its own."""
+    cluster = cluster_in(folder)
+    spread = {"placement__strategy": "STRICT_SPREAD", "placement__cpus_per_agent": 1, "placement__replacement": 90.0}
+    changes = {**spread, "data__cache": str(cluster.cache), "exchange": exchange}
+    return training(f"mat on hosts, {exchange}", "mat", folder, cluster, **changes)
+
+
+@cache
+def timed(commands: Callable[[Path, bool], list[str]], place: Path) -> float:
+    """Seconds of a command that nothing happens to."""
+    place.mkdir(parents=True)
+    began = time.monotonic()
+    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    subprocess.run(commands(place, False), check=True, cwd=place, env=env, capture_output=True)
+    return time.monotonic() - began
+
+
+def alone(
+    name: str, folder: Path, commands: Callable[[Path, bool], list[str]], result: Callable[[Path], Any]
+) -> Subject:
+    """A command that is held against itself, undisturbed."""
+    place = folder / "undisturbed" / f"whole-{name}"
+
+    def usually() -> float:
+        return timed(commands, place)
+
+    def expected() -> Any:
+        usually()
+        return result(place)
+
+    return Subject(name, commands, result, expected, usually)
+
+
+def evaluating(folder: Path) -> Subject:
+    """AutoAttack by two workers."""
+    home = folder / "undisturbed"
+
+    @cache
+    def trained() -> Path:
+        config = recipe("mat").replace({**COMMON, "team": "local"})
+        return launch.train(config, runs_dir=home, name="to-evaluate", how=QUIET).path
+
+    def commands(place: Path, again: bool) -> list[str]:
+        run = place / "runs" / "a"
+        if not run.exists():
+            shutil.copytree(trained(), run)
+        asked = ["--attacks=clean,pgd-20,autoattack", "--examples=160", "--workers=2", "--name=e", "--quiet"]
+        return [*SPARRING, "evaluate", str(run), *asked]
+
+    def result(place: Path) -> Any:
+        report = json.loads((place / "runs" / "a" / "evaluation" / "e" / "report.json").read_text())
+        return report["agents"], report["blocks"]
+
+    return alone("evaluate", folder, commands, result)
+
+
+def searching(folder: Path) -> Subject:
+    """Four trials, two at a time."""
+
+    def commands(place: Path, again: bool) -> list[str]:
+        file = place / "config.yaml"
+        if not file.exists():
+            file.write_text(run_config.dump(recipe("at").replace({**COMMON, "max_steps": 30})))
+        asked = ["--trials=4", "--scheduler=fifo", "--search.optim.lr=loguniform(0.01,0.3)", "--concurrent=2"]
+        where = ["--runs-dir", str(place / "runs"), "--name", "a", "--resume-if-exists", "--quiet"]
+        return [*SPARRING, "tune", "-c", str(file), *asked, *where]
+
+    def result(place: Path) -> Any:
+        return [bytes_of(trial) for trial in sorted((place / "runs" / "a" / "trials").iterdir())]
+
+    return alone("tune", folder, commands, result)
+
+
+def pretraining(folder: Path) -> Subject:
+    """Two workers of Ray Train."""
+
+    def commands(place: Path, again: bool) -> list[str]:
+        file = place / "config.yaml"
+        if not file.exists():
+            file.write_text(run_config.dump(recipe("at").replace(COMMON)))
+        where = ["--runs-dir", str(place / "runs"), "--models-dir", str(place / "models"), "--name", "a"]
+        return [*SPARRING, "pretrain", "-c", str(file), "--workers=2", *where, "--resume-if-exists", "--quiet"]
+
+    return alone("pretrain", folder, commands, lambda place: bytes_of(place / "runs" / "a"))
+
+
+def encoded(folder: Path) -> Subject:
+    """A run on images that stay encoded, which a loader decodes."""
+    from sparring.trainers.encoded.generated import CLASSES, Generated
+
+    root = folder / "images"
+    for split, n in (("train", 300), ("test", CLASSES)):
+        images = Generated(split, n, (48, 40))
+        for i in range(n):
+            there = root / split / f"c{i % CLASSES}"
+            there.mkdir(parents=True, exist_ok=True)
+            (there / f"{i:04}.jpg").write_bytes(images.read(i))
+    own = {"name": "folder", "root": str(root), "cache": str(folder / "cache"), "encoded": True, "size": 16}
+    changes = {f"data__{key}": value for key, value in own.items()} | {"data__augment": "resized-crop"}
+    return training("mat, images that stay encoded", "mat", folder, **changes, loader__workers=1, batch_size=32)
+
+
+SUBJECTS: Mapping[str, Kind] = {
+    "mat": Kind(ON_RAY, lambda folder: training("mat", "mat", folder)),
+    "mat direct": Kind(ON_RAY, lambda folder: training("mat direct", "mat", folder, exchange="direct")),
+    "mtard": Kind(ON_RAY, lambda folder: training("mtard", "mtard", folder)),
+    "peeraid direct": Kind(ON_RAY, lambda folder: training("peeraid direct", "peeraid", folder, exchange="direct")),
+    "encoded": Kind(WITH_LOADER, encoded),
+    "evaluate": Kind(ON_RAY, evaluating),
+    **{
+        f"hosts {exchange}": Kind(ON_HOSTS, lambda folder, exchange=exchange: on_hosts(folder, exchange))
+        for exchange in ("store", "direct")
+        if possible()
+    },
+    "tune": Kind(ON_RAY, searching),
+    "pretrain": Kind(ON_RAY, pretraining),
+}
+
+
+def prepare(folder: Path) -> dict[str, Subject]:
+    """All subjects; what is costly of them is made when it is first needed."""
+    made: dict[str, Subject] = {}
+
+    class Lazily(dict[str, Subject]):
+        def __missing__(self, name: str) -> Subject:
+            made[name] = SUBJECTS[name].make(folder)
+            self[name] = made[name]
+            return made[name]
+
+    return Lazily()
