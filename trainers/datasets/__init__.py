@@ -130,8 +130,7 @@ def prepare(
     folder = Path(config.cache).expanduser().resolve()
     if stored.stays_encoded(config):
         require(config.extra is None, f"data.extra = {config.extra!r} and images that stay encoded do not go together")
-        if uris.uri_of(config.root) is not None:  # its index is sent to other nodes, into the same folder
-            config = replace(config, cache=str(folder))
+        config = replace(config, cache=str(folder))  # whatever folder an agent's process begins in
         _, key, lost = stored.dataset(config, notice=notice)
         return Prepared(str(folder), key, stored=config, lost=lost)
     uri = None if config.name == "digits" or user.is_function(config.name) else uris.uri_of(config.root)

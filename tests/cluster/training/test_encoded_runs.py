@@ -228,3 +228,13 @@ def test_a_dry_run_of_agents_that_decode_for_themselves(tmp_path: Path) -> None:
     assert "every agent decodes" in said
     assert "or --data.scaled" not in said  # they are already
     assert plan.dry_run(small("at", team="local"))["decoding"] is None
+
+
+def test_a_relative_cache_is_the_users(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent's process begins in another folder, and would make the index there again."""
+    monkeypatch.chdir(made)
+    prepared = datasets.prepare(config(made, "tar", data__cache="here").data)
+    (made / "elsewhere").mkdir()
+    monkeypatch.chdir(made / "elsewhere")
+    assert len(prepared.load().train) == 24
+    assert not (made / "elsewhere" / "here").exists()
