@@ -89,7 +89,7 @@ class Running:
     def go(self) -> Outcome:
         """Until a command is done, or something is wrong."""
         began = time.monotonic()
-        before = chaos_left.there(self.scene)
+        before = chaos_left.there()
         for attempt in range(ATTEMPTS):
             code = self._command(attempt, began)
             if code == 0 or self.outcome.wrong:
@@ -186,12 +186,11 @@ def main() -> None:
     began, outcomes = time.monotonic(), []
     seeds = iter(args.only) if args.only else iter(range(1000 * args.seed, 1000 * args.seed + 1000))
     with tempfile.TemporaryDirectory(prefix="chaos", dir="/tmp") as folder:  # Ray's sockets need a short path
-        prepared = chaos_what.prepare(Path(folder))
         for seed in seeds:
             if not args.only and time.monotonic() - began > 60 * args.minutes:
                 break
             what, planned = drawn(seed, args.what)
-            outcome = Running(seed, prepared[what], planned, Path(folder) / str(seed)).go()
+            outcome = Running(seed, chaos_what.made(what, Path(folder)), planned, Path(folder) / str(seed)).go()
             outcomes.append(outcome)
             if not args.json:
                 print(line(outcome), flush=True)

@@ -41,7 +41,7 @@ class Committed:
         ]
 
 
-def there(scene: Scene) -> set[str]:
+def there() -> set[str]:
     """What a scenario could leave behind, by name."""
     return {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
 
@@ -49,10 +49,10 @@ def there(scene: Scene) -> set[str]:
 def left(scene: Scene, before: set[str]) -> list[str]:
     """What is there that was not there before, after a while."""
     deadline = time.monotonic() + GRACE
-    while time.monotonic() < deadline and (scene.processes() or there(scene) - before):
+    while time.monotonic() < deadline and (scene.processes() or there() - before):
         time.sleep(0.2)
     found = [f"left behind: process {pid} {' '.join(argv)[:100]}" for pid, argv in scene.processes().items()]
-    found += [f"left behind: {name}" for name in sorted(there(scene) - before)]
+    found += [f"left behind: {name}" for name in sorted(there() - before)]
     scene.end()
     return found
 

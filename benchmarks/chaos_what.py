@@ -231,14 +231,7 @@ SUBJECTS: Mapping[str, Kind] = {
 }
 
 
-def prepare(folder: Path) -> dict[str, Subject]:
-    """All subjects; what is costly of them is made when it is first needed."""
-    made: dict[str, Subject] = {}
-
-    class Lazily(dict[str, Subject]):
-        def __missing__(self, name: str) -> Subject:
-            made[name] = SUBJECTS[name].make(folder)
-            self[name] = made[name]
-            return made[name]
-
-    return Lazily()
+@cache
+def made(name: str, folder: Path) -> Subject:
+    """A subject in a folder that all scenarios share."""
+    return SUBJECTS[name].make(folder)

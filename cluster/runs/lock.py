@@ -65,7 +65,8 @@ class Held:
                 f"run {run} was taken over by {_said(_holder(text))}, since this process gave no sign of life for {STALE:g} s; it stops, "
                 "and what is committed stays. Wait for the other one, or see: sparring runs"
             )
-        there = Path(os.readlink(f"/proc/self/fd/{self.file.fileno()}")).parent
+        link = Path(f"/proc/self/fd/{self.file.fileno()}")  # Linux says where an open file is now
+        there = link.readlink().parent if link.is_symlink() else run
         if there != run and (there / "config.yaml").exists():
             told = f"moved to {there} while it trained; what was committed is there. Continue with: sparring resume {there}"
         elif (run / "config.yaml").exists():

@@ -34,9 +34,8 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     bundles, said = _bundles(config)
     here = config.replace({"data.download": False, "team": "local", "lanes": 1, "loader.workers": 0})
     seen = [_measure(here.replace({"batch_size": min(n, config.batch_size), "max_steps": 2})) for n in PROBES]
-    if (seen[-1].seconds + seen[-1].decoding) * config.batch_size / PROBES[
-        -1
-    ] < CHEAP:  # then the real batch is worth its time
+    each = (seen[-1].seconds + seen[-1].decoding) / PROBES[-1]
+    if each * config.batch_size < CHEAP:  # then the real batch is worth its time
         seen = [_measure(here.replace({"max_steps": 2}))]
     last = seen[-1]
     scale = config.batch_size / last.images

@@ -13,18 +13,23 @@ import numpy as np
 FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: Huffman-coded
 OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 METADATA = 0xE1  # Exif or XMP, either of which may say that the picture is to be turned
+SCAN, FILL = 0xDA, 0xFF
+LARGEST = 2**26  # pixels; the general decoder has a limit somewhere above
 
 
 def plain(content: bytes) -> bool:
-    """Whether this is a JPEG of three channels of 8 bits with nothing that turns it."""
+    """Whether this is a JPEG of three channels of 8 bits with nothing that turns it, by all that stands before its pixels."""
     if content[:2] != b"\xff\xd8":
         return False
-    at = 2
+    at, common = 2, False
     while at + 10 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]
+        if marker == SCAN:
+            return common
         if marker in FRAMES:
-            return content[at + 4] == 8 and content[at + 9] == 3
-        if marker == METADATA or marker in OTHER_FRAMES:
+            _, depth, height, width, channels = struct.unpack_from(">HBHHB", content, at + 2)
+            common = depth == 8 and channels == 3 and height * width <= LARGEST
+        if marker in (METADATA, FILL, *OTHER_FRAMES):
             return False
         at += 2 + int(struct.unpack_from(">H", content, at + 2)[0])
     return False

@@ -49,12 +49,32 @@ def test_the_bits_of_the_general_decoder(options: dict[str, Any]) -> None:
     assert np.array_equal(quick, np.asarray(decoder.picture(content)))
 
 
+def moved(content: bytes) -> bytes:
+    """The same file with its Exif segment behind the frame's header, where it may stand too."""
+    at = content.index(b"\xff\xe1")
+    exif = content[at : at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")]
+    rest = content.replace(exif, b"")
+    frame = rest.index(b"\xff\xc0")
+    behind = frame + 2 + int.from_bytes(rest[frame + 2 : frame + 4], "big")
+    return rest[:behind] + exif + rest[behind:]
+
+
+def claiming(height: int, width: int) -> bytes:
+    """A file whose header says that it is larger."""
+    content = spots()
+    at = content.index(b"\xff\xc0") + 5
+    return content[:at] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + content[at + 4 :]
+
+
 @pytest.mark.parametrize(
     "content",
     [
         file(mode="L"),
         file(mode="CMYK"),
         spots(exif=TURNED),
+        moved(spots(exif=TURNED)),
+        claiming(60_000, 60_000),
+        spots().replace(b"\xff\xdb", b"\xff\xff\xdb", 1),
         spots(xmp=b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"),
         file("PNG"),
         b"",
@@ -62,7 +82,20 @@ def test_the_bits_of_the_general_decoder(options: dict[str, Any]) -> None:
         b"\xff\xd8" + b"\xff\xe0\0\0" * 20,
         b"no image at all",
     ],
-    ids=["grey", "CMYK", "turned", "XMP", "PNG", "empty", "begins", "empty segments", "text"],
+    ids=[
+        "grey",
+        "CMYK",
+        "turned",
+        "turned later",
+        "large",
+        "filled",
+        "XMP",
+        "PNG",
+        "empty",
+        "begins",
+        "empty segments",
+        "text",
+    ],
 )
 def test_all_else_is_the_general_decoders(content: bytes) -> None:
     assert jpeg.decoded(content) is None
