@@ -3,7 +3,7 @@
 python benchmarks/chaos.py [--minutes 10] [--seed 0] [--only SEED ...] [--what NAME ...] [--json] [--save]
 
 A scenario is drawn from its seed alone: what runs (``chaos_what.py``), one to three faults (``chaos_faults.py``) and their moments, uniform over
-the time that the undisturbed command takes, or as soon as it saves, recovers or starts again. A command that ends is begun again, as its own sentence says, until it is done.
+the time that the undisturbed command takes, or as soon after that as it saves, or recovers from a fault before. A command that ends is begun again, as its own sentence says, until it is done.
 
     seed ---> what, faults, moments ---> command, faults, command again, ... ---> what is there at the end, against the undisturbed one
 
@@ -31,6 +31,8 @@ from chaos_what import Subject
 from common import circumstances, save
 
 MOMENTS = ("uniform", "saving", "recovering")
+LATE = 0.9  # of the undisturbed duration: what is drawn later would come too late
+WAITS = 0.3  # of the undisturbed duration: so long a fault waits for its moment
 HANGS = 300.0  # seconds without an end after which a command counts as hung
 ATTEMPTS = 8  # commands until one is done
 GOES_ON = (6, 8, 130)  # exit codes that a fault may cause
@@ -70,8 +72,13 @@ def drawn(seed: int, names: list[str]) -> tuple[str, list[Planned]]:
     possible = chaos_what.SUBJECTS[what].faults
     count = draw.choice((1, 1, 2, 3))
     return what, [
-        Planned(draw.choice(possible), draw.choice(MOMENTS), draw.random(), draw.uniform(0.5, 6.0))
-        for _ in range(count)
+        Planned(
+            draw.choice(possible),
+            draw.choice(MOMENTS if i else MOMENTS[:2]),
+            draw.uniform(0.0, LATE),
+            draw.uniform(0.5, 6.0),
+        )
+        for i in range(count)
     ]
 
 
@@ -80,11 +87,11 @@ class Running:
 
     def __init__(self, seed: int, subject: Subject, planned: list[Planned], place: Path) -> None:
         self.subject, self.planned = subject, list(planned)
+        self.expected, self.usual = subject.undisturbed()
         self.scene = Scene(place, subject)
         self.outcome = Outcome(seed, subject.name, [asdict(p) for p in planned])
         self.watched = chaos_left.Committed(subject.run(place))
         self.lifts: list[tuple[float, Any, str]] = []  # when a fault ends, how, and which it is
-        self.expected, self.usual = subject.undisturbed()
 
     def go(self) -> Outcome:
         """Until a command is done, or something is wrong."""
@@ -98,7 +105,8 @@ class Running:
             time.sleep(2.0 if code == 3 else 0.0)  # another goes on
         else:
             self.outcome.wrong.append(f"not done after {ATTEMPTS} commands")
-        self._lift(float("inf"))
+        while self.lifts:
+            self._lift(float("inf"))
         self._others()
         if not self.outcome.wrong and self.subject.result(self.scene.place) != self.expected:
             self.outcome.wrong.append("the result is another than the undisturbed one")
@@ -145,15 +153,18 @@ class Running:
                 self.outcome.wrong.append(f"the second command: exit {code}: {said[-600:]}")
 
     def _until_writable(self) -> None:
-        """Nobody begins again before a disk takes files, but everybody before a process goes on."""
+        """Nobody begins again before a disk takes files and a bucket answers, but everybody before a process goes on."""
         time.sleep(0.2)
-        while any("disk" in name for _, _, name in self.lifts):
+        while any(word in name for _, _, name in self.lifts for word in ("disk", "bucket", "fsync")):
             self._lift(time.monotonic())
             time.sleep(0.05)
 
     def _lift(self, now: float) -> None:
         for entry in [entry for entry in self.lifts if entry[0] <= now]:
-            entry[1]()
+            try:
+                entry[1]()
+            except OSError:  # as a full disk is not emptied while it is read-only
+                continue
             self.lifts.remove(entry)
 
     def _faults(self, began: float) -> None:
@@ -161,7 +172,8 @@ class Running:
         self._lift(now)
         for i, planned in enumerate(self.planned):
             done = self.outcome.faults[i]
-            if "hit" in done or now - began < planned.share * self.usual or not self._moment(planned.moment):
+            late = (now - began) / self.usual - planned.share
+            if "hit" in done or late < 0 or not (late > WAITS or self._moment(planned.moment)):
                 continue
             hit, lift = FAULTS[planned.fault](self.scene)
             if hit is None:
@@ -190,7 +202,11 @@ def main() -> None:
             if not args.only and time.monotonic() - began > 60 * args.minutes:
                 break
             what, planned = drawn(seed, args.what)
-            outcome = Running(seed, chaos_what.made(what, Path(folder)), planned, Path(folder) / str(seed)).go()
+            running = Running(seed, chaos_what.made(what, Path(folder)), planned, Path(folder) / str(seed))
+            try:
+                outcome = running.go()
+            finally:
+                running.scene.end()
             outcomes.append(outcome)
             if not args.json:
                 print(line(outcome), flush=True)

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import chaos_left
+from chaos_bucket import BUCKET
 from chaos_hosts import HOSTS
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 Lift: TypeAlias = Callable[[], None]
 Hit: TypeAlias = tuple[str | None, Lift | None]
 DISK = "48m"  # of a scenario's runs
+BROKEN = Path(__file__).parent / "chaos_disk"  # a sitecustomize by which fsync can fail
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)  # Debian's package faketime
 MARK = "SPARRING_CHAOS"  # in the environment of everything that a scenario starts
 
 
@@ -32,6 +36,9 @@ class Scene:
         self.place, self.subject = place, subject
         self.mark = uuid.uuid4().hex
         self.killed_by_us = False
+        self.fsync_fails = place / "fsync-fails"  # while it is there
+        self.clock: dict[str, str] = {}  # in the environment of a command whose clock is wrong
+        self.begun = 0  # commands, one after the other
         self._output = place / "said.txt"
         self._process: subprocess.Popen[bytes] | None = None
         self._ray = tempfile.TemporaryDirectory(prefix="c", dir="/tmp")  # its sockets need a short path
@@ -44,6 +51,7 @@ class Scene:
     def begin(self, *, again: bool) -> subprocess.Popen[bytes]:
         """Start the command, or what goes on with it."""
         self.killed_by_us = False
+        self.begun += 1
         self._process = self._start(self._output, again=again)
         return self._process
 
@@ -54,6 +62,7 @@ class Scene:
     def _start(self, output: Path, *, again: bool) -> subprocess.Popen[bytes]:
         env = {**os.environ, MARK: self.mark, "RAY_TMPDIR": self._ray.name, "OMP_NUM_THREADS": "1"}
         env |= {"RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "80"}
+        env |= {"PYTHONPATH": str(BROKEN), "SPARRING_CHAOS_FSYNC": str(self.fsync_fails), **self.clock}
         with output.open("wb") as sink:
             command = self.subject.command(self.place, again=again)
             return subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=env, cwd=self.place)
@@ -63,6 +72,11 @@ class Scene:
         """The command that runs, or ran last."""
         assert self._process is not None
         return self._process
+
+    def commands(self) -> list[int]:
+        """The process of ``sparring``: what runs, or what that has started."""
+        within = self.of(self.subject.within) if self.subject.within else [self.process.pid]
+        return within if self.process.poll() is None else []
 
     def said(self) -> str:
         """What the command wrote."""
@@ -85,13 +99,13 @@ class Scene:
         return sorted(pid for pid, argv in named if any(word in " ".join(argv[:12]) for word in words))
 
     def saving(self) -> bool:
-        """Whether a checkpoint is being written."""
-        return any(self.subject.run(self.place).glob("checkpoints/step-*.tmp"))
+        """Whether a file or a checkpoint is being written."""
+        return bool(chaos_left.found(self.subject.run(self.place), "*.tmp"))
 
     def recovering(self) -> bool:
-        """Whether an earlier fault was noticed."""
+        """Whether an earlier fault was noticed: the log says so, or the command goes on."""
         log = self.subject.run(self.place) / "log.txt"
-        return log.exists() and "lost: " in log.read_text(errors="replace")
+        return self.begun > 1 or (log.exists() and "lost: " in log.read_text(errors="replace"))
 
     def end(self) -> None:
         """Kill what is left, and forget what Ray kept."""
@@ -133,13 +147,13 @@ def agents(scene: Scene) -> list[int]:
 def driver_killed(scene: Scene) -> Hit:
     """kill -9 of the command itself."""
     scene.killed_by_us = True
-    return _send(signal.SIGKILL, [scene.process.pid], "the command")
+    return _send(signal.SIGKILL, scene.commands(), "the command")
 
 
 def driver_told(scene: Scene) -> Hit:
     """SIGTERM, as a batch system sends it."""
     scene.killed_by_us = True  # it may come before Python listens
-    return _send(signal.SIGTERM, [scene.process.pid], "the command")
+    return _send(signal.SIGTERM, scene.commands(), "the command")
 
 
 def again_beside(scene: Scene) -> Hit:
@@ -177,6 +191,21 @@ def _mounted(scene: Scene, how: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
+def fsync_fails(scene: Scene) -> Hit:
+    """What is written is not promised to reach the disk for a while."""
+    scene.fsync_fails.touch()
+    return "fsync fails", lambda: scene.fsync_fails.unlink(missing_ok=True)
+
+
+def clock_wrong(scene: Scene, hours: int) -> Hit:
+    """The command is killed; the clock of the next one is another, as on another host."""
+    if FAKETIME is None:
+        return None, None
+    scene.clock = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{hours:+}h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    _, _ = driver_killed(scene)
+    return f"the command is killed, and begun again with its clock {hours:+} h", None
+
+
 def no_memory(scene: Scene) -> Hit:
     """An agent gets no more memory."""
     for pid in agents(scene)[-1:]:
@@ -196,20 +225,37 @@ FAULTS: dict[str, Callable[[Scene], Hit]] = {
     "GCS killed": lambda scene: _send(signal.SIGKILL, scene.of("gcs_server"), "GCS"),
     "driver killed": driver_killed,
     "driver told to end": driver_told,
-    "driver paused": lambda scene: _paused([scene.process.pid], "the command"),
+    "driver paused": lambda scene: _paused(scene.commands(), "the command"),
     "a second time": again_beside,
     "disk full": disk_full,
     "disk read-only": disk_read_only,
     "no memory": no_memory,
+    "fsync fails": fsync_fails,
+    "clock ahead": lambda scene: clock_wrong(scene, 5),
+    "clock behind": lambda scene: clock_wrong(scene, -5),
+    "replica killed": lambda scene: _send(signal.SIGKILL, scene.of("ServeReplica:sparring:pred"), "replica"),
+    "replica hung": lambda scene: _send(signal.SIGSTOP, scene.of("ServeReplica:sparring:pred"), "replica"),
+    "replica paused": lambda scene: _paused(scene.of("ServeReplica:sparring:pred"), "replica"),
+    "ledger killed": lambda scene: _send(signal.SIGKILL, scene.of("ServeReplica:sparring:ledger"), "ledger"),
+    "controller killed": lambda scene: _send(signal.SIGKILL, scene.of("ServeController"), "Serve's controller"),
+    "HAProxy killed": lambda scene: _send(signal.SIGKILL, scene.of("haproxy -"), "HAProxy"),
+    "proxy actor killed": lambda scene: _send(signal.SIGKILL, scene.of("ProxyActor", "ProxyManager"), "Serve's proxy"),
     "loader killed": lambda scene: _send(signal.SIGKILL, scene.of("sparring-loader")[:1], "loader"),
     "loader's worker killed": lambda scene: _send(signal.SIGKILL, scene.of("sparring-loader")[1:], "loader's process"),
     "loader hung": lambda scene: _paused(scene.of("sparring-loader")[:1], "loader"),
     **HOSTS,
+    **BUCKET,
 }
 ON_RAY = (
     *("agent killed", "agent killed", "agent hung", "agent paused", "raylet killed", "raylet paused", "GCS killed"),
     *("driver killed", "driver told to end", "driver paused"),
-    *("a second time", "disk full", "disk read-only", "no memory"),
+    *("a second time", "disk full", "disk read-only", "no memory", "fsync fails", "clock ahead", "clock behind"),
+)
+MIRRORED = (*BUCKET, *BUCKET, *ON_RAY)
+SERVING = (
+    *("replica killed", "replica killed", "replica hung", "replica paused", "ledger killed"),
+    *("controller killed", "HAProxy killed", "proxy actor killed"),
+    *("raylet killed", "GCS killed", "driver killed", "driver told to end"),
 )
 ON_HOSTS = (*HOSTS, "driver killed", "driver told to end", "driver paused", "a second time", "disk full")
 WITH_LOADER = (*ON_RAY, "loader killed", "loader's worker killed", "loader hung")

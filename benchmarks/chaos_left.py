@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from chaos_faults import Scene
 
-GRACE = 45.0  # seconds in which processes of a killed driver must have ended: Ray's notice only then
+GRACE = 75.0  # seconds in which processes of a killed driver must have ended: some of Ray's notice only after a minute
 
 
 class Committed:
@@ -23,7 +23,7 @@ class Committed:
 
     def look(self) -> None:
         """Remember those that are new."""
-        for mark in self._run.glob("checkpoints/step-*/COMMITTED"):
+        for mark in found(self._run, "checkpoints/step-*/COMMITTED"):
             if "." in mark.parent.name or mark in self._seen:
                 continue
             for file in sorted(p for p in mark.parent.rglob("*") if p.is_file()):
@@ -39,6 +39,14 @@ class Committed:
             for file, known in self._seen.items()
             if file.exists() and _sha256(file) != known
         ]
+
+
+def found(folder: Path, pattern: str) -> list[Path]:
+    """Files below a folder that changes meanwhile."""
+    try:
+        return list(folder.rglob(pattern))
+    except OSError:  # a folder that was there is gone
+        return []
 
 
 def there() -> set[str]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from chaos_faults import ON_HOSTS, ON_RAY, WITH_LOADER
+from chaos_bucket import Bucket, bucket
+from chaos_bucket import possible as can_mirror
+from chaos_faults import MIRRORED, ON_HOSTS, ON_RAY, SERVING, WITH_LOADER
 from chaos_hosts import Cluster, possible
 from common import CLONE
 
@@ -24,6 +27,7 @@ from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
 from tests.helpers import bytes_of
+from tests.serve.made import published
 
 SPARRING = [sys.executable, str(CLONE / "sparring.py")]
 QUIET = Circumstances(quiet=True)
@@ -57,6 +61,7 @@ class Subject:
     expected: Callable[[], Any]
     usually: Callable[[], float]
     cluster: Cluster | None = None  # where it does not bring a Ray of its own
+    within: str = ""  # words of the process of ``sparring``, where the command starts that
 
     def run(self, place: Path) -> Path:
         """Where it writes."""
@@ -73,7 +78,7 @@ class Subject:
 
 def training(name: str, method: str, folder: Path, cluster: Cluster | None = None, **changes: Any) -> Subject:
     """A run on a Ray of its own or on hosts, held against one in a single process."""
-    home = folder / "undisturbed"
+    home, of_run = folder / "undisturbed", re.sub("[^a-z]+", "-", name)
 
     @cache
     def config() -> RunConfig:
@@ -89,7 +94,7 @@ def training(name: str, method: str, folder: Path, cluster: Cluster | None = Non
     @cache
     def expected() -> Any:
         plain = {"team": "local", "exchange": "store"}
-        return bytes_of(launch.train(config().replace(plain), runs_dir=home, name=name, how=QUIET).path)
+        return bytes_of(launch.train(config().replace(plain), runs_dir=home, name=of_run, how=QUIET).path)
 
     def commands(place: Path, again: bool) -> list[str]:
         file = place / "config.yaml"
@@ -214,6 +219,43 @@ def encoded(folder: Path) -> Subject:
     return training("mat, images that stay encoded", "mat", folder, **changes, loader__workers=1, batch_size=32)
 
 
+def mirrored(folder: Path) -> Subject:
+    """A run whose checkpoints are copied to a bucket."""
+    bucket()
+    plain = training("mirrored", "mat", folder)
+
+    def commands(place: Path, again: bool) -> list[str]:
+        return [*plain.commands(place, again), "--mirror", Bucket.uri(place)]
+
+    def usually() -> float:
+        return timed(commands, folder / "undisturbed" / "timed-with-mirror")
+
+    def result(place: Path) -> Any:
+        kept = place / "runs" / "a" / "checkpoints"
+        here = {str(p.relative_to(kept)): p.read_bytes() for p in kept.glob("step-*/**/*") if p.is_file()}
+        there = Bucket.content(place)
+        newest = max(name.partition("/")[0] for name in here)
+        copied = {name for name in here if name.startswith(newest)} <= set(there)
+        return bytes_of(place / "runs" / "a"), copied and all(there[n] == here[n] for n in here if n in there)
+
+    return replace(plain, commands=commands, result=result, expected=lambda: (plain.expected(), True), usually=usually)
+
+
+def serving(folder: Path) -> Subject:
+    """Two predictors under load."""
+    models = folder / "models"
+    published(models / "m")
+
+    def commands(place: Path, again: bool) -> list[str]:
+        script = [sys.executable, str(CLONE / "benchmarks" / "chaos_serving.py")]
+        return [*script, str(models), str(place / "runs" / "a" / "answers.json")]
+
+    def result(place: Path) -> Any:
+        return json.loads((place / "runs" / "a" / "answers.json").read_text())
+
+    return replace(alone("serve", folder, commands, result), within="sparring.py serve")
+
+
 SUBJECTS: Mapping[str, Kind] = {
     "mat": Kind(ON_RAY, lambda folder: training("mat", "mat", folder)),
     "mat direct": Kind(ON_RAY, lambda folder: training("mat direct", "mat", folder, exchange="direct")),
@@ -228,6 +270,8 @@ SUBJECTS: Mapping[str, Kind] = {
     },
     "tune": Kind(ON_RAY, searching),
     "pretrain": Kind(ON_RAY, pretraining),
+    "serve": Kind(SERVING, serving),
+    **({"mirrored": Kind(MIRRORED, mirrored)} if can_mirror() else {}),
 }
 
 

@@ -73,6 +73,10 @@ class Interrupted(SparringError):
 
 
 FULL = {
+    errno.EIO: (
+        "input/output error",
+        "See what the system says of the disk (dmesg), or bring the folder to another one",
+    ),
     errno.ENOSPC: ("no space left on the device", "Free some there"),
     errno.EDQUOT: ("the disk quota is used up", "Free some there"),
     errno.EROFS: ("read-only file system", "Make it writable"),

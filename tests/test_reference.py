@@ -10,7 +10,7 @@ import pytest
 
 from sparring.cluster import errors
 from sparring.cluster.machines import session
-from sparring.cluster.serving import on_ray
+from sparring.cluster.serving import balancer
 from tests.helpers import CLONE
 from tests.test_layers import parsed, sources
 
@@ -20,8 +20,8 @@ CODES = {int(row[0]): row for row in ROWS if row[0].isdigit()}
 VARIABLES = {row[0].strip("`"): row[1].strip("`") for row in ROWS if row[0].startswith("`")}
 COMPUTED: dict[str, dict[str, str | None]] = {  # a file and its key in a loop -> what the loop goes through
     "cluster/machines/session.py: name": {**session.QUIET},
-    "cluster/serving/on_ray.py: key": {"RAY_SERVE_*": None, on_ray.LIMITS: None},
-    "cluster/serving/on_ray.py: added": {},
+    "cluster/serving/balancer.py: key": {"RAY_SERVE_*": None, balancer.LIMITS: None},
+    "cluster/serving/balancer.py: added": {},
 }
 
 Sources = Mapping[str, str]

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sparring.agents.spec import Facts
 from sparring.cluster.errors import BrokenCheckpoint, Infrastructure
-from sparring.cluster.machines import stop
+from sparring.cluster.machines import head, stop
 from sparring.cluster.runs import images
 from sparring.trainers.datasets import Prepared, cache
 
@@ -111,12 +112,28 @@ def soon_lacking(group: PlacementGroup) -> bool:
     return True
 
 
-def end(facts: Sequence[Facts]) -> None:
-    """End agents' processes, each on its own host: those that do not hear Ray's request, as a stopped one, are killed."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process is."""
+
+    host: str
+    node: str  # address of its Ray node
+    pid: int
+
+    @classmethod
+    def own(cls) -> Place:
+        """This process."""
+        return cls(socket.gethostname(), ray.util.get_node_ip_address(), os.getpid())
+
+
+def end(processes: Sequence[Place | Facts]) -> None:
+    """End agents' processes, or workers', each on its own host: those that do not hear Ray's request, as a stopped one, are killed."""
+    if head.lost():
+        return  # Ray's processes end with it
     here = (socket.gethostname(), ray.util.get_node_ip_address())
     nodes = {n["NodeManagerAddress"]: n["NodeID"] for n in ray.nodes() if n["Alive"]}
     asked = []
-    for f in facts:
+    for f in processes:
         if (f.host, f.node) == here:
             _kill(f.pid)
         elif f.node in nodes:

@@ -18,7 +18,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 
 from sparring.cluster.config.settings import Own, Placement
 from sparring.cluster.errors import NoResources, UsageError
-from sparring.cluster.machines import stop
+from sparring.cluster.machines import head, stop
 from sparring.cluster.machines.cores import usable
 from sparring.cluster.machines.fitting import Bundle, Node, fits, words
 
@@ -112,7 +112,7 @@ def reserve(bundles: Sequence[Bundle], placement: Placement, *, timeout: float =
     try:
         ready = _ready(group, max(timeout, placement.wait))
     except BaseException:  # Ctrl-C while waiting: nothing may stay reserved
-        remove_placement_group(group)
+        release(group)
         raise
     if not ready:
         state = placement_group_table(group).get("state")
@@ -133,7 +133,8 @@ def reserve(bundles: Sequence[Bundle], placement: Placement, *, timeout: float =
 
 def release(group: PlacementGroup) -> None:
     """Give back what :func:`reserve` got."""
-    remove_placement_group(group)
+    if not head.lost():
+        remove_placement_group(group)
 
 
 def _ready(group: PlacementGroup, timeout: float) -> bool:

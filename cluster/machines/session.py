@@ -12,13 +12,14 @@ import re
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import AbstractContextManager, chdir, contextmanager
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from sparring.cluster.errors import Infrastructure, NoResources
+from sparring.cluster.machines import head
 from sparring.cluster.machines.cores import usable
 from sparring.cluster.machines.stop import terminate_held
 from sparring.cluster.runs.folder import SUBMITTED
@@ -35,6 +36,7 @@ OURS = ("agents", "cluster", "serve", "trainers", "sparring.py")  # what workers
 LONGEST = 40  # characters of a folder for temporary files: a socket's path has up to 66 more, and 107 in all
 OPTIONS: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
+_ours: set[str] = set()  # addresses of clusters that were started here
 _knows_us: set[str] = set()  # addresses of clusters whose workers find our packages: started or joined here
 
 
@@ -60,6 +62,7 @@ def start(**options: Any) -> str:
             ) from error
     address = str(context.address_info["address"])
     _knows_us.add(address)
+    _ours.add(address)
     return address
 
 
@@ -86,10 +89,12 @@ def connected(address: str | None = None) -> Iterator[dict[str, Any]]:
 
     Raises:
         NoResources: no cluster answers at the address.
+        Infrastructure: its head is lost inside the block.
     """
     if ray.is_initialized():  # the caller's own: its workers know nothing of us
         known = ray.get_runtime_context().gcs_address in _knows_us
-        yield {} if known else {"env_vars": {"PYTHONPATH": str(HOME)}}
+        with _head():
+            yield {} if known else {"env_vars": {"PYTHONPATH": str(HOME)}}
         return
     try:
         if brings_its_own(address):
@@ -98,9 +103,16 @@ def connected(address: str | None = None) -> Iterator[dict[str, Any]]:
             _join(os.environ["RAY_ADDRESS"], {})  # the job's own environment holds for its agents too
         else:
             _join(address, {} if SUBMITTED in os.environ else shipped())
-        yield {}
+        with _head():
+            yield {}
     finally:
         ray.shutdown()
+
+
+def _head() -> AbstractContextManager[None]:
+    """That of the cluster that this process is connected to is there, inside the block."""
+    address = ray.get_runtime_context().gcs_address
+    return head.watched(address, own=address in _ours)
 
 
 def shipped() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from sparring.cluster.search import samplers, schedulers, trial
 from sparring.cluster.search.samplers import Params
 from sparring.cluster.search.schedulers import GOAL, STEP
 from sparring.cluster.search.settings import Search, plan_of
+from sparring.cluster.search.silent import Silent
 
 ROOM = 2**20  # bytes; a disk with less is full
 
@@ -100,8 +101,9 @@ def _group(wanted: Sequence[Bundle], strategy: str) -> Any:
 def _quietly(storage: Path, max_failures: int, say: Callable[[str], None]) -> tune.RunConfig:
     """Tune's own records and words; a trial is begun again after failures that are not its own."""
     failures = tune.FailureConfig(max_failures=max_failures)
+    callbacks = [Lines(say), Looks(storage.parent)]
     return tune.RunConfig(
-        name="tune", storage_path=str(storage), failure_config=failures, callbacks=[Lines(say)], verbose=0
+        name="tune", storage_path=str(storage), failure_config=failures, callbacks=callbacks, verbose=0
     )
 
 
@@ -160,6 +162,16 @@ class Lines(tune.Callback):  # type: ignore[misc]
         self._say(
             f"trial {schedulers.index_of(trial):03d}  step {result[STEP]}  objective {result[GOAL]:.4f}  ({running} of {len(trials)} running)"
         )
+
+
+class Looks(tune.Callback):  # type: ignore[misc]
+    """Sees that trials are alive."""
+
+    def __init__(self, folder: Path) -> None:
+        self._silent = Silent(folder)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._silent.look({schedulers.index_of(t) for t in trials if t.status == "RUNNING"})
 
 
 @contextmanager

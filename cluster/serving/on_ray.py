@@ -7,14 +7,8 @@ client -> HAProxy (on a Ray of our own), or the proxy of the cluster's Serve -> 
 from __future__ import annotations
 
 import importlib
-import json
 import logging
-import os
-import random
-import shutil
 import signal
-import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,12 +19,11 @@ from typing import Any
 from sparring.cluster.errors import Infrastructure, NoResources, UsageError
 from sparring.cluster.machines import session
 from sparring.cluster.machines.cores import usable
+from sparring.cluster.serving import balancer
 from sparring.cluster.serving.options import APPLICATION, DRAIN, NAME, Where, described
 
 QUIET = 10  # looks in a row, a tenth of a second apart, that find nothing open
 OVERHEAD = 0.5  # CPUs of the attack and of what Serve itself does
-LIMITS = "SPARRING_SERVE_LIMITS"  # in the environment of Serve's own proxy; see sparring.serve.waiting
-WAITS = 10.0  # seconds that HAProxy gives an answer beyond the service's own limit
 
 
 def serve(
@@ -43,7 +36,7 @@ def serve(
     say("starting processes for the models")
     own = session.brings_its_own(where.address)
     try:
-        with _balanced(args) if own else _nothing():
+        with balancer.balanced(args) if own else _nothing():
             if own:
                 session.start(num_cpus=max(usable(), ceil(needed)))
             with session.connected(where.address):
@@ -64,69 +57,8 @@ def serve(
 
 
 @contextmanager
-def _balanced(args: dict[str, Any]) -> Iterator[None]:
-    """The environment of a Ray of our own, in which Serve puts HAProxy in front: a predictor then reads HTTP itself.
-
-    Serve 2.60 has one fixed folder and fixed ports for every HAProxy of a machine and all of its users; here each service has its own. What was sent
-    to a replica that died before it said a word is sent again, to another: a prediction changes nothing.
-    """
-    folder = tempfile.mkdtemp(
-        prefix="sp-", dir="/tmp"
-    )  # HAProxy takes paths of sockets up to 97 characters, Serve adds 70
-    metrics, stats, fallback = _free_ports(3)
-    values = {
-        "ENABLE_HA_PROXY": "1",
-        "THROUGHPUT_OPTIMIZED": "1",
-        "RUN_ROUTER_IN_SEPARATE_LOOP": "1",  # this process asks the ledger, and has no loop
-        "LOG_TO_STDERR": "1",
-        "USE_GRPC_BY_DEFAULT": "0",
-        "HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
-        "HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
-        "HAPROXY_SERVER_STATE_BASE": folder,
-        "HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
-        "HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
-        "HAPROXY_METRICS_PORT": str(metrics),
-        "HAPROXY_STATS_PORT": str(stats),
-        "FALLBACK_PROXY_HTTP_PORT": str(fallback),  # Serve's own proxy, for while no predictor is there
-        "HTTP_PROXY_CALLBACK_IMPORT_PATH": "sparring.serve.waiting:middlewares",
-        "HAPROXY_NBTHREAD": "1",
-        "HAPROXY_TUNE_BUFSIZE": str(128 * 2**10),
-        "HAPROXY_RETRY_ON": "conn-failure empty-response",
-        "HAPROXY_TIMEOUT_SERVER_S": str(ceil(args["limits"]["seconds"] + WAITS)),
-        "HAPROXY_TIMEOUT_CLIENT_S": "60",
-        "HAPROXY_HEALTH_CHECK_INTER": "2s",
-        "REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",  # ten each, where nobody says
-        "HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-        "DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-    }
-    named = {f"RAY_SERVE_{key}": value for key, value in values.items()} | {LIMITS: json.dumps(args["limits"])}
-    added = {key: value for key, value in named.items() if key not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for key in added:
-            del os.environ[key]
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
 def _nothing() -> Iterator[None]:
     yield
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody has, outside the ranges from which the kernel and Serve take theirs before HAProxy comes to it."""
-    found: set[int] = set()
-    while len(found) < count:
-        port = random.SystemRandom().randrange(20_000, 30_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.add(port)
-    return list(found)
 
 
 def _start(where: Where) -> bool:

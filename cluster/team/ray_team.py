@@ -27,7 +27,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sparring.agents.actors import AgentActor
 from sparring.agents.spec import AgentSpec, Facts
-from sparring.cluster.machines import hosts
+from sparring.cluster.machines import hosts, placement
 from sparring.cluster.team import failures
 from sparring.cluster.team.crew import MANY, Asked, Crew, Name
 from sparring.cluster.team.introductions import averaging, introduce
@@ -193,7 +193,7 @@ class RayTeam:
             self._kill(list(lane), [i])
             lane.clear()
         if not self._site.borrowed:
-            ray.util.remove_placement_group(self._group)
+            placement.release(self._group)
 
     def _prepare_nodes(self) -> None:
         shared = next(iter(self._specs.values())).images

@@ -138,6 +138,30 @@ def test_a_dead_workers_block_is_done_again(
     assert columns(folder, "killed") == columns(folder, "whole")
 
 
+def test_a_silent_workers_block_is_done_again(
+    folder: RunFolder, ray_session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in mid-block, alive to Ray, which would wait for it for good."""
+    monkeypatch.setattr(workers, "PULSE", 0.01)
+    monkeypatch.setattr(workers, "SILENT", 3.0)
+    stopped: list[int] = []
+    heard = workers.Signs._heard
+
+    def stop_one(self: Any, worker: Any, question: Any) -> None:
+        heard(self, worker, question)
+        if not stopped:
+            stopped.append(self._places[worker].pid)
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    monkeypatch.setattr(workers.Signs, "_heard", stop_one)
+    evaluate_run(folder, examples=64, name="silent", workers=2, **OPTIONS)
+    assert stopped
+    assert not Path(f"/proc/{stopped[0]}").exists()
+    monkeypatch.undo()
+    evaluate_run(folder, examples=64, name="undisturbed", **OPTIONS)
+    assert columns(folder, "silent") == columns(folder, "undisturbed")
+
+
 @pytest.mark.soak
 def test_a_killed_driver_goes_on_from_the_finished_blocks(folder: RunFolder) -> None:
     """kill -9 three times, in mid-evaluation; the last start finds what is done and ends with the same files."""

@@ -1,0 +1,16 @@
+"""Python's own start in a scenario of ``chaos.py``: fsync fails, as on a disk that breaks, while the file that SPARRING_CHAOS_FSYNC names is there."""
+
+import errno
+import os
+
+_flag = os.environ.get("SPARRING_CHAOS_FSYNC")
+_fsync = os.fsync
+
+
+def _fails(handle: int) -> None:
+    if _flag and os.path.exists(_flag):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    _fsync(handle)
+
+
+os.fsync = _fails  # type: ignore[assignment]
