@@ -201,7 +201,7 @@ def clock_wrong(scene: Scene, hours: int) -> Hit:
     """The command is killed; the clock of the next one is another, as on another host."""
     if FAKETIME is None:
         return None, None
-    scene.clock = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{hours:+}h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    scene.clock = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{hours:+}h"}
     _, _ = driver_killed(scene)
     return f"the command is killed, and begun again with its clock {hours:+} h", None
 

@@ -22,6 +22,7 @@ from tests.helpers import CLONE, PATIENCE
 SUBNET = "10.77.{net}"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 STORE = 100 * 2**20
+REDIS = 6390  # port
 
 
 class Hosts(Protocol):
@@ -76,14 +77,15 @@ class _Drains:
 
 
 @contextmanager
-def hosts(data: Path) -> Iterator[Hosts]:
+def hosts(data: Path, *, redis: bool = False) -> Iterator[Hosts]:
     """A head, ready for workers.
 
     Args:
         data: a folder that is an empty disk of its own on every worker, where namespaces can be made.
+        redis: keep the head's state in a Redis, on yet another host; with namespaces alone.
     """
     if can_make_namespaces():
-        made: Any = _Namespaces(data)
+        made: Any = _Namespaces(data, redis=redis)
     else:
         made = _Processes()
     try:
@@ -96,21 +98,35 @@ def hosts(data: Path) -> Iterator[Hosts]:
 class _Namespaces(_Drains):
     """Hosts joined by a bridge; each has its own address, token file, temporary files and data folder."""
 
-    def __init__(self, data: Path) -> None:
-        self._data, self._id = data, os.getpid() % 250
+    def __init__(self, data: Path, *, redis: bool = False) -> None:
+        self._data, self._id, self._redis = data, os.getpid() % 250, redis
         self._net = SUBNET.format(net=self._id)
         self._bridge = f"br{self._id}"
         self._temp = Path(tempfile.mkdtemp(prefix="h", dir="/tmp"))  # sockets need a short path
         self._names: dict[str, str] = {}  # address -> namespace
         self._processes: list[subprocess.Popen[str]] = []
+        self._server: subprocess.Popen[bytes] | None = None
         self.address = f"{self._net}.1:6399"
 
     def start(self) -> None:
         _ip("link", "add", self._bridge, "type", "bridge")
         _ip("addr", "add", f"{self._net}.254/24", "dev", self._bridge)
         _ip("link", "set", self._bridge, "up")
-        head = self._host()
-        self._ray(head, "--head", "--port=6399", "--num-cpus=0", "--include-dashboard=false")
+        if self._redis:
+            options = ["--port", str(REDIS), "--protected-mode", "no", "--save", "", "--dir", str(self._temp)]
+            self._server = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+        self._host()
+        self._head()
+
+    def head_again(self) -> None:
+        """Start a lost head anew, as its pod would be."""
+        (self._temp / "1" / "ray_current_cluster").unlink(missing_ok=True)  # a pod has an empty disk
+        self._head()
+
+    def _head(self) -> None:
+        told = {"RAY_REDIS_ADDRESS": f"{self._net}.254:{REDIS}"} if self._redis else {}
+        head = f"{self._net}.1"
+        self._ray(head, "--head", "--port=6399", "--num-cpus=0", "--include-dashboard=false", env=told)
 
     def add(self, cpus: int, *, gpus: int = 0, labels: str = "") -> str:
         address = self._host()
@@ -132,8 +148,8 @@ class _Namespaces(_Drains):
             inside = f"w{self._id}-{worker.rpartition('.')[2]}"
             _ip("netns", "exec", name, "tc", "qdisc", "replace", "dev", inside, *shape)
 
-    def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        return self._start(f"{self._net}.1", [*command], env=env or {}, own_disk=False)
+    def run(self, *command: str, env: dict[str, str] | None = None, on: str = "") -> subprocess.Popen[str]:
+        return self._start(on or f"{self._net}.1", [*command], env=env or {}, own_disk=False)
 
     def close(self) -> None:
         for address, name in self._names.items():
@@ -143,6 +159,9 @@ class _Namespaces(_Drains):
             shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
         for process in self._processes:
             process.wait(timeout=PATIENCE)
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
         _ip("link", "del", self._bridge)
         shutil.rmtree(self._temp, ignore_errors=True)
 
@@ -173,10 +192,10 @@ class _Namespaces(_Drains):
         token.write_text(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text())
         return address
 
-    def _ray(self, address: str, *options: str) -> None:
+    def _ray(self, address: str, *options: str, env: dict[str, str] | None = None) -> None:
         folder = self._temp / address.rpartition(".")[2]
         fixed = [f"--node-ip-address={address}", f"--temp-dir={folder}", f"--object-store-memory={STORE}", "--block"]
-        self._start(address, [*RAY, "start", *fixed, "--disable-usage-stats", *options], env={}, own_disk=True)
+        self._start(address, [*RAY, "start", *fixed, "--disable-usage-stats", *options], env=env or {}, own_disk=True)
 
     def _start(self, address: str, command: list[str], *, env: dict[str, str], own_disk: bool) -> subprocess.Popen[str]:
         folder = self._temp / address.rpartition(".")[2]
