@@ -123,6 +123,7 @@ class Running:
             self.watched.look()
             if time.monotonic() - started > HANGS:
                 self.outcome.wrong.append(f"{self.subject.name} hangs: {self.scene.said()[-300:]}")
+                self.scene.killed_by_us = True
                 self.scene.end()
                 break
             time.sleep(0.02)

@@ -38,6 +38,7 @@ class Scene:
         self.killed_by_us = False
         self.fsync_fails = place / "fsync-fails"  # while it is there
         self.clock: dict[str, str] = {}  # in the environment of a command whose clock is wrong
+        self.stopped: list[int] = []  # processes
         self.begun = 0  # commands, one after the other
         self._output = place / "said.txt"
         self._process: subprocess.Popen[bytes] | None = None
@@ -107,6 +108,11 @@ class Scene:
         log = self.subject.run(self.place) / "log.txt"
         return self.begun > 1 or (log.exists() and "lost: " in log.read_text(errors="replace"))
 
+    def release(self) -> None:
+        """Let stopped processes go on."""
+        for pid in self.stopped:
+            _quietly(signal.SIGCONT, pid)
+
     def end(self) -> None:
         """Kill what is left, and forget what Ray kept."""
         for pid in self.processes():
@@ -125,6 +131,13 @@ def _send(number: int, pids: list[int], name: str) -> Hit:
             os.kill(pid, number)
             return f"{name}, process {pid}", None
     return None, None
+
+
+def _hung(scene: Scene, pids: list[int], name: str) -> Hit:
+    """Stopped for as long as the scenario lasts: then it may go on, since nobody but a kill ends a stopped process."""
+    hit, _ = _send(signal.SIGSTOP, pids, name)
+    scene.stopped += pids[:1] if hit else []
+    return hit, None
 
 
 def _paused(pids: list[int], name: str) -> Hit:
@@ -218,7 +231,7 @@ def no_memory(scene: Scene) -> Hit:
 
 FAULTS: dict[str, Callable[[Scene], Hit]] = {
     "agent killed": lambda scene: _send(signal.SIGKILL, agents(scene)[-1:], "agent"),
-    "agent hung": lambda scene: _send(signal.SIGSTOP, agents(scene)[:1], "agent"),
+    "agent hung": lambda scene: _hung(scene, agents(scene)[:1], "agent"),
     "agent paused": lambda scene: _paused(agents(scene)[:1], "agent"),
     "raylet killed": lambda scene: _send(signal.SIGKILL, scene.of("/raylet/raylet"), "raylet"),
     "raylet paused": lambda scene: _paused(scene.of("/raylet/raylet"), "raylet"),
@@ -234,7 +247,7 @@ FAULTS: dict[str, Callable[[Scene], Hit]] = {
     "clock ahead": lambda scene: clock_wrong(scene, 5),
     "clock behind": lambda scene: clock_wrong(scene, -5),
     "replica killed": lambda scene: _send(signal.SIGKILL, scene.of("ServeReplica:sparring:pred"), "replica"),
-    "replica hung": lambda scene: _send(signal.SIGSTOP, scene.of("ServeReplica:sparring:pred"), "replica"),
+    "replica hung": lambda scene: _hung(scene, scene.of("ServeReplica:sparring:pred"), "replica"),
     "replica paused": lambda scene: _paused(scene.of("ServeReplica:sparring:pred"), "replica"),
     "ledger killed": lambda scene: _send(signal.SIGKILL, scene.of("ServeReplica:sparring:ledger"), "ledger"),
     "controller killed": lambda scene: _send(signal.SIGKILL, scene.of("ServeController"), "Serve's controller"),

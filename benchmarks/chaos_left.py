@@ -56,6 +56,7 @@ def there() -> set[str]:
 
 def left(scene: Scene, before: set[str]) -> list[str]:
     """What is there that was not there before, after a while."""
+    scene.release()
     deadline = time.monotonic() + GRACE
     while time.monotonic() < deadline and (scene.processes() or there() - before):
         time.sleep(0.2)

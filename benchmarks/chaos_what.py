@@ -130,7 +130,9 @@ def timed(commands: Callable[[Path, bool], list[str]], place: Path) -> float:
     place.mkdir(parents=True)
     began = time.monotonic()
     env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    subprocess.run(commands(place, False), check=True, cwd=place, env=env, capture_output=True)
+    done = subprocess.run(commands(place, False), check=False, cwd=place, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"undisturbed: exit {done.returncode}: {done.stderr[-1000:]}")
     return time.monotonic() - began
 
 

@@ -1,10 +1,10 @@
-"""Watches over the cluster's head while this process is connected to it.
+"""Watches over what a connection to Ray needs: the cluster's head, and the raylet of this machine.
 
-    thread: connect to the head's port, once a second ---no answer for some time---> exception in the main thread ---> Infrastructure
+    thread: connect to both, once a second ---no answer for some time---> exception in the main thread ---> Infrastructure
 
-Nothing of Ray can go on without its head's control service (GCS), and calls to it wait. Ray itself (2.60) ends a process whose calls have
-waited for a minute (``RAY_gcs_rpc_server_reconnect_timeout_s``), with exit code 1 and a line of its own. A head that keeps its state in Redis
-may come back before that.
+Nothing of Ray can go on without the head's control service (GCS), nor for a process whose raylet is gone, and calls wait. Ray itself (2.60) ends a
+process whose calls have waited for a minute (``RAY_gcs_rpc_server_reconnect_timeout_s``), with exit code 1 and lines of its own. A head that
+keeps its state in Redis may come back before that.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 from sparring.cluster.errors import Infrastructure
 
-OWN = 5.0  # seconds without an answer after which a head on this machine that nobody else began is gone
+OWN = 5.0  # seconds without an answer after which what nobody will start again is gone
 OTHERS = 2 / 3  # of Ray's own patience: so long another cluster's head may take to come back
 UNWINDING = 12.0  # seconds for the process to leave what it was doing; then it ends itself
 RAYS_OWN = "RAY_gcs_rpc_server_reconnect_timeout_s"
@@ -30,81 +31,106 @@ SIGNAL = signal.SIGURG  # it does nothing where nobody listens
 _lost = threading.Event()
 
 
-class _HeadLost(BaseException):
+class _Lost(BaseException):
     """Raised in the main thread, whatever it does: no error of an agent, so nothing tries to mend it."""
 
 
 def lost() -> bool:
-    """Whether the head is gone: what would ask it waits in vain."""
+    """Whether one is gone: what would ask Ray waits in vain."""
     return _lost.is_set()
 
 
-def patience(own: bool) -> float:
-    """Seconds without an answer after which the head counts as gone."""
-    return OWN if own else OTHERS * float(os.environ.get(RAYS_OWN, "60"))
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """Something that must answer.
+
+    Args:
+        address: ``host:port``.
+        what: it is, as a sentence begins.
+        patience: seconds without an answer after which it counts as gone.
+    """
+
+    address: str
+    what: str
+    patience: float
+
+    @property
+    def sentence(self) -> str:
+        """What a user is told when it is gone."""
+        return (
+            f"{self.what} did not answer for {self.patience:.0f} s and counts as lost. Nothing that was saved is lost; to go on, once a "
+            "cluster is there: sparring resume RUN for a run, else the same command (with its --name)"
+        )
+
+    def answers(self) -> bool:
+        """Whether it takes a connection."""
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+
+def head(address: str, *, own: bool) -> Needed:
+    """The head of a cluster.
+
+    Args:
+        own: whether this process started it, so that nobody will start it again.
+    """
+    if own:
+        return Needed(address, "Ray's head process on this machine", OWN)
+    patience = OTHERS * float(os.environ.get(RAYS_OWN, "60"))
+    return Needed(address, f"the head of the Ray cluster at {address}", patience)
+
+
+def raylet(address: str) -> Needed:
+    """Ray's process on this machine, through which a process speaks with all others."""
+    return Needed(address, "Ray's own process on this machine (raylet)", OWN)
 
 
 @contextmanager
-def watched(address: str, *, own: bool) -> Iterator[None]:
-    """Notice inside the block that the head is gone. Outside of the main thread, in which nothing can be raised, it does nothing.
-
-    Args:
-        address: ``host:port`` of the head.
-        own: whether this process started it, so that nobody will start it again.
+def watched(needed: Sequence[Needed]) -> Iterator[None]:
+    """Notice inside the block that one is gone. Outside of the main thread, in which nothing can be raised, it does nothing.
 
     Raises:
-        Infrastructure: it is.
+        Infrastructure: one is.
     """
     _lost.clear()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    left = threading.Event()
+    left, gone = threading.Event(), list[Needed]()
     before = signal.signal(SIGNAL, _raise)
-    watch = threading.Thread(target=_watch, args=(address, own, left), name="head watch", daemon=True)
+    watch = threading.Thread(target=_watch, args=(needed, left, gone), name="head watch", daemon=True)
     watch.start()
     try:
         yield
-    except _HeadLost as gone:
-        raise Infrastructure(sentence(address, own)) from gone
+    except BaseException as error:  # Ray's compiled calls make a SystemError of what a signal raises in them
+        if not gone:
+            raise
+        raise Infrastructure(gone[0].sentence) from error
     finally:
         left.set()
         signal.signal(SIGNAL, before)
 
 
-def sentence(address: str, own: bool) -> str:
-    """What a user is told."""
-    whose = "Ray's head process on this machine" if own else f"the head of the Ray cluster at {address}"
-    waited = f"did not answer for {patience(own):.0f} s and counts as lost"
-    again = "the same command" if own else "the same command, once the cluster is there again"
-    return f"{whose} {waited}. Nothing that was saved is lost; to go on: sparring resume RUN for a run, else {again} (with its --name)"
-
-
 def _raise(number: int, frame: FrameType | None) -> None:
     if lost():
-        raise _HeadLost
+        raise _Lost
 
 
-def _watch(address: str, own: bool, left: threading.Event) -> None:
-    last = time.monotonic()
-    while not left.wait(1.0):
-        if _answers(address):
-            last = time.monotonic()
-        elif time.monotonic() - last > patience(own):
-            break
-    else:
-        return
+def _watch(needed: Sequence[Needed], left: threading.Event, gone: list[Needed]) -> None:
+    last = dict.fromkeys(needed, time.monotonic())
+    while not gone:
+        if left.wait(1.0):
+            return
+        for one in needed:
+            if one.answers():
+                last[one] = time.monotonic()
+        gone += [one for one in needed if time.monotonic() - last[one] > one.patience]
     _lost.set()
     signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
     if not left.wait(UNWINDING):
-        print(f"sparring: {sentence(address, own)}", file=sys.stderr, flush=True)
+        print(f"sparring: {gone[0].sentence}", file=sys.stderr, flush=True)
         os._exit(Infrastructure.code)
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError:
-        return False
-    return True

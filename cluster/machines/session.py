@@ -89,11 +89,11 @@ def connected(address: str | None = None) -> Iterator[dict[str, Any]]:
 
     Raises:
         NoResources: no cluster answers at the address.
-        Infrastructure: its head is lost inside the block.
+        Infrastructure: its head, or Ray's process on this machine, is lost inside the block.
     """
     if ray.is_initialized():  # the caller's own: its workers know nothing of us
         known = ray.get_runtime_context().gcs_address in _knows_us
-        with _head():
+        with _needed():
             yield {} if known else {"env_vars": {"PYTHONPATH": str(HOME)}}
         return
     try:
@@ -103,16 +103,18 @@ def connected(address: str | None = None) -> Iterator[dict[str, Any]]:
             _join(os.environ["RAY_ADDRESS"], {})  # the job's own environment holds for its agents too
         else:
             _join(address, {} if SUBMITTED in os.environ else shipped())
-        with _head():
+        with _needed():
             yield {}
     finally:
         ray.shutdown()
 
 
-def _head() -> AbstractContextManager[None]:
-    """That of the cluster that this process is connected to is there, inside the block."""
-    address = ray.get_runtime_context().gcs_address
-    return head.watched(address, own=address in _ours)
+def _needed() -> AbstractContextManager[None]:
+    """What this process's connection needs is watched, inside the block."""
+    context = ray.get_runtime_context()
+    address, node = context.gcs_address, context.get_node_id()
+    here = [f"{n['NodeManagerAddress']}:{n['NodeManagerPort']}" for n in ray.nodes() if n["NodeID"] == node]
+    return head.watched([head.head(address, own=address in _ours), *map(head.raylet, here)])
 
 
 def shipped() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import os
 import random
@@ -80,7 +81,7 @@ def fit(
         run_config=_quietly(folder / ".tune", searched.config.max_failures, say),
     )
     # SIGINT is what Tune ends in good order for; stdout is the answer's
-    with _seeded(searched.config.seed), stop.terminate_as(signal.SIGINT), redirect_stdout(sys.stderr):
+    with _seeded(searched.config.seed), stop.terminate_as(signal.SIGINT), redirect_stdout(sys.stderr), _silenced():
         try:
             errors = tuner.fit().errors
         except EOFError as error:  # Tune's own record of a trial's error is cut off
@@ -163,6 +164,12 @@ class Lines(tune.Callback):  # type: ignore[misc]
             f"trial {schedulers.index_of(trial):03d}  step {result[STEP]}  objective {result[GOAL]:.4f}  ({running} of {len(trials)} running)"
         )
 
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._say(f"trial {schedulers.index_of(trial):03d} lost its processes too often and was given up")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._say(f"trial {schedulers.index_of(trial):03d} lost a process, and is begun again from its last checkpoint")
+
 
 class Looks(tune.Callback):  # type: ignore[misc]
     """Sees that trials are alive."""
@@ -172,6 +179,18 @@ class Looks(tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._silent.look({schedulers.index_of(t) for t in trials if t.status == "RUNNING"})
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Tune logs a traceback for every process that it loses; one line says as much."""
+    logger = logging.getLogger("ray.tune")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager
