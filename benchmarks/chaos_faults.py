@@ -61,11 +61,11 @@ class Scene:
         self.others.append(self._start(self.place / f"other-{len(self.others)}.txt", again=True))
 
     def _start(self, output: Path, *, again: bool) -> subprocess.Popen[bytes]:
+        command = self.subject.command(self.place, again=again)  # which may tell this process a token
         env = {**os.environ, MARK: self.mark, "RAY_TMPDIR": self._ray.name, "OMP_NUM_THREADS": "1"}
         env |= {"RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "80"}
         env |= {"PYTHONPATH": str(BROKEN), "SPARRING_CHAOS_FSYNC": str(self.fsync_fails), **self.clock}
         with output.open("wb") as sink:
-            command = self.subject.command(self.place, again=again)
             return subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=env, cwd=self.place)
 
     @property

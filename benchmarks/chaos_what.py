@@ -128,9 +128,10 @@ def on_hosts(folder: Path, exchange: str) -> Subject:
 def timed(commands: Callable[[Path, bool], list[str]], place: Path) -> float:
     """Seconds of a command that nothing happens to."""
     place.mkdir(parents=True)
+    command = commands(place, False)  # which starts hosts, and tells their token to this process
     began = time.monotonic()
     env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(commands(place, False), check=False, cwd=place, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, cwd=place, env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"undisturbed: exit {done.returncode}: {done.stderr[-1000:]}")
     return time.monotonic() - began

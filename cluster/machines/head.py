@@ -96,7 +96,6 @@ def watched(needed: Sequence[Needed]) -> Iterator[None]:
     Raises:
         Infrastructure: one is.
     """
-    _lost.clear()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -112,7 +111,9 @@ def watched(needed: Sequence[Needed]) -> Iterator[None]:
         raise Infrastructure(gone[0].sentence) from error
     finally:
         left.set()
+        watch.join()
         signal.signal(SIGNAL, before)
+        _lost.clear()  # another connection may be made
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import ray
@@ -97,20 +97,35 @@ def this_machine() -> Node:
     return Node("this machine", {"CPU": float(usable()), "GPU": float(torch.cuda.device_count())}, {})
 
 
-def reserve(bundles: Sequence[Bundle], placement: Placement, *, timeout: float = WAIT) -> PlacementGroup:
+def reserve(
+    bundles: Sequence[Bundle],
+    placement: Placement,
+    *,
+    timeout: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> PlacementGroup:
     """The bundles as one placement group, ready.
+
+    Args:
+        timeout: seconds to wait, by default ``WAIT``, where ``placement.wait`` is less.
+        say: told what is waited for, where that takes longer than it takes Ray to begin.
 
     Raises:
         NoResources: not ready in time: something else holds the resources, or no node came.
     """
     selectors = [b.selector for b in bundles]
+    longest = max(WAIT if timeout is None else timeout, placement.wait)
     group = placement_group(
         [b.resources for b in bundles],
         strategy=placement.strategy,
         bundle_label_selector=selectors if any(selectors) else None,
     )
     try:
-        ready = _ready(group, max(timeout, placement.wait))
+        ready = _ready(group, min(longest, WAIT))
+        if not ready and longest > WAIT:
+            free = words(ray.available_resources())
+            say(f"waiting at most {longest:.0f} s for {_needs(bundles)} ({placement.strategy}); free now: {free}")
+            ready = _ready(group, longest - WAIT)
     except BaseException:  # Ctrl-C while waiting: nothing may stay reserved
         release(group)
         raise
@@ -124,7 +139,7 @@ def reserve(bundles: Sequence[Bundle], placement: Placement, *, timeout: float =
                 f"present: {_present(present)}. Give --wait more seconds, or see why the autoscaler adds none: ray status"
             )
         raise NoResources(
-            f"the cluster has the resources but they are in use: {_needs(bundles)}, not free within {max(timeout, placement.wait):g} s "
+            f"the cluster has the resources but they are in use: {_needs(bundles)}, not free within {longest:g} s "
             f"(placement group {state}; free now: {words(ray.available_resources())}). "
             "Wait for other runs to end (--wait SECONDS), or ask for less with --placement.cpus-per-agent 0.5"
         )

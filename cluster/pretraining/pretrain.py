@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +20,19 @@ from typing import Any
 
 from sparring.agents import model_folder
 from sparring.cluster.config.run_config import RunConfig
+from sparring.cluster.config.settings import Placement
 from sparring.cluster.config.values import differences
-from sparring.cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, SparringError, UsageError
+from sparring.cluster.errors import (
+    BrokenCheckpoint,
+    Infrastructure,
+    Interrupted,
+    NoResources,
+    SparringError,
+    UsageError,
+)
 from sparring.cluster.evaluation.evaluation import evaluate_run
 from sparring.cluster.machines import hosts, placement, session
+from sparring.cluster.machines.fitting import Bundle
 from sparring.cluster.machines.stop import asked_to_stop
 from sparring.cluster.models import card
 from sparring.cluster.models.initial import resolved
@@ -136,8 +145,9 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
             print(said, file=sys.stderr, flush=True)
         placement.plan([role], wanted, [placement.this_machine()], lanes=workers, own=own)
     with session.connected(config.address) as runtime_env, _followed(folder.path / "log.txt", quiet=quiet):
-        planned = placement.plan([role], wanted, placement.nodes_alive(), lanes=workers, own=own)[0]
-        bundle = planned.resources
+        planned = placement.plan([role], wanted, placement.nodes_alive(), lanes=workers, own=own)
+        _await_room(planned, wanted, quiet=quiet)
+        bundle = planned[0].resources
         files = [i for i in (spec.init,) if i is not None]
         hosts.prepare(hosts.alive(), spec.images, folder=folder.path, files=files, runtime_env=runtime_env)
         storage = folder.path / "ray_train"
@@ -150,7 +160,7 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
                 use_gpu="GPU" in bundle,
                 resources_per_worker=bundle,
                 placement_strategy=wanted.strategy,
-                label_selector=planned.selector or None,
+                label_selector=planned[0].selector or None,
             ),
             run_config=TrainRunConfig(
                 name="train", storage_path=str(storage), failure_config=FailureConfig(max_failures=config.max_failures)
@@ -171,6 +181,28 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
             ) from error
         _say_what_stopped(folder)
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _await_room(bundles: Sequence[Bundle], wanted: Placement, *, quiet: bool) -> None:
+    """Ray Train (2.60) would wait for ever, and without a word, for what others use.
+
+    Raises:
+        NoResources: there was no room in time; for how many workers there is.
+    """
+    import ray
+
+    def say(line: str) -> None:
+        if not quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    try:
+        placement.release(placement.reserve(bundles, wanted, say=say))
+    except NoResources as error:
+        free, each = ray.available_resources(), bundles[0].resources
+        fewer = min(int(free.get(kind, 0) / needed) for kind, needed in each.items() if needed)
+        if 0 < fewer < len(bundles):
+            raise NoResources(f"{error}; or begin with fewer: --workers {fewer}") from error
+        raise
 
 
 def _say_what_stopped(folder: RunFolder) -> None:

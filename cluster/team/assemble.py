@@ -75,19 +75,23 @@ def team_of(
     from sparring.cluster.team.ray_team import RayTeam
     from sparring.cluster.team.site import Site
 
+    def say(line: str) -> None:
+        if not quiet:
+            print(line, file=sys.stderr, flush=True)
+
     def bundles_on(nodes: list[Node]) -> list[Bundle]:
         return placement.plan([s.me for s in made], wanted, nodes, lanes=config.lanes, own=own)
 
     wanted, own = placement.on_device(config.device, config.placement, config.agents)
     if session.brings_its_own(config.address):
         wanted, said = placement.on_one_machine(wanted, config.lanes * len(made))
-        if said and not quiet:
-            print(said, file=sys.stderr, flush=True)
+        if said:
+            say(said)
         bundles_on([placement.this_machine()])  # what cannot fit is said before Ray starts
     with session.connected(config.address) as runtime_env:
         bundles = bundles_on(placement.nodes_alive())  # in a group of somebody else's it fits already
         site = Site(
-            group or placement.reserve(bundles, wanted),
+            group or placement.reserve(bundles, wanted, say=say),
             bundles,
             runtime_env,
             replacement=wanted.replacement,

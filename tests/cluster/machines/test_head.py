@@ -58,6 +58,8 @@ def _work(server: socket.socket) -> None:
         time.sleep(20)
     except Exception:
         pytest.fail("caught as an error of the work")
+    finally:
+        assert head.lost()  # nothing asks Ray any more
 
 
 @pytest.mark.parametrize("lost", ["own head", "another's head", "raylet"])
@@ -76,7 +78,7 @@ def test_work_is_interrupted(monkeypatch: pytest.MonkeyPatch, lost: str) -> None
     before = signal.getsignal(head.SIGNAL)
     with pytest.raises(Infrastructure, match="did not answer") as told, head.watched(needed[lost]):
         _work(server)
-    assert head.lost()
+    assert not head.lost()  # another connection may be made
     assert words[lost] in str(told.value)
     closed(other)
     assert signal.getsignal(head.SIGNAL) == before

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from sparring.cluster.errors import BrokenCheckpoint, UsageError
+from sparring.cluster.errors import BrokenCheckpoint, NoResources, UsageError
 from sparring.cluster.evaluation import certify
+from sparring.cluster.machines import placement
 from sparring.cluster.pretraining import pretrain
 from sparring.cluster.runs.folder import RunFolder
 from tests.cluster.team.test_faults import recorded, when
@@ -131,3 +132,27 @@ def test_a_finished_run_asked_for_again(teacher: dict[str, Any]) -> None:
     assert "default_worker" not in " ".join(env["command"])
     with pytest.raises(UsageError, match="was trained in 2 lanes"):
         certify.again(RunFolder(run), 10, 15)
+
+
+def test_a_busy_cluster_is_said(
+    ray_session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what is waited for, and how many workers there is room for; Ray Train would wait for ever, without a word."""
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    monkeypatch.setattr(placement, "WAIT", 2.0)
+    whole = int(ray.cluster_resources()["CPU"])
+    holds = placement_group([{"CPU": whole - 1}])
+    ray.get(holds.ready())
+    try:
+        config = small("at", **OPTIONS, placement__cpus_per_agent=1, placement__wait=3, placement__gpus_per_agent=0)
+        with pytest.raises(NoResources) as told:
+            pretrain.pretrain(config, workers=2, runs_dir=tmp_path, models_dir=tmp_path / "models", name="a")
+    finally:
+        remove_placement_group(holds)
+    assert "the cluster has the resources but they are in use: 2 agents need 1 CPU each" in str(told.value)
+    assert str(told.value).endswith("; or begin with fewer: --workers 1")
+    said = capsys.readouterr().err
+    assert "waiting at most 3 s for 2 agents" in said
+    assert not (tmp_path / "a").exists()  # its name is free again
