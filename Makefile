@@ -12,7 +12,7 @@ PY := .venv/bin/python
 READY := .venv/ready
 endif
 
-.PHONY: demo test soak browser clients check wheel release-check golden recipes-check bench docs-tables docs-tools site clean
+.PHONY: demo test soak soak-long browser clients check wheel release-check golden recipes-check bench docs-tables docs-tools site clean
 
 demo: $(READY)
 	$(PY) -m sparring.cluster demo
@@ -25,6 +25,10 @@ test: check browser
 soak: $(READY) browser clients
 	@$(MAKE) -s docs-tools || echo "What the site is built with could not be installed; its tests will be skipped"
 	SPARRING_SOAK_UNTIL=$(UNTIL) $(PY) -m pytest -m soak -n 2 --dist loadfile --no-loadscope-reorder
+
+# Hours under faults, one kind after the other: make soak-long MINUTES=60. Root, with iproute2 and iptables.
+soak-long: $(READY)
+	for kind in train evaluate serve; do $(PY) benchmarks/soak_long.py $$kind --minutes $(or $(MINUTES),60) --save || exit 1; done
 
 # Page tests drive Debian's Chromium, one test its nginx; without them, and without the right to install them, they are skipped and say so.
 browser:

@@ -108,8 +108,8 @@ class Running:
         while self.lifts:
             self._lift(float("inf"))
         self._others()
-        if not self.outcome.wrong and self.subject.result(self.scene.place) != self.expected:
-            self.outcome.wrong.append("the result is another than the undisturbed one")
+        if not self.outcome.wrong:
+            self.outcome.wrong += self._unlike()
         self.outcome.wrong += self.watched.changed()
         self.outcome.wrong += chaos_left.left(self.scene, before)
         self.outcome.seconds = round(time.monotonic() - began, 1)
@@ -140,6 +140,16 @@ class Running:
             elif code not in (*GOES_ON, *([3] if self.scene.others else [])) or "sparring: " not in said:
                 self.outcome.wrong.append(f"exit {code}: {said[-600:]}")
         return code
+
+    def _unlike(self) -> list[str]:
+        """What of the result is unlike the undisturbed one."""
+        try:
+            same = self.subject.result(self.scene.place) == self.expected
+        except (OSError, ValueError, LookupError) as error:
+            return [
+                f"the result cannot be read: {type(error).__name__}: {error}; the command said {self.scene.said()[-600:]}"
+            ]
+        return [] if same else ["the result is another than the undisturbed one"]
 
     def _others(self) -> None:
         """Commands that were typed a second time end too, and say why."""
@@ -196,6 +206,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the record instead of a line per scenario")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/chaos/SEED.json")
     args = parser.parse_args()
+    chaos_left.with_own_memory()
     began, outcomes = time.monotonic(), []
     seeds = iter(args.only) if args.only else iter(range(1000 * args.seed, 1000 * args.seed + 1000))
     with tempfile.TemporaryDirectory(prefix="chaos", dir="/tmp") as folder:  # Ray's sockets need a short path

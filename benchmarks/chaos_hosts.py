@@ -94,6 +94,15 @@ class Cluster:
                         found.append(pid)
         return sorted(found)
 
+    def processes(self) -> dict[int, list[str]]:
+        """All processes of all hosts, with their arguments."""
+        found = {}
+        for address in list(self._hosts._names) if self._hosts is not None else []:
+            for pid in self._hosts._pids(address):
+                with contextlib.suppress(OSError):
+                    found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        return found
+
     def cut(self, *, again: bool) -> None:
         """Nothing passes between the workers, or everything."""
         if len(self.workers) == 2:

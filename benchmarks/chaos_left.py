@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from chaos_faults import Scene
 
+OWN = "SPARRING_CHAOS_OWN_MEMORY"  # in the environment: /dev/shm is this program's alone
 GRACE = 75.0  # seconds in which processes of a killed driver must have ended: some of Ray's notice only after a minute
 
 
@@ -49,8 +53,20 @@ def found(folder: Path, pattern: str) -> list[Path]:
         return []
 
 
+def with_own_memory() -> None:
+    """Begin this program again with a /dev/shm of its own, so that what others leave there is not laid to it (root)."""
+    inside = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=4g tmpfs /dev/shm && exec "$@"', "sh"]
+    if OWN in os.environ or os.geteuid() != 0 or not shutil.which("unshare"):
+        return
+    if subprocess.run([*inside, "true"], check=False, capture_output=True).returncode == 0:
+        os.environ[OWN] = "1"
+        os.execvp(inside[0], [*inside, sys.executable, *sys.argv])
+
+
 def there() -> set[str]:
-    """What a scenario could leave behind, by name."""
+    """What a scenario could leave behind, by name; nothing where others may leave the same."""
+    if OWN not in os.environ:
+        return set()
     return {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
 
 

@@ -23,7 +23,7 @@ import httpx
 from common import CLONE
 
 from tests.serve.live import Load, clients, free_port
-from tests.serve.made import infer, pixels
+from tests.serve.made import infer, pixels, published
 
 IMAGES = 8
 PATIENCE = 60.0  # seconds without a right answer after which a service counts as lost
@@ -35,6 +35,9 @@ def main() -> int:
     parser.add_argument("answers", type=Path)
     parser.add_argument("--answers", dest="count", type=int, default=400, help="right ones, at least")
     parser.add_argument("--seconds", type=float, default=20.0, help="of load, at least")
+    parser.add_argument(
+        "--versions", type=float, metavar="SECONDS", help="publish another version so often, into MODELS_DIR/m"
+    )
     parser.add_argument("--clients", type=int, default=2)
     args = parser.parse_args()
     port = free_port()
@@ -59,8 +62,7 @@ def exit_code(code: int) -> int:
 
 def asked(service: subprocess.Popen[str], url: str, args: argparse.Namespace) -> int:
     """Ask until it is enough; the exit code."""
-    right = [hashlib.sha256() for _ in range(IMAGES)]
-    seen: dict[int, Any] = {}
+    seen: dict[tuple[str, int], Any] = {}  # by version and image
 
     def ask(client: httpx.Client, number: int) -> bool:
         i = number % IMAGES
@@ -70,16 +72,20 @@ def asked(service: subprocess.Popen[str], url: str, args: argparse.Namespace) ->
             raise ConnectionError("503")
         if answer.status_code != 200:
             raise RuntimeError(f"{answer.status_code}: {answer.text[:200]}")
-        outputs = [o["data"] for o in answer.json()["outputs"]]
-        return bool(seen.setdefault(i, outputs) == outputs)
+        made = answer.json()
+        outputs = [o["data"] for o in made["outputs"]]
+        return bool(seen.setdefault((made["model_version"], i), outputs) == outputs)
 
     def unlike_what_is_promised(load: Load) -> list[str]:
         return [text for text in load.failed if text.startswith("RuntimeError")]
 
     with clients(args.clients, ask, url) as load:
-        began, last = time.monotonic(), (0, time.monotonic())
+        began, last, versions = time.monotonic(), (0, time.monotonic()), 0
         while load.right < args.count or time.monotonic() - began < args.seconds:
             time.sleep(0.05)
+            if args.versions and time.monotonic() - began > args.versions * (versions + 1):
+                versions += 1
+                published(args.models / "m", seed=versions)
             if service.poll() is not None:
                 return exit_code(service.returncode)
             if load.right > last[0]:
@@ -90,12 +96,12 @@ def asked(service: subprocess.Popen[str], url: str, args: argparse.Namespace) ->
             if load.wrong or unlike_what_is_promised(load):
                 print(f"wrong: {load.wrong[:1]} {unlike_what_is_promised(load)[:1]}", file=sys.stderr)
                 return 1
-    for digest, i in zip(right, range(IMAGES), strict=True):
-        digest.update(json.dumps(seen[i]).encode())
+    kept = [] if args.versions else range(IMAGES)
+    right = [hashlib.sha256(json.dumps(seen["1", i]).encode()).hexdigest() for i in kept]
     service.send_signal(signal.SIGTERM)
     code = service.wait(PATIENCE)
     args.answers.parent.mkdir(parents=True, exist_ok=True)
-    args.answers.write_text(json.dumps([d.hexdigest() for d in right]))
+    args.answers.write_text(json.dumps(right))
     return code
 
 

@@ -116,11 +116,11 @@ def cluster_in(folder: Path) -> Cluster:
     return Cluster(folder / "cache-of-hosts")
 
 
-def on_hosts(folder: Path, exchange: str) -> Subject:
+def on_hosts(folder: Path, exchange: str, **more: Any) -> Subject:
     """Two peers, each on a host of its own."""
     cluster = cluster_in(folder)
     spread = {"placement__strategy": "STRICT_SPREAD", "placement__cpus_per_agent": 1, "placement__replacement": 90.0}
-    changes = {**spread, "data__cache": str(cluster.cache), "exchange": exchange}
+    changes = {**spread, "data__cache": str(cluster.cache), "exchange": exchange, **more}
     return training(f"mat on hosts, {exchange}", "mat", folder, cluster, **changes)
 
 
@@ -153,8 +153,9 @@ def alone(
     return Subject(name, commands, result, expected, usually)
 
 
-def evaluating(folder: Path) -> Subject:
-    """AutoAttack by two workers."""
+def evaluating(folder: Path, *asked: str) -> Subject:
+    """By two workers, AutoAttack where nothing else is asked."""
+    asked = asked or ("--attacks=clean,pgd-20,autoattack", "--examples=160")
     home = folder / "undisturbed"
 
     @cache
@@ -166,8 +167,7 @@ def evaluating(folder: Path) -> Subject:
         run = place / "runs" / "a"
         if not run.exists():
             shutil.copytree(trained(), run)
-        asked = ["--attacks=clean,pgd-20,autoattack", "--examples=160", "--workers=2", "--name=e", "--quiet"]
-        return [*SPARRING, "evaluate", str(run), *asked]
+        return [*SPARRING, "evaluate", str(run), *asked, "--workers=2", "--name=e", "--quiet"]
 
     def result(place: Path) -> Any:
         report = json.loads((place / "runs" / "a" / "evaluation" / "e" / "report.json").read_text())
@@ -244,14 +244,14 @@ def mirrored(folder: Path) -> Subject:
     return replace(plain, commands=commands, result=result, expected=lambda: (plain.expected(), True), usually=usually)
 
 
-def serving(folder: Path) -> Subject:
+def serving(folder: Path, *asked: str) -> Subject:
     """Two predictors under load."""
     models = folder / "models"
     published(models / "m")
 
     def commands(place: Path, again: bool) -> list[str]:
         script = [sys.executable, str(CLONE / "benchmarks" / "chaos_serving.py")]
-        return [*script, str(models), str(place / "runs" / "a" / "answers.json")]
+        return [*script, str(models), str(place / "runs" / "a" / "answers.json"), *asked]
 
     def result(place: Path) -> Any:
         return json.loads((place / "runs" / "a" / "answers.json").read_text())
