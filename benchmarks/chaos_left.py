@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chaos_faults import Scene
 
 OWN = "SPARRING_CHAOS_OWN_MEMORY"  # in the environment: /dev/shm is this program's alone
+MOUNTS = 'mount --make-rshared / && mount -t tmpfs -o size=4g tmpfs /dev/shm && exec "$@"'  # hosts see disks that are mounted later
 GRACE = 75.0  # seconds in which processes of a killed driver must have ended: some of Ray's notice only after a minute
 
 
@@ -55,7 +56,7 @@ def found(folder: Path, pattern: str) -> list[Path]:
 
 def with_own_memory() -> None:
     """Begin this program again with a /dev/shm of its own, so that what others leave there is not laid to it (root)."""
-    inside = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=4g tmpfs /dev/shm && exec "$@"', "sh"]
+    inside = ["unshare", "-m", "sh", "-c", MOUNTS, "sh"]
     if OWN in os.environ or os.geteuid() != 0 or not shutil.which("unshare"):
         return
     if subprocess.run([*inside, "true"], check=False, capture_output=True).returncode == 0:

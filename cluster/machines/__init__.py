@@ -4,4 +4,4 @@ Comes in: roles and what each needs. Goes out: a connection, bundles, a placemen
 Called by ``team/``, ``search/``, ``frontier/``, ``pretraining/``, ``evaluation/`` and the commands.
 """
 
-__all__ = ["cores", "doctor", "fitting", "hosts", "placement", "session", "stop", "whole_runs"]
+__all__ = ["cores", "doctor", "fitting", "head", "hosts", "placement", "session", "stop", "whole_runs"]

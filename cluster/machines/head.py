@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Protocol
 
 from sparring.cluster.errors import Infrastructure
 
@@ -40,9 +41,24 @@ def lost() -> bool:
     return _lost.is_set()
 
 
+class Needed(Protocol):
+    """Something without which nothing goes on."""
+
+    @property
+    def patience(self) -> float:
+        """Seconds without an answer after which it counts as gone."""
+
+    @property
+    def sentence(self) -> str:
+        """What a user is told then."""
+
+    def answers(self) -> bool:
+        """Whether it is there; asked once a second."""
+
+
 @dataclass(frozen=True, slots=True)
-class Needed:
-    """Something that must answer.
+class Listening:
+    """A process that must take connections.
 
     Args:
         address: ``host:port``.
@@ -72,21 +88,21 @@ class Needed:
         return True
 
 
-def head(address: str, *, own: bool) -> Needed:
+def head(address: str, *, own: bool) -> Listening:
     """The head of a cluster.
 
     Args:
         own: whether this process started it, so that nobody will start it again.
     """
     if own:
-        return Needed(address, "Ray's head process on this machine", OWN)
+        return Listening(address, "Ray's head process on this machine", OWN)
     patience = OTHERS * float(os.environ.get(RAYS_OWN, "60"))
-    return Needed(address, f"the head of the Ray cluster at {address}", patience)
+    return Listening(address, f"the head of the Ray cluster at {address}", patience)
 
 
-def raylet(address: str) -> Needed:
+def raylet(address: str) -> Listening:
     """Ray's process on this machine, through which a process speaks with all others."""
-    return Needed(address, "Ray's own process on this machine (raylet)", OWN)
+    return Listening(address, "Ray's own process on this machine (raylet)", OWN)
 
 
 @contextmanager
@@ -122,14 +138,15 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _watch(needed: Sequence[Needed], left: threading.Event, gone: list[Needed]) -> None:
-    last = dict.fromkeys(needed, time.monotonic())
+    last = dict.fromkeys(range(len(needed)), time.monotonic())
     while not gone:
         if left.wait(1.0):
             return
-        for one in needed:
+        for i, one in enumerate(needed):
             if one.answers():
-                last[one] = time.monotonic()
-        gone += [one for one in needed if time.monotonic() - last[one] > one.patience]
+                last[i] = time.monotonic()
+            elif time.monotonic() - last[i] > one.patience:
+                gone.append(one)
     _lost.set()
     signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
     if not left.wait(UNWINDING):

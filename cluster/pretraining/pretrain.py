@@ -11,33 +11,23 @@ import json
 import re
 import shutil
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sparring.agents import model_folder
 from sparring.cluster.config.run_config import RunConfig
-from sparring.cluster.config.settings import Placement
 from sparring.cluster.config.values import differences
-from sparring.cluster.errors import (
-    BrokenCheckpoint,
-    Infrastructure,
-    Interrupted,
-    NoResources,
-    SparringError,
-    UsageError,
-)
+from sparring.cluster.errors import BrokenCheckpoint, Infrastructure, Interrupted, SparringError, UsageError
 from sparring.cluster.evaluation.evaluation import evaluate_run
-from sparring.cluster.machines import hosts, placement, session
-from sparring.cluster.machines.fitting import Bundle
+from sparring.cluster.machines import head, hosts, placement, session
 from sparring.cluster.machines.stop import asked_to_stop
 from sparring.cluster.models import card
 from sparring.cluster.models.initial import resolved
 from sparring.cluster.models.resolve import single
 from sparring.cluster.models.trained import chosen_agents, subject
+from sparring.cluster.pretraining.waiting import STARTS, Steps, await_room, followed
 from sparring.cluster.pretraining.worker import Task, stopped, work
 from sparring.cluster.runs import images
 from sparring.cluster.runs.folder import RunFolder
@@ -144,9 +134,9 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
         if said and not quiet:
             print(said, file=sys.stderr, flush=True)
         placement.plan([role], wanted, [placement.this_machine()], lanes=workers, own=own)
-    with session.connected(config.address) as runtime_env, _followed(folder.path / "log.txt", quiet=quiet):
+    with session.connected(config.address) as runtime_env, followed(folder.path / "log.txt", quiet=quiet):
         planned = placement.plan([role], wanted, placement.nodes_alive(), lanes=workers, own=own)
-        _await_room(planned, wanted, quiet=quiet)
+        await_room(planned, wanted, quiet=quiet)
         bundle = planned[0].resources
         files = [i for i in (spec.init,) if i is not None]
         hosts.prepare(hosts.alive(), spec.images, folder=folder.path, files=files, runtime_env=runtime_env)
@@ -167,7 +157,7 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
             ),
         )
         try:
-            with asked_to_stop():
+            with asked_to_stop(), head.watched([Steps(folder.path, 2 * config.call_timeout + STARTS)]):
                 trainer.fit()
         except KeyboardInterrupt:
             raise Interrupted(
@@ -183,28 +173,6 @@ def _fit(folder: RunFolder, config: RunConfig, workers: int, *, quiet: bool) -> 
         shutil.rmtree(storage, ignore_errors=True)
 
 
-def _await_room(bundles: Sequence[Bundle], wanted: Placement, *, quiet: bool) -> None:
-    """Ray Train (2.60) would wait for ever, and without a word, for what others use.
-
-    Raises:
-        NoResources: there was no room in time; for how many workers there is.
-    """
-    import ray
-
-    def say(line: str) -> None:
-        if not quiet:
-            print(line, file=sys.stderr, flush=True)
-
-    try:
-        placement.release(placement.reserve(bundles, wanted, say=say))
-    except NoResources as error:
-        free, each = ray.available_resources(), bundles[0].resources
-        fewer = min(int(free.get(kind, 0) / needed) for kind, needed in each.items() if needed)
-        if 0 < fewer < len(bundles):
-            raise NoResources(f"{error}; or begin with fewer: --workers {fewer}") from error
-        raise
-
-
 def _say_what_stopped(folder: RunFolder) -> None:
     """Raise what a worker met that no other could go on from; nothing if none did."""
     if stopped(folder).exists():
@@ -216,30 +184,3 @@ def _say_what_stopped(folder: RunFolder) -> None:
 def _backend(bundle: Mapping[str, float]) -> str:
     """NCCL where every worker has a GPU of its own."""
     return "nccl" if bundle.get("GPU", 0) >= 1 else "gloo"
-
-
-@contextmanager
-def _followed(log: Path, *, quiet: bool) -> Iterator[None]:
-    """Print what the first worker adds to the log, as it comes."""
-    ended = threading.Event()
-
-    def follow() -> None:
-        shown = log.stat().st_size if log.exists() else 0
-        while True:
-            last = ended.wait(0.2)
-            text = log.read_text()[shown:] if log.exists() else ""
-            for line in text.splitlines():
-                print(line[20:], file=sys.stderr, flush=True)  # without date and time
-            shown += len(text)
-            if last:
-                return
-
-    thread = threading.Thread(target=follow, daemon=True)
-    if not quiet:
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        if not quiet:
-            thread.join()

@@ -6,15 +6,17 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sparring.cluster.errors import BrokenCheckpoint, NoResources, UsageError
+from sparring.cluster.errors import BrokenCheckpoint, Infrastructure, NoResources, UsageError
 from sparring.cluster.evaluation import certify
-from sparring.cluster.machines import placement
+from sparring.cluster.machines import head, placement
 from sparring.cluster.pretraining import pretrain
+from sparring.cluster.pretraining.waiting import Steps
 from sparring.cluster.runs.folder import RunFolder
 from tests.cluster.team.test_faults import recorded, when
 from tests.conftest import Command
@@ -156,3 +158,14 @@ def test_a_busy_cluster_is_said(
     said = capsys.readouterr().err
     assert "waiting at most 3 s for 2 agents" in said
     assert not (tmp_path / "a").exists()  # its name is free again
+
+
+def test_no_step_is_noticed(tmp_path: Path) -> None:
+    """Whatever hangs: Ray Train's controller is no worker of ours."""
+    steps = Steps(tmp_path, 2.0)
+    assert not steps.answers()
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    assert steps.answers()
+    assert not steps.answers()
+    with pytest.raises(Infrastructure, match="no step was made for 2 s"), head.watched([steps]):
+        time.sleep(20)
