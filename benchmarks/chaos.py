@@ -164,9 +164,9 @@ class Running:
                 self.outcome.wrong.append(f"the second command: exit {code}: {said[-600:]}")
 
     def _until_writable(self) -> None:
-        """Nobody begins again before a disk takes files and a bucket answers, but everybody before a process goes on."""
+        """Nobody begins again before there is a head, a disk takes files and a bucket answers, but everybody before a process goes on."""
         time.sleep(0.2)
-        while any(word in name for _, _, name in self.lifts for word in ("disk", "bucket", "fsync")):
+        while any(word in name for _, _, name in self.lifts for word in ("disk", "bucket", "fsync", "head")):
             self._lift(time.monotonic())
             time.sleep(0.05)
 

@@ -53,7 +53,11 @@ class Cluster:
     def _joined(self) -> int:
         code = "import sys, ray; ray.init(sys.argv[1], logging_level=50); print(sum(n['Alive'] and n['Resources'].get('CPU', 0) > 0 for n in ray.nodes()))"
         asked = self._hosts.run(sys.executable, "-c", code, self.address)
-        said = str(asked.communicate()[0]).split()
+        try:
+            said = str(asked.communicate(timeout=JOINS)[0]).split()
+        except subprocess.TimeoutExpired:
+            asked.kill()
+            return 0
         return int(said[-1]) if said else 0
 
     @property
