@@ -35,6 +35,7 @@ LATE = 0.9  # of the undisturbed duration: what is drawn later would come too la
 WAITS = 0.3  # of the undisturbed duration: so long a fault waits for its moment
 HANGS = 300.0  # seconds without an end after which a command counts as hung
 ATTEMPTS = 8  # commands until one is done
+AT_START = "Failed to register worker to Raylet"  # in the very second in which a command connects, Ray itself ends it
 GOES_ON = (6, 8, 130)  # exit codes that a fault may cause
 
 
@@ -134,7 +135,7 @@ class Running:
         self.outcome.commands.append(
             {"code": code, "seconds": round(time.monotonic() - started, 1), "sentence": sentence[:300]}
         )
-        if code != 0 and not killed:
+        if code != 0 and not killed and not (code == 1 and AT_START in said):
             if "Traceback (most recent call last)" in said:
                 self.outcome.wrong.append(f"exit {code} with a traceback: {said[-1500:]}")
             elif code not in (*GOES_ON, *([3] if self.scene.others else [])) or "sparring: " not in said:

@@ -88,7 +88,7 @@ def asked(service: subprocess.Popen[str], url: str, args: argparse.Namespace) ->
                 versions += 1
                 published(args.models / "m", seed=versions)
             if service.poll() is not None:
-                return exit_code(service.returncode)
+                return exit_code(service.returncode) or 128 + signal.SIGTERM  # told to end before it was asked enough
             if load.right > last[0]:
                 last = load.right, time.monotonic()
             elif time.monotonic() - last[1] > PATIENCE:

@@ -157,6 +157,10 @@ class _Namespaces(_Drains):
                 os.kill(pid, signal.SIGKILL)
             _ip("netns", "del", name)
             shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
+            outside = f"v{self._id}-{address.rpartition('.')[2]}"
+            wait_for(
+                lambda outside=outside: not (Path("/sys/class/net") / outside).exists(), what=outside
+            )  # it goes with its peer
         for process in self._processes:
             process.wait(timeout=PATIENCE)
         if self._server is not None:
