@@ -36,7 +36,7 @@ WAITS = 0.3  # of the undisturbed duration: so long a fault waits for its moment
 HANGS = 300.0  # seconds without an end after which a command counts as hung
 ATTEMPTS = 8  # commands until one is done
 AT_START = "Failed to register worker to Raylet"  # in the very second in which a command connects, Ray itself ends it
-GOES_ON = (6, 8, 130)  # exit codes that a fault may cause
+GOES_ON = (6, 8, 130, 143)  # exit codes that a fault may cause; 143: a service that is ending is told to end
 
 
 @dataclass(frozen=True, slots=True)

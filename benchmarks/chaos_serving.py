@@ -103,7 +103,7 @@ def asked(service: subprocess.Popen[str], url: str, args: argparse.Namespace) ->
     code = service.wait(PATIENCE)
     args.answers.parent.mkdir(parents=True, exist_ok=True)
     args.answers.write_text(json.dumps(right))
-    return code
+    return exit_code(code)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def test_methods_on_digits(tmp_path: Path) -> None:
     agent = result["rows"]["at"]["agents"]["model"]
     assert len(agent["samples"]["scaled-pgd-20"]) == len(agent["samples"]["pgd20"]) == 2
     assert agent["autoattack"] <= agent["clean"]
-    assert agent["w_robust"] == (agent["clean"] + agent["pgd20"]) / 2
+    assert agent["w_robust"] == (agent["clean"] + agent["scaled-pgd-20"]) / 2
     assert run("methods_on_digits.py", *flags)["rows"] == result["rows"]
     found = run("heldout_attack.py", *(str(tmp_path / f"seed-{i}" / "at") for i in range(2)), "--examples=8")
     assert [n["autoattack"] for n in found["networks"]] == agent["samples"]["autoattack"]

@@ -138,14 +138,17 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _watch(needed: Sequence[Needed], left: threading.Event, gone: list[Needed]) -> None:
-    last = dict.fromkeys(range(len(needed)), time.monotonic())
+    silent: dict[
+        int, float
+    ] = {}  # since when: not since the last answer, which is long ago in a process that was stopped
     while not gone:
         if left.wait(1.0):
             return
         for i, one in enumerate(needed):
+            asked = time.monotonic()
             if one.answers():
-                last[i] = time.monotonic()
-            elif time.monotonic() - last[i] > one.patience:
+                silent.pop(i, None)
+            elif time.monotonic() - silent.setdefault(i, asked) > one.patience:
                 gone.append(one)
     _lost.set()
     signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)

@@ -49,6 +49,12 @@ STAGES = [
 ]
 
 
+def margins(model: nn.Module, x: Tensor) -> Tensor:
+    """Between the two largest logits: FAB ends on the boundary, where the last bit decides, which differs between kinds of CPU."""
+    first, second = model(x).topk(2, 1).values.T
+    return first - second
+
+
 @pytest.mark.parametrize(("norm", "version", "stage"), STAGES)
 def test_each_attack_breaks_what_the_authors_code_breaks(
     norm: NormName, version: str, stage: str, digits: tuple[nn.Module, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
@@ -64,7 +70,9 @@ def test_each_attack_breaks_what_the_authors_code_breaks(
     theirs.attacks_to_run = [stage]
     expected, _ = theirs.run_standard_evaluation(x, y, batch_size=N)
     broken, wanted = (right & (model(adv).argmax(1) != y) for adv in (found, expected))
-    assert torch.equal(broken, wanted)
+    sure = margins(model, found).minimum(margins(model, expected)) > 1e-5
+    assert torch.equal(broken[sure], wanted[sure])
+    assert int((~sure).sum()) <= 2
     assert 0 < int(broken.sum()) < int(right.sum())
     assert BALLS[norm].length(found - x).max() <= threat.eps * (1 + 1e-5)
     assert found.min() >= 0
