@@ -97,7 +97,8 @@ def of_disk(error: BaseException, safe: str, again: str) -> Infrastructure | Non
         if of is not None:
             what, remedy = FULL[of]
             where = relative(getattr(behind, "filename", None) or "a file")
-            return Infrastructure(f"{where} cannot be written: {what}. {safe}. {remedy}, then: {again}")
+            verb = "read or written" if of == errno.EIO else "written"
+            return Infrastructure(f"{where} cannot be {verb}: {what}. {safe}. {remedy}, then: {again}")
     return None
 
 

@@ -113,7 +113,18 @@ class _Namespaces(_Drains):
         _ip("addr", "add", f"{self._net}.254/24", "dev", self._bridge)
         _ip("link", "set", self._bridge, "up")
         if self._redis:
-            options = ["--port", str(REDIS), "--protected-mode", "no", "--save", "", "--dir", str(self._temp)]
+            options = [
+                "--port",
+                str(REDIS),
+                "--bind",
+                f"{self._net}.254",
+                "--protected-mode",
+                "no",
+                "--save",
+                "",
+                "--dir",
+                str(self._temp),
+            ]
             self._server = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
         self._host()
         self._head()
@@ -157,10 +168,8 @@ class _Namespaces(_Drains):
                 os.kill(pid, signal.SIGKILL)
             _ip("netns", "del", name)
             shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
-            outside = f"v{self._id}-{address.rpartition('.')[2]}"
-            wait_for(
-                lambda outside=outside: not (Path("/sys/class/net") / outside).exists(), what=outside
-            )  # it goes with its peer
+            link = Path("/sys/class/net") / f"v{self._id}-{address.rpartition('.')[2]}"  # it goes with its peer
+            wait_for(lambda link=link: not link.exists(), what=str(link))
         for process in self._processes:
             process.wait(timeout=PATIENCE)
         if self._server is not None:

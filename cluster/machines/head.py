@@ -126,9 +126,9 @@ def watched(needed: Sequence[Needed]) -> Iterator[None]:
             raise
         raise Infrastructure(gone[0].sentence) from error
     finally:
+        signal.signal(SIGNAL, before)  # first: nothing is to be raised while the block is left
         left.set()
         watch.join()
-        signal.signal(SIGNAL, before)
         _lost.clear()  # another connection may be made
 
 
@@ -138,9 +138,8 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _watch(needed: Sequence[Needed], left: threading.Event, gone: list[Needed]) -> None:
-    silent: dict[
-        int, float
-    ] = {}  # since when: not since the last answer, which is long ago in a process that was stopped
+    # Since when: not since the last answer, which is long ago in a process that was stopped itself.
+    silent: dict[int, float] = {}
     while not gone:
         if left.wait(1.0):
             return

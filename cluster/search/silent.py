@@ -28,17 +28,17 @@ class Silent:
     def __init__(self, folder: Path) -> None:
         self._folder, self._looked = folder, 0.0
         self._own: int | None = None  # when our lock was touched last
-        self._known: dict[
-            int, tuple[tuple[str, int] | None, int]
-        ] = {}  # by trial: its lock as last seen, our beats since then
+        # By trial: its lock as last seen, and how often ours was touched since.
+        self._known: dict[int, tuple[tuple[str, int] | None, int]] = {}
 
     def look(self, running: set[int]) -> None:
         """End the processes of trials that are silent; Tune begins them again."""
         if time.monotonic() - self._looked < PULSE:
             return
         self._looked = time.monotonic()
-        own = _touched(self._folder)
-        beaten, self._own = own is not None and own[1] != self._own, own and own[1]
+        lock = _touched(self._folder)
+        own = None if lock is None else lock[1]
+        beaten, self._own = own not in (None, self._own), own
         for index in running:
             seen = _touched(self._folder / "trials" / f"{index:03d}")
             known = self._known.get(index)

@@ -106,9 +106,8 @@ def _folder() -> Iterator[Path]:
         with contextlib.suppress(OSError), left.open() as file:  # another user's, or one that lives
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left.parent, ignore_errors=True)
-    folder = Path(
-        tempfile.mkdtemp(prefix=FOLDER, dir="/tmp")
-    )  # HAProxy takes paths of sockets up to 97 characters, Serve adds 70
+    # HAProxy takes paths of sockets up to 97 characters, and Serve adds 70.
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir="/tmp"))
     try:
         with (folder / OWNER).open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sparring.cluster.errors import Infrastructure
+from sparring.cluster.errors import Infrastructure, of_disk
 from sparring.cluster.runs.folder import RunFolder
 from sparring.cluster.search import search
 from sparring.cluster.search.results import results_of
@@ -246,3 +246,18 @@ def test_a_search(pages: int, disk: Disk, tmp_path: Path, ray_session: str) -> N
     disk.free()
     search.tune(asked, runs_dir=disk.path / "runs", name="s", resume=folder.exists())
     assert results_of(folder) == expected
+
+
+def test_a_disk_that_breaks_is_said() -> None:
+    """EIO comes of reading as well as of writing; a real one cannot be made here."""
+    told = of_disk(
+        OSError(errno.EIO, "Input/output error", "runs/a/x"),
+        "The checkpoint of step 20 is safe",
+        "sparring resume runs/a",
+    )
+    assert told is not None
+    assert told.code == 8
+    assert str(told) == (
+        "runs/a/x cannot be read or written: input/output error. The checkpoint of step 20 is safe. See what the system says of the disk "
+        "(dmesg), or bring the folder to another one, then: sparring resume runs/a"
+    )
