@@ -113,19 +113,8 @@ class _Namespaces(_Drains):
         _ip("addr", "add", f"{self._net}.254/24", "dev", self._bridge)
         _ip("link", "set", self._bridge, "up")
         if self._redis:
-            options = [
-                "--port",
-                str(REDIS),
-                "--bind",
-                f"{self._net}.254",
-                "--protected-mode",
-                "no",
-                "--save",
-                "",
-                "--dir",
-                str(self._temp),
-            ]
-            self._server = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+            options = f"--port {REDIS} --bind {self._net}.254 --protected-mode no --dir {self._temp} --save".split()
+            self._server = subprocess.Popen(["redis-server", *options, ""], stdout=subprocess.DEVNULL)
         self._host()
         self._head()
 

@@ -45,13 +45,13 @@ def test_the_head_is_lost(tmp_path: Path, redis: bool, monkeypatch: pytest.Monke
         made: Any = cluster
         workers = [made.add(2), made.add(2)]
         code = ON_A_WORKER.format(clone=str(CLONE), address=made.address, worker=workers[0])
-        wait_for(lambda: joined(made) == 2, seconds=60)
+        wait_for(lambda: joined(made) == 2, seconds=180)
         process = made.run(sys.executable, "-c", code, *typed, on=workers[0])
-        wait_for(lambda: log.exists() and "checkpoint at step 100" in log.read_text(), seconds=120)
+        wait_for(lambda: log.exists() and "checkpoint at step 100" in log.read_text(), seconds=300)
         made.kill(made.address.partition(":")[0])
         if redis:
             made.head_again()
-        _, said = process.communicate(timeout=150)
+        _, said = process.communicate(timeout=300)
     if not redis:
         assert process.returncode == 8, said
         assert f"the head of the Ray cluster at {made.address} did not answer for 40 s" in said
