@@ -105,6 +105,7 @@ class _Namespaces(_Drains):
         self._temp = Path(tempfile.mkdtemp(prefix="h", dir="/tmp"))  # sockets need a short path
         self._names: dict[str, str] = {}  # address -> namespace
         self._processes: list[subprocess.Popen[str]] = []
+        self._raylets: dict[str, int] = {}  # address -> process that sees the worker's own disk
         self._server: subprocess.Popen[bytes] | None = None
         self.address = f"{self._net}.1:6399"
 
@@ -149,6 +150,9 @@ class _Namespaces(_Drains):
             _ip("netns", "exec", name, "tc", "qdisc", "replace", "dev", inside, *shape)
 
     def run(self, *command: str, env: dict[str, str] | None = None, on: str = "") -> subprocess.Popen[str]:
+        """``on``: on this worker, with its disk."""
+        if on:
+            command = ("nsenter", "--mount", "--target", str(self._raylets[on]), *command)
         return self._start(on or f"{self._net}.1", [*command], env=env or {}, own_disk=False)
 
     def close(self) -> None:
@@ -197,7 +201,8 @@ class _Namespaces(_Drains):
     def _ray(self, address: str, *options: str, env: dict[str, str] | None = None) -> None:
         folder = self._temp / address.rpartition(".")[2]
         fixed = [f"--node-ip-address={address}", f"--temp-dir={folder}", f"--object-store-memory={STORE}", "--block"]
-        self._start(address, [*RAY, "start", *fixed, "--disable-usage-stats", *options], env=env or {}, own_disk=True)
+        command = [*RAY, "start", *fixed, "--disable-usage-stats", *options]
+        self._raylets[address] = self._start(address, command, env=env or {}, own_disk=True).pid
 
     def _start(self, address: str, command: list[str], *, env: dict[str, str], own_disk: bool) -> subprocess.Popen[str]:
         folder = self._temp / address.rpartition(".")[2]

@@ -20,6 +20,7 @@ from typing import Any
 MOST = 10_000  # messages that wait for a tracker before it counts as hung
 PASSWORD = re.compile(r"://[^/@\s]+@")  # of a URI, which libraries quote when they fail
 PATIENCE = 20.0  # seconds that it has at the end
+STARTS = 60.0  # and as many, from its beginning, until its library is loaded and knows its run: of a short run on a busy machine
 STARTED = "import sys; sys.path.insert(0, sys.argv[1]); from sparring.cluster.trackers.process import main; main()"
 
 
@@ -36,6 +37,10 @@ class Apart:
     def __init__(self, name: str, folder: Path, start: Mapping[str, Any], say: Callable[[str], None]) -> None:
         folder.mkdir(exist_ok=True)
         self._name, self._log, self._say = name, folder / f"{name}.log", say
+        self._began, self._known = (
+            time.monotonic(),
+            folder / f"{name}.json",
+        )  # which process.py writes once it has started
         self._lost, self._said = False, False
         self._queue: queue.Queue[str | None] = queue.Queue(MOST)
         home = str(
@@ -71,6 +76,8 @@ class Apart:
 
     def finish(self, status: str) -> str | None:
         self._tell(finish=status)
+        while self._starts():
+            time.sleep(0.05)
         ended = time.monotonic() + (0 if self._lost else PATIENCE)
         try:
             self._queue.put(None, timeout=max(0.0, ended - time.monotonic()))
@@ -81,6 +88,11 @@ class Apart:
             self._process.wait()
             return self._once(f"did not end within {PATIENCE:g} s and was left")
         return self._once(f"failed ({self._last()})") if code else None
+
+    def _starts(self) -> bool:
+        """Whether it may still be loading its library."""
+        waits = time.monotonic() < self._began + STARTS and not self._known.exists()
+        return waits and not self._lost and self._process.poll() is None
 
     def _tell(self, **message: Any) -> None:
         if self._lost:

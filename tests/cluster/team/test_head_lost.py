@@ -47,7 +47,10 @@ def test_the_head_is_lost(tmp_path: Path, redis: bool, monkeypatch: pytest.Monke
         code = ON_A_WORKER.format(clone=str(CLONE), address=made.address, worker=workers[0])
         wait_for(lambda: joined(made) == 2, seconds=180)
         process = made.run(sys.executable, "-c", code, *typed, on=workers[0])
-        wait_for(lambda: log.exists() and "checkpoint at step 100" in log.read_text(), seconds=300)
+        wait_for(
+            lambda: process.poll() is not None or "checkpoint at step 100" in read(log), seconds=300, what=read(log)
+        )
+        assert process.poll() is None, process.communicate()
         made.kill(made.address.partition(":")[0])
         if redis:
             made.head_again()
@@ -75,3 +78,8 @@ def joined(cluster: Any) -> int:
     code = "import sys, ray; ray.init(sys.argv[1], logging_level=50); print(sum(n['Alive'] and n['Resources'].get('CPU', 0) > 0 for n in ray.nodes()))"
     said = cluster.run(sys.executable, "-c", code, cluster.address).communicate(timeout=60)[0].split()
     return int(said[-1]) if said else 0
+
+
+def read(log: Path) -> str:
+    """What a run has said so far."""
+    return log.read_text() if log.exists() else ""

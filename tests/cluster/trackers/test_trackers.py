@@ -213,6 +213,7 @@ class Settings:
 class _Run:
     def define_metric(self, *a, **k): pass
     def save(self, *a, **k): pass
+    def finish(self, *a, **k): pass
     def log(self, values): raise ConnectionError("no route to the tracker")
 def init(**options):
     return _Run()
@@ -235,6 +236,7 @@ def test_a_tracker_that_hangs(library: Any, sparring: Command, monkeypatch: pyte
     """Said once, while training goes on; left at the end."""
     library(STANDS)
     monkeypatch.setattr(apart, "PATIENCE", 1.0)
+    monkeypatch.setattr(apart, "STARTS", 0.0)
     monkeypatch.setattr(apart, "MOST", 10)
     sizes = []
     real = subprocess.Popen.__init__
@@ -260,6 +262,20 @@ def test_a_tracker_that_hangs(library: Any, sparring: Command, monkeypatch: pyte
     assert said is not None
     assert "did not end within 1 s and was left" in said
     assert time.monotonic() - began < 1.8 * apart.PATIENCE
+
+
+def test_a_tracker_that_starts_slowly(library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends before its tracker has started is told all the same."""
+    library(
+        FAILS.replace('raise ConnectionError("no route to the tracker")', "print(values)")
+        + "import time\ntime.sleep(2)\n"
+    )
+    monkeypatch.setattr(apart, "PATIENCE", 1.0)
+    start = {"name": "r", "config": {}, "parent": None}
+    tracker = Apart("wandb", tmp_path / "trackers", start, print)
+    tracker.metrics(0, {"a": 1.0})
+    assert tracker.finish("finished") is None
+    assert "'a': 1.0" in (tmp_path / "trackers" / "wandb.log").read_text()
 
 
 def test_a_tracker_that_fails(library: Any, sparring: Command) -> None:
