@@ -26,14 +26,16 @@ from typing import Any
 
 import chaos_left
 import chaos_what
-from chaos_faults import FAULTS, Scene
-from chaos_what import Subject
+from chaos_faults import FAULTS, ONCE
+from chaos_scene import Lift, Scene
+from chaos_subject import Subject
 from common import circumstances, save
 
 MOMENTS = ("uniform", "saving", "recovering")
 LATE = 0.9  # of the undisturbed duration: what is drawn later would come too late
 WAITS = 0.3  # of the undisturbed duration: so long a fault waits for its moment
 HANGS = 300.0  # seconds without an end after which a command counts as hung
+ANOTHER = 10.0  # seconds until a command is begun again that was told that another process holds the run
 ATTEMPTS = 8  # commands until one is done
 AT_START = "Failed to register worker to Raylet"  # in the very second in which a command connects, Ray itself ends it
 GOES_ON = (6, 8, 130, 143)  # exit codes that a fault may cause; 143: a service that is ending is told to end
@@ -92,7 +94,8 @@ class Running:
         self.scene = Scene(place, subject)
         self.outcome = Outcome(seed, subject.name, [asdict(p) for p in planned])
         self.watched = chaos_left.Committed(subject.run(place))
-        self.lifts: list[tuple[float, Any, str]] = []  # when a fault ends, how, and which it is
+        self.lifts: list[tuple[float, Lift, str]] = []  # when a fault ends, how, and which it is
+        self.once: list[tuple[int, Lift]] = []  # during which command such a fault happened, and how it ends
 
     def go(self) -> Outcome:
         """Until a command is done, or something is wrong."""
@@ -102,10 +105,12 @@ class Running:
             code = self._command(attempt, began)
             if code == 0 or self.outcome.wrong:
                 break
+            self._seen_once()
             self._until_writable()
-            time.sleep(2.0 if code == 3 else 0.0)  # another goes on
+            time.sleep(ANOTHER if code == 3 else 0.0)
         else:
             self.outcome.wrong.append(f"not done after {ATTEMPTS} commands")
+        self._seen_once(end=True)
         while self.lifts:
             self._lift(float("inf"))
         self._others()
@@ -138,7 +143,7 @@ class Running:
         if code != 0 and not killed and not (code == 1 and AT_START in said):
             if "Traceback (most recent call last)" in said:
                 self.outcome.wrong.append(f"exit {code} with a traceback: {said[-1500:]}")
-            elif code not in (*GOES_ON, *([3] if self.scene.others else [])) or "sparring: " not in said:
+            elif code not in (*GOES_ON, *self.scene.allowed) or "sparring: " not in said:
                 self.outcome.wrong.append(f"exit {code}: {said[-600:]}")
         return code
 
@@ -164,10 +169,16 @@ class Running:
             if "Traceback (most recent call last)" in said or code not in (0, 3, *GOES_ON):
                 self.outcome.wrong.append(f"the second command: exit {code}: {said[-600:]}")
 
+    def _seen_once(self, *, end: bool = False) -> None:
+        """What the next command found is as before, once that has ended."""
+        for entry in [entry for entry in self.once if end or self.scene.begun > entry[0]]:
+            entry[1]()
+            self.once.remove(entry)
+
     def _until_writable(self) -> None:
         """Nobody begins again before there is a head, a disk takes files and a bucket answers, but everybody before a process goes on."""
         time.sleep(0.2)
-        while any(word in name for _, _, name in self.lifts for word in ("disk", "bucket", "fsync", "head")):
+        while any(word in name for _, _, name in self.lifts for word in ("disk", "bucket", "fsync", "head", "moved")):
             self._lift(time.monotonic())
             time.sleep(0.05)
 
@@ -191,7 +202,9 @@ class Running:
             if hit is None:
                 continue  # what it is aimed at is not there yet
             done |= {"hit": hit, "at": round(now - began, 2)}
-            if lift is not None:
+            if lift is not None and planned.fault in ONCE:
+                self.once.append((self.scene.begun, lift))
+            elif lift is not None:
                 self.lifts.append((now + planned.lasts, lift, planned.fault))
 
     def _moment(self, name: str) -> bool:

@@ -5,124 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import shutil
 import signal
 import subprocess
-import tempfile
-import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
-import chaos_left
 from chaos_bucket import BUCKET
-from chaos_hosts import HOSTS
+from chaos_hosts import HOSTS, LOADER_ON_HOSTS
+from chaos_scene import Hit, Scene, quietly
 
-if TYPE_CHECKING:
-    from chaos_what import Subject
-
-Lift: TypeAlias = Callable[[], None]
-Hit: TypeAlias = tuple[str | None, Lift | None]
-DISK = "48m"  # of a scenario's runs
-BROKEN = Path(__file__).parent / "chaos_disk"  # a sitecustomize by which fsync can fail
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)  # Debian's package faketime
-MARK = "SPARRING_CHAOS"  # in the environment of everything that a scenario starts
-
-
-class Scene:
-    """A command, everything that it started, and the folder that it writes to."""
-
-    def __init__(self, place: Path, subject: Subject) -> None:
-        self.place, self.subject = place, subject
-        self.mark = uuid.uuid4().hex
-        self.killed_by_us = False
-        self.fsync_fails = place / "fsync-fails"  # while it is there
-        self.clock: dict[str, str] = {}  # in the environment of a command whose clock is wrong
-        self.stopped: list[int] = []  # processes
-        self.begun = 0  # commands, one after the other
-        self._output = place / "said.txt"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ray = tempfile.TemporaryDirectory(prefix="c", dir="/tmp")  # its sockets need a short path
-        self.others: list[subprocess.Popen[bytes]] = []  # the same command at the same time
-        self.disk = place / "runs"
-        self.disk.mkdir(parents=True)
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", str(self.disk)]
-        self.own_disk = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-
-    def begin(self, *, again: bool) -> subprocess.Popen[bytes]:
-        """Start the command, or what goes on with it."""
-        self.killed_by_us = False
-        self.begun += 1
-        self._process = self._start(self._output, again=again)
-        return self._process
-
-    def begin_another(self) -> None:
-        """Start the same once more beside it."""
-        self.others.append(self._start(self.place / f"other-{len(self.others)}.txt", again=True))
-
-    def _start(self, output: Path, *, again: bool) -> subprocess.Popen[bytes]:
-        command = self.subject.command(self.place, again=again)  # which may tell this process a token
-        env = {**os.environ, MARK: self.mark, "RAY_TMPDIR": self._ray.name, "OMP_NUM_THREADS": "1"}
-        env |= {"RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "80"}
-        env |= {"PYTHONPATH": str(BROKEN), "SPARRING_CHAOS_FSYNC": str(self.fsync_fails), **self.clock}
-        with output.open("wb") as sink:
-            return subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=env, cwd=self.place)
-
-    @property
-    def process(self) -> subprocess.Popen[bytes]:
-        """The command that runs, or ran last."""
-        assert self._process is not None
-        return self._process
-
-    def commands(self) -> list[int]:
-        """The process of ``sparring``: what runs, or what that has started."""
-        within = self.of(self.subject.within) if self.subject.within else [self.process.pid]
-        return within if self.process.poll() is None else []
-
-    def said(self) -> str:
-        """What the command wrote."""
-        return self._output.read_text(errors="replace")
-
-    def processes(self) -> dict[int, list[str]]:
-        """All processes of this scenario that are alive, with their arguments."""
-        found = {}
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
-                    argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                    if argv != [""]:
-                        found[int(entry.name)] = argv
-        return found
-
-    def of(self, *words: str) -> list[int]:
-        """Processes whose arguments hold one of these words."""
-        named = self.processes().items()
-        return sorted(pid for pid, argv in named if any(word in " ".join(argv[:12]) for word in words))
-
-    def saving(self) -> bool:
-        """Whether a file or a checkpoint is being written."""
-        return bool(chaos_left.found(self.subject.run(self.place), "*.tmp"))
-
-    def recovering(self) -> bool:
-        """Whether an earlier fault was noticed: the log says so, or the command goes on."""
-        log = self.subject.run(self.place) / "log.txt"
-        return self.begun > 1 or (log.exists() and "lost: " in log.read_text(errors="replace"))
-
-    def release(self) -> None:
-        """Let stopped processes go on."""
-        for pid in self.stopped:
-            _quietly(signal.SIGCONT, pid)
-
-    def end(self) -> None:
-        """Kill what is left, and forget what Ray kept."""
-        for pid in self.processes():
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self._ray.name, ignore_errors=True)
-        Path(self._ray.name).mkdir(exist_ok=True)
-        if self.own_disk:
-            subprocess.run(["umount", "-l", str(self.disk)], check=True)
-            self.own_disk = False
+ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', "elsewhere"]  # a machine of another name
+ONCE = ("other images", "other Ray version")  # what ends when the command that begins next has ended
 
 
 def _send(number: int, pids: list[int], name: str) -> Hit:
@@ -142,12 +36,7 @@ def _hung(scene: Scene, pids: list[int], name: str) -> Hit:
 
 def _paused(pids: list[int], name: str) -> Hit:
     hit, _ = _send(signal.SIGSTOP, pids, name)
-    return hit, (lambda: _quietly(signal.SIGCONT, pids[0])) if hit else None
-
-
-def _quietly(number: int, pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+    return hit, (lambda: quietly(signal.SIGCONT, pids[0])) if hit else None
 
 
 def agents(scene: Scene) -> list[int]:
@@ -214,9 +103,52 @@ def clock_wrong(scene: Scene, hours: int) -> Hit:
     """The command is killed; the clock of the next one is another, as on another host."""
     if FAKETIME is None:
         return None, None
-    scene.clock = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{hours:+}h"}
+    scene.env |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{hours:+}h"}
     _, _ = driver_killed(scene)
     return f"the command is killed, and begun again with its clock {hours:+} h", None
+
+
+def another_machine(scene: Scene) -> Hit:
+    """The command is killed, and begun again on a machine of another name: whether it is gone there nobody can see but by its signs of life."""
+    scene.inside = ELSEWHERE
+    scene.allowed.add(3)
+    _, _ = driver_killed(scene)
+    return "the command is killed, and begun again on another machine", None
+
+
+def run_moved(scene: Scene) -> Hit:
+    """The folder is renamed while it is written to, and has its name again after a while."""
+    run = scene.subject.run(scene.place)
+    if not run.exists():
+        return None, None
+    scene.allowed.add(3)
+    run.rename(run.with_name("moved"))
+    return "the run's folder", lambda: run.with_name("moved").rename(run)
+
+
+def other_images(scene: Scene) -> Hit:
+    """The command is killed; the next one finds another image in the place of one that was trained on, the one after that the old one."""
+    file, other = sorted((scene.subject.images or Path()).glob("train/*/*.jpg"))[:2]
+    before = file.read_bytes()
+    _, _ = driver_killed(scene)
+    file.write_bytes(other.read_bytes())
+    scene.allowed.add(4)
+    return f"the command is killed, and {file.name} another", lambda: _put_back(file, before)
+
+
+def _put_back(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+
+
+def other_version(scene: Scene) -> Hit:
+    """The command is killed; the next one has another Ray than its cluster, the one after that the same again."""
+    _, _ = driver_killed(scene)
+    scene.env["SPARRING_CHAOS_RAY"] = "2.59.0"
+    return "the command is killed, and begun again with another Ray", lambda: _forget(scene)
+
+
+def _forget(scene: Scene) -> None:
+    del scene.env["SPARRING_CHAOS_RAY"]
 
 
 def no_memory(scene: Scene) -> Hit:
@@ -246,6 +178,10 @@ FAULTS: dict[str, Callable[[Scene], Hit]] = {
     "fsync fails": fsync_fails,
     "clock ahead": lambda scene: clock_wrong(scene, 5),
     "clock behind": lambda scene: clock_wrong(scene, -5),
+    "another machine": another_machine,
+    "run moved": run_moved,
+    "other images": other_images,
+    "other Ray version": other_version,
     "replica killed": lambda scene: _send(signal.SIGKILL, scene.of("ServeReplica:sparring:pred"), "replica"),
     "replica hung": lambda scene: _hung(scene, scene.of("ServeReplica:sparring:pred"), "replica"),
     "replica paused": lambda scene: _paused(scene.of("ServeReplica:sparring:pred"), "replica"),
@@ -257,6 +193,7 @@ FAULTS: dict[str, Callable[[Scene], Hit]] = {
     "loader's worker killed": lambda scene: _send(signal.SIGKILL, scene.of("sparring-loader")[1:], "loader's process"),
     "loader hung": lambda scene: _paused(scene.of("sparring-loader")[:1], "loader"),
     **HOSTS,
+    **LOADER_ON_HOSTS,
     **BUCKET,
 }
 ON_RAY = (
@@ -264,11 +201,21 @@ ON_RAY = (
     *("driver killed", "driver told to end", "driver paused"),
     *("a second time", "disk full", "disk read-only", "no memory", "fsync fails", "clock ahead", "clock behind"),
 )
+TRAINING = (*ON_RAY, "another machine", "run moved")
 MIRRORED = (*BUCKET, *BUCKET, *ON_RAY)
 SERVING = (
     *("replica killed", "replica killed", "replica hung", "replica paused", "ledger killed"),
     *("controller killed", "HAProxy killed", "proxy actor killed"),
     *("raylet killed", "GCS killed", "driver killed", "driver told to end"),
 )
-ON_HOSTS = (*HOSTS, "driver killed", "driver told to end", "driver paused", "a second time", "disk full")
-WITH_LOADER = (*ON_RAY, "loader killed", "loader's worker killed", "loader hung")
+ON_HOSTS = (
+    *HOSTS,
+    "driver killed",
+    "driver told to end",
+    "driver paused",
+    "a second time",
+    "disk full",
+    "other Ray version",
+)
+WITH_LOADER = (*ON_RAY, "loader killed", "loader's worker killed", "loader hung", "other images")
+ENCODED_ON_HOSTS = (*LOADER_ON_HOSTS, *LOADER_ON_HOSTS, *ON_HOSTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import common  # noqa: F401  # by which the clone can be imported from
 from tests.hosts import _Namespaces, can_make_namespaces
 
 if TYPE_CHECKING:
-    from chaos_faults import Hit, Scene
+    from chaos_scene import Hit, Scene
 
 CPUS = 2
 JOINS = 60.0  # seconds in which a worker has joined
@@ -51,14 +52,15 @@ class Cluster:
             time.sleep(1.0)
 
     def _joined(self) -> int:
-        code = "import sys, ray; ray.init(sys.argv[1], logging_level=50); print(sum(n['Alive'] and n['Resources'].get('CPU', 0) > 0 for n in ray.nodes()))"
+        code = "import sys, ray; ray.init(sys.argv[1], logging_level=50); print('joined', sum(n['Alive'] and n['Resources'].get('CPU', 0) > 0 for n in ray.nodes()))"
         asked = self._hosts.run(sys.executable, "-c", code, self.address)
         try:
-            said = str(asked.communicate(timeout=JOINS)[0]).split()
+            said = str(asked.communicate(timeout=JOINS)[0])
         except subprocess.TimeoutExpired:
             asked.kill()
             return 0
-        return int(said[-1]) if said else 0
+        found = re.search(r"^joined (\d+)$", said, re.MULTILINE)  # what Ray writes when it fails stands there too
+        return int(found[1]) if found else 0
 
     @property
     def address(self) -> str:
@@ -107,6 +109,16 @@ class Cluster:
                     found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
         return found
 
+    def drain(self, worker: str) -> None:
+        """Ray is told that a worker will be taken away."""
+        self._hosts.drain(worker)
+
+    def guest(self, what: str) -> subprocess.Popen[str]:
+        """A job of somebody else's, see chaos_guest.py."""
+        script = str(Path(__file__).with_name("chaos_guest.py"))
+        started: subprocess.Popen[str] = self._hosts.run(sys.executable, script, self.address, what)
+        return started
+
     def cut(self, *, again: bool) -> None:
         """Nothing passes between the workers, or everything."""
         if len(self.workers) == 2:
@@ -135,6 +147,32 @@ def node_killed(scene: Scene) -> Hit:
     lost = cluster.workers[-1]
     cluster.lose(lost)
     return f"host {lost.rpartition('.')[2]}", cluster.more
+
+
+def node_drained(scene: Scene) -> Hit:
+    """A host is to be taken away, as a cloud tells of its cheaper ones, and is gone after a while; another joins."""
+    cluster = cluster_of(scene)
+    if len(cluster.workers) < 2:
+        return None, None
+    leaves = cluster.workers[-1]
+    cluster.drain(leaves)
+
+    def lift() -> None:
+        cluster.lose(leaves)
+        cluster.more()
+
+    return f"host {leaves.rpartition('.')[2]} is drained", lift
+
+
+def guest(scene: Scene, what: str) -> Hit:
+    """Somebody else's job on the same cluster takes what it has, for a while; of CPUs those that a killed command leaves."""
+    if what == "cpus":
+        scene.killed_by_us = True
+        for pid in scene.commands():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    process = cluster_of(scene).guest(what)
+    return f"somebody else's job takes all {what}", process.kill
 
 
 def head_killed(scene: Scene) -> Hit:
@@ -172,6 +210,14 @@ def agents_of(scene: Scene, number: int, *, again: int | None = None) -> Hit:
     return None, None
 
 
+def loader_of(scene: Scene, number: int, *, again: int | None = None) -> Hit:
+    """A signal to the process that decodes images for a host's agents."""
+    for pid in cluster_of(scene).of_ray("sparring-loader")[:1]:
+        os.kill(pid, number)
+        return f"loader, process {pid}", None if again is None else _later(pid, again)
+    return None, None
+
+
 def _later(pid: int, number: int) -> Callable[[], None]:
     def lift() -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -182,12 +228,19 @@ def _later(pid: int, number: int) -> Callable[[], None]:
 
 HOSTS: dict[str, Callable[[Scene], Hit]] = {
     "host killed": node_killed,
+    "host drained": node_drained,
     "head killed": head_killed,
     "link cut": link_cut,
     "link slow": link_slow,
     "host's agent killed": lambda scene: agents_of(scene, signal.SIGKILL),
     "host's agent hung": lambda scene: agents_of(scene, signal.SIGSTOP),
     "host's agent paused": lambda scene: agents_of(scene, signal.SIGSTOP, again=signal.SIGCONT),
+    "no room": lambda scene: guest(scene, "cpus"),
+    "object stores full": lambda scene: guest(scene, "stores"),
+}
+LOADER_ON_HOSTS: dict[str, Callable[[Scene], Hit]] = {
+    "host's loader killed": lambda scene: loader_of(scene, signal.SIGKILL),
+    "host's loader hung": lambda scene: loader_of(scene, signal.SIGSTOP, again=signal.SIGCONT),
 }
 
 

@@ -1,14 +1,10 @@
-"""What runs in a scenario: commands on digits of some seconds, and what they come to undisturbed."""
+"""What runs in a scenario: commands on digits of some seconds, and what can happen to each."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,30 +13,16 @@ from typing import Any
 
 from chaos_bucket import Bucket, bucket
 from chaos_bucket import possible as can_mirror
-from chaos_faults import MIRRORED, ON_HOSTS, ON_RAY, SERVING, WITH_LOADER
+from chaos_faults import ENCODED_ON_HOSTS, MIRRORED, ON_HOSTS, ON_RAY, SERVING, TRAINING, WITH_LOADER
 from chaos_hosts import Cluster, possible
+from chaos_subject import COMMON, QUIET, SPARRING, Subject, alone, timed, training
 from common import CLONE
 
 from sparring.cluster.config import run_config
 from sparring.cluster.config.recipes import recipe
-from sparring.cluster.config.run_config import RunConfig
 from sparring.cluster.training import launch
-from sparring.cluster.training.job import Circumstances
 from tests.helpers import bytes_of
 from tests.serve.made import published
-
-SPARRING = [sys.executable, str(CLONE / "sparring.py")]
-QUIET = Circumstances(quiet=True)
-COMMON: dict[str, Any] = {
-    "network": "small_cnn:width=8",
-    "batch_size": 64,
-    "attack.steps": 5,
-    "max_steps": 60,
-    "checkpoint.every": 10,
-    "checkpoint.attack_steps": 2,
-    "placement.cpus_per_agent": 0.5,
-    "call_timeout": 20.0,
-}
 
 
 @dataclass(frozen=True)
@@ -49,65 +31,6 @@ class Kind:
 
     faults: tuple[str, ...]
     make: Callable[[Path], Subject]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A command that runs, and the same that goes on."""
-
-    name: str
-    commands: Callable[[Path, bool], list[str]]  # by folder, and whether it goes on
-    result: Callable[[Path], Any]  # what is promised to be the same, by folder
-    expected: Callable[[], Any]
-    usually: Callable[[], float]
-    cluster: Cluster | None = None  # where it does not bring a Ray of its own
-    within: str = ""  # words of the process of ``sparring``, where the command starts that
-
-    def run(self, place: Path) -> Path:
-        """Where it writes."""
-        return place / "runs" / "a"
-
-    def command(self, place: Path, *, again: bool) -> list[str]:
-        """As a person types it."""
-        return self.commands(place, again)
-
-    def undisturbed(self) -> tuple[Any, float]:
-        """What it comes to by itself, and in how many seconds."""
-        return self.expected(), self.usually()
-
-
-def training(name: str, method: str, folder: Path, cluster: Cluster | None = None, **changes: Any) -> Subject:
-    """A run on a Ray of its own or on hosts, held against one in a single process."""
-    home, of_run = folder / "undisturbed", re.sub("[^a-z]+", "-", name)
-
-    @cache
-    def config() -> RunConfig:
-        values = COMMON | {key.replace("__", "."): value for key, value in changes.items()}
-        if method == "mtard":
-            teacher = home / "teacher"
-            if not teacher.exists():
-                alone = recipe("at").replace({**COMMON, "team": "local", "max_steps": 5})
-                launch.train(alone, runs_dir=home, name="teacher", how=QUIET)
-            values |= {f"agents.{role}.init": str(teacher) for role in ("clean_teacher", "robust_teacher")}
-        return recipe(method).replace(values)
-
-    @cache
-    def expected() -> Any:
-        plain = {"team": "local", "exchange": "store"}
-        return bytes_of(launch.train(config().replace(plain), runs_dir=home, name=of_run, how=QUIET).path)
-
-    def commands(place: Path, again: bool) -> list[str]:
-        file = place / "config.yaml"
-        if not file.exists():
-            file.write_text(run_config.dump(config()))
-        train = [*SPARRING, "train", "-c", str(file), "--runs-dir", str(place / "runs"), "--name", "a"]
-        train += ["--resume-if-exists", "--no-report", "--quiet"]
-        return train if cluster is None else cluster.on_head([*train, "--wait=60"])
-
-    def usually() -> float:
-        return timed(commands, home / f"timed-{name}")
-
-    return Subject(name, commands, lambda place: bytes_of(place / "runs" / "a"), expected, usually, cluster)
 
 
 @cache
@@ -126,36 +49,13 @@ def on_hosts(folder: Path, exchange: str, **more: Any) -> Subject:
         "placement__replacement": 90.0,
     }
     changes = {**spread, "data__cache": str(cluster.cache), "exchange": exchange, **more}
-    return training(f"mat on hosts, {exchange}", "mat", folder, cluster, **changes)
+    name = "mat on hosts, encoded" if "data__root" in more else f"mat on hosts, {exchange}"
+    return training(name, "mat", folder, cluster, **changes)
 
 
-@cache
-def timed(commands: Callable[[Path, bool], list[str]], place: Path) -> float:
-    """Seconds of a command that nothing happens to."""
-    place.mkdir(parents=True)
-    command = commands(place, False)  # which starts hosts, and tells their token to this process
-    began = time.monotonic()
-    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=False, cwd=place, env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"undisturbed: exit {done.returncode}: {done.stderr[-1000:]}")
-    return time.monotonic() - began
-
-
-def alone(
-    name: str, folder: Path, commands: Callable[[Path, bool], list[str]], result: Callable[[Path], Any]
-) -> Subject:
-    """A command that is held against itself, undisturbed."""
-    place = folder / "undisturbed" / f"whole-{name}"
-
-    def usually() -> float:
-        return timed(commands, place)
-
-    def expected() -> Any:
-        usually()
-        return result(place)
-
-    return Subject(name, commands, result, expected, usually)
+def encoded_on_hosts(folder: Path) -> Subject:
+    """With images that every host decodes for itself."""
+    return on_hosts(folder, "store", **images(folder / "hosts"))
 
 
 def evaluating(folder: Path, *asked: str) -> Subject:
@@ -211,20 +111,25 @@ def pretraining(folder: Path) -> Subject:
     return alone("pretrain", folder, commands, lambda place: bytes_of(place / "runs" / "a"))
 
 
-def encoded(folder: Path) -> Subject:
-    """A run on images that stay encoded, which a loader decodes."""
+def images(folder: Path) -> dict[str, Any]:
+    """Settings of a run on images that stay encoded, which a loader decodes."""
     from sparring.trainers.encoded.generated import CLASSES, Generated
 
     root = folder / "images"
     for split, n in (("train", 300), ("test", CLASSES)):
-        images = Generated(split, n, (48, 40))
+        made = Generated(split, n, (48, 40))
         for i in range(n):
             there = root / split / f"c{i % CLASSES}"
             there.mkdir(parents=True, exist_ok=True)
-            (there / f"{i:04}.jpg").write_bytes(images.read(i))
-    own = {"name": "folder", "root": str(root), "cache": str(folder / "cache"), "encoded": True, "size": 16}
-    changes = {f"data__{key}": value for key, value in own.items()} | {"data__augment": "resized-crop"}
-    return training("mat, images that stay encoded", "mat", folder, **changes, loader__workers=1, batch_size=32)
+            (there / f"{i:04}.jpg").write_bytes(made.read(i))
+    own = {"name": "folder", "root": str(root), "encoded": True, "size": 16, "augment": "resized-crop"}
+    return {f"data__{key}": value for key, value in own.items()} | {"loader__workers": 1, "batch_size": 32}
+
+
+def encoded(folder: Path) -> Subject:
+    """On one machine."""
+    cache = str(folder / "cache")
+    return training("mat, images that stay encoded", "mat", folder, data__cache=cache, **images(folder / "one"))
 
 
 def mirrored(folder: Path) -> Subject:
@@ -265,9 +170,9 @@ def serving(folder: Path, *asked: str) -> Subject:
 
 
 SUBJECTS: Mapping[str, Kind] = {
-    "mat": Kind(ON_RAY, lambda folder: training("mat", "mat", folder)),
-    "mat direct": Kind(ON_RAY, lambda folder: training("mat direct", "mat", folder, exchange="direct")),
-    "mtard": Kind(ON_RAY, lambda folder: training("mtard", "mtard", folder)),
+    "mat": Kind(TRAINING, lambda folder: training("mat", "mat", folder)),
+    "mat direct": Kind(TRAINING, lambda folder: training("mat direct", "mat", folder, exchange="direct")),
+    "mtard": Kind(TRAINING, lambda folder: training("mtard", "mtard", folder)),
     "peeraid direct": Kind(ON_RAY, lambda folder: training("peeraid direct", "peeraid", folder, exchange="direct")),
     "encoded": Kind(WITH_LOADER, encoded),
     "evaluate": Kind(ON_RAY, evaluating),
@@ -276,6 +181,7 @@ SUBJECTS: Mapping[str, Kind] = {
         for exchange in ("store", "direct")
         if possible()
     },
+    **({"hosts encoded": Kind(ENCODED_ON_HOSTS, encoded_on_hosts)} if possible() else {}),
     "tune": Kind(tuple(f for f in ON_RAY if f != "no memory"), searching),  # which is a trial's own failure
     "pretrain": Kind(ON_RAY, pretraining),
     "serve": Kind(SERVING, serving),

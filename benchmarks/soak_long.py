@@ -27,15 +27,16 @@ from typing import Any
 
 import chaos_left
 import chaos_what
-from chaos_faults import FAULTS, Scene
-from chaos_what import Subject
+from chaos_faults import FAULTS
+from chaos_scene import Scene
+from chaos_subject import Subject
 from common import circumstances, save
 
 SAMPLE = 10.0  # seconds between two looks
 PAUSE = 60.0  # seconds between two faults
 LIVED = 600.0  # seconds after which a process is judged
 WARM = 0.3  # of a process's life that is not judged: caches fill
-QUERIES = 2000  # of Square per block and minute
+QUERIES = 250  # of Square per minute: blocks of some seconds, else a fault a minute lets none end
 GOES_ON = (6, 8, 130)
 STEEP = {
     "rss": 1.0,
@@ -196,7 +197,7 @@ def subject_of(kind: str, folder: Path, args: argparse.Namespace) -> Subject:
         )
     if kind == "evaluate":
         queries = int(args.minutes * QUERIES)
-        return chaos_what.evaluating(folder, f"--attacks=clean,square-{queries}", "--block=16")
+        return chaos_what.evaluating(folder, f"--attacks=clean,square-{queries}", "--block=4")
     made = chaos_what.serving(folder, f"--seconds={60 * args.minutes}", f"--versions={PAUSE}")
     return replace(made, expected=list)  # every answer is compared with the others of its version, while they come
 
