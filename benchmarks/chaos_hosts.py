@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import common  # noqa: F401  # by which the clone can be imported from
 
-from tests.hosts import _Namespaces, can_make_namespaces
+from tests.hosts import _Namespaces, can_make_namespaces, joined
 
 if TYPE_CHECKING:
     from chaos_scene import Hit, Scene
@@ -48,19 +47,8 @@ class Cluster:
         while len(self.workers) < 2:
             self.workers.append(self._hosts.add(CPUS))
         deadline = time.monotonic() + JOINS
-        while self._joined() < 2 and time.monotonic() < deadline:
+        while joined(self._hosts, seconds=JOINS) < 2 and time.monotonic() < deadline:
             time.sleep(1.0)
-
-    def _joined(self) -> int:
-        code = "import sys, ray; ray.init(sys.argv[1], logging_level=50); print('joined', sum(n['Alive'] and n['Resources'].get('CPU', 0) > 0 for n in ray.nodes()))"
-        asked = self._hosts.run(sys.executable, "-c", code, self.address)
-        try:
-            said = str(asked.communicate(timeout=JOINS)[0])
-        except subprocess.TimeoutExpired:
-            asked.kill()
-            return 0
-        found = re.search(r"^joined (\d+)$", said, re.MULTILINE)  # what Ray writes when it fails stands there too
-        return int(found[1]) if found else 0
 
     @property
     def address(self) -> str:

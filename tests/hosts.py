@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -267,6 +268,19 @@ class _Processes(_Drains):
         for process in self._started:
             process.kill()
         self._cluster.shutdown()
+
+
+def joined(cluster: Hosts, *, seconds: float = 60.0) -> int:
+    """Workers of a cluster that are there; none as long as it does not answer."""
+    script = "import sys, ray; ray.init(sys.argv[1], logging_level=50); print('joined', sum(n['Alive'] and n['Resources'].get('CPU', 0) > 0 for n in ray.nodes()))"
+    asked = cluster.run(sys.executable, "-c", script, cluster.address)
+    try:
+        said = asked.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        asked.kill()
+        return 0
+    found = re.search(r"^joined (\d+)$", said, re.MULTILINE)  # what Ray writes when it fails stands there too
+    return int(found[1]) if found else 0
 
 
 def wait_for(condition: Any, *, seconds: float = PATIENCE, what: str = "") -> None:

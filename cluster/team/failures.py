@@ -97,6 +97,11 @@ def infrastructure(error: BaseException) -> bool:
 def at_start(error: BaseException) -> BaseException:
     """What is to be raised when agents could not be made: their own error, else that of the infrastructure."""
     cause = unwrap(error)
+    if isinstance(cause, (ActorUnschedulableError, TaskUnschedulableError)):
+        return Infrastructure(
+            "the agents could not be started: one of their nodes was lost meanwhile, or is being drained. Repeat the command, with "
+            "--resume-if-exists where it has one"
+        )
     if cause is error or isinstance(cause, (LaneBroken, PeerLost)):
         return Infrastructure(f"the agents could not be started: {cause}")
     return of_agent(cause, None)

@@ -15,7 +15,7 @@ import pytest
 from sparring.cluster.training import launch
 from sparring.cluster.training.job import Circumstances
 from tests.helpers import CLONE, bytes_of, small, small_flags
-from tests.hosts import can_make_namespaces, hosts, wait_for
+from tests.hosts import can_make_namespaces, hosts, joined, wait_for
 
 OPTIONS: dict[str, Any] = {"max_steps": 600, "checkpoint__every": 50, "placement__cpus_per_agent": 1}
 ON_A_WORKER = """
@@ -71,13 +71,6 @@ def test_the_head_is_lost(tmp_path: Path, redis: bool, monkeypatch: pytest.Monke
     alone = small(**OPTIONS, team="local")
     whole = launch.train(alone, runs_dir=tmp_path / "runs", name="alone", how=Circumstances(quiet=True))
     assert bytes_of(log.parent) == bytes_of(whole.path)
-
-
-def joined(cluster: Any) -> int:
-    """Workers that are there."""
-    code = "import sys, ray; ray.init(sys.argv[1], logging_level=50); print(sum(n['Alive'] and n['Resources'].get('CPU', 0) > 0 for n in ray.nodes()))"
-    said = cluster.run(sys.executable, "-c", code, cluster.address).communicate(timeout=60)[0].split()
-    return int(said[-1]) if said else 0
 
 
 def read(log: Path) -> str:
