@@ -37,7 +37,7 @@ PAUSE = 60.0  # seconds between two faults
 LIVED = 600.0  # seconds after which a process is judged
 WARM = 0.3  # of a process's life that is not judged: caches fill
 QUERIES = 250  # of Square per minute: blocks of some seconds, else a fault a minute lets none end
-RATE = "1mbit"  # of the link between the hosts: what it waits for costs no CPU
+RATE = "500kbit"  # of the link between the hosts: what it waits for costs no CPU
 GOES_ON = (6, 8, 130)
 STEEP = {
     "rss": 1.0,
