@@ -28,6 +28,10 @@ from sparring.trainers.rng import generator, seeded
 from sparring.trainers.types import Batch, Loss, Message, Metrics, Share, When
 
 M = TypeVar("M")
+NO_MEMORY = (
+    "can't allocate memory",
+    "could not create a primitive",
+)  # torch's allocator; oneDNN, which does not say why (torch 2.15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +110,7 @@ class Base:
         try:
             yield
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY):
                 images = images or -(-self.batches.batch_size // self.lanes.count)
                 at_once = min(images, self.speed.micro_batch or images)
                 raise TooLarge(self.me, name, t, str(self.batches.device), at_once) from error

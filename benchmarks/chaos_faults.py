@@ -163,7 +163,7 @@ def no_memory(scene: Scene) -> Hit:
 
 FAULTS: dict[str, Callable[[Scene], Hit]] = {
     "agent killed": lambda scene: _send(signal.SIGKILL, agents(scene)[-1:], "agent"),
-    "agent hung": lambda scene: _hung(scene, agents(scene)[:1], "agent"),
+    "agent hung": lambda scene: _hung(scene, agents(scene)[-1:], "agent"),
     "agent paused": lambda scene: _paused(agents(scene)[:1], "agent"),
     "raylet killed": lambda scene: _send(signal.SIGKILL, scene.of("/raylet/raylet"), "raylet"),
     "raylet paused": lambda scene: _paused(scene.of("/raylet/raylet"), "raylet"),

@@ -22,11 +22,13 @@ OWNER = "owner.lock"  # there
 LIMITS = "SPARRING_SERVE_LIMITS"  # in the environment of Serve's own proxy; see sparring.serve.waiting
 SCRIPT = r"""#!/bin/sh
 for word; do
-    [ "$before" = -f ] && sed -i '/^backend default_backend/,/^backend /s/return status 404 .*/return status 503 content-type application\/json string "{{\\"error\\": \\"no predictor is known yet\\"}}" hdr retry-after {later}/' "$word"
+    [ "$before" = -f ] && sed -i -e '/^backend default_backend/,/^backend /s/return status 404 .*/return status 503 content-type application\/json string "{{\\"error\\": \\"no predictor is known yet\\"}}" hdr retry-after {later}/' \
+        -e 's|^\( *errorfile 50[234]\) .*|\1 {gone}|' "$word"
     before=$word
 done
 exec {tool} --pdeathsig TERM {binary} "$@"
 """
+GONE = "the predictor that was asked ended before it had answered, or none is there; ask again"
 WAITS = 10.0  # seconds that HAProxy gives an answer beyond the service's own limit
 
 
@@ -79,10 +81,11 @@ def _settings(args: dict[str, Any], folder: Path) -> dict[str, str]:
 
 
 def _wrapped(folder: Path, retry_after: int) -> dict[str, str]:
-    """HAProxy by a script that mends two things of Ray Serve 2.60, where setpriv (util-linux) is there.
+    """HAProxy by a script that mends three things of Ray Serve 2.60, where setpriv (util-linux) is there.
 
-    When the process that started HAProxy is killed, it stays, keeps the port and answers 500. And one that was started anew answers 404 to
-    everything, until it is told of the first predictor: here that is 503.
+    When the process that started HAProxy is killed, it stays, keeps the port and answers 500. One that was started anew answers 404 to
+    everything, until it is told of the first predictor: here that is 503. And where a predictor ends while it is asked, or none is there, it
+    says 500 and nothing more: here that is 503, too, with the time after which to ask again.
     """
     tool = shutil.which("setpriv")
     try:
@@ -94,7 +97,10 @@ def _wrapped(folder: Path, retry_after: int) -> dict[str, str]:
     if tool is None or not binary:
         return {}
     script = folder / "haproxy"
-    script.write_text(SCRIPT.format(later=retry_after, tool=shlex.quote(tool), binary=shlex.quote(binary)))
+    said, gone = json.dumps({"error": GONE}), folder / "gone.http"
+    head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: {retry_after}\r\n"
+    gone.write_text(f"{head}Content-Length: {len(said)}\r\n\r\n{said}", newline="")
+    script.write_text(SCRIPT.format(later=retry_after, gone=gone, tool=shlex.quote(tool), binary=shlex.quote(binary)))
     script.chmod(0o700)
     return {"HAPROXY_BINARY_PATH": str(script)}
 

@@ -98,21 +98,31 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_move() -> None:
 
 
 class Greedy(TinyNet):
-    full = False
+    full: Exception | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.full:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        if self.full is not None:
+            raise self.full
         return super().forward(x)
+
+
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
+    ),
+    RuntimeError("could not create a primitive"),  # oneDNN's words in torch 2.15 where memory is limited
+]
 
 
 @pytest.mark.parametrize(
     ("speed", "images"), [(SpeedConfig(folded=False), 8), (SpeedConfig(micro_batch=4, folded=False), 4)]
 )
-def test_out_of_memory_names_the_flag(speed: SpeedConfig, images: int) -> None:
+@pytest.mark.parametrize("full", FULL)
+def test_out_of_memory_names_the_flag(speed: SpeedConfig, images: int, full: Exception) -> None:
     network = Greedy()
     team = make_team(At(), {"model": network}, speed=speed)
-    network.full = True
+    network.full = full
     agent = team["model"].agent
     named = rf"with {images} images at once.*--micro-batch {images // 2}"
     with pytest.raises(TooLarge, match=f"in craft of step 0 {named}"):

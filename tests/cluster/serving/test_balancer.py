@@ -77,27 +77,48 @@ def alive(pid: int) -> bool:
 
 
 @needs_setpriv
-def test_without_predictors_it_says_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_predictors_it_says_later(tmp_path: Path) -> None:
     """By the words of Ray Serve's own template, which a new HAProxy has before it is told of a predictor."""
     rule = next(line for line in HAPROXY_CONFIG_TEMPLATE.splitlines() if "not found. Ping" in line)
-    port = free_port()
     config = tmp_path / "a config"
-    waits = [f"    timeout {of} 5s" for of in ("client", "server", "connect")]
-    front = ["frontend f", f"    bind 127.0.0.1:{port}", "    default_backend default_backend"]
-    back = ["backend default_backend", rule, "backend other", "    http-request return status 404", ""]
-    config.write_text("\n".join(["defaults", "    mode http", *waits, *front, *back]))
-    script = balancer._wrapped(tmp_path, 7)["HAPROXY_BINARY_PATH"]
-    process = subprocess.Popen([script, "-db", "-f", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(lambda: listens(port))
-        answer = httpx.get(f"http://127.0.0.1:{port}/v2/models/m/infer")
-    finally:
-        process.kill()
-        process.wait()
+    answer = answered(
+        config, tmp_path, [], ["backend default_backend", rule, "backend other", "    http-request return status 404"]
+    )
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "7"
     assert answer.json() == {"error": "no predictor is known yet"}
     assert "return status 404" in config.read_text()  # elsewhere it means what it says
+
+
+@needs_setpriv
+def test_a_predictor_that_is_gone_is_said_as_what_to_ask_again(tmp_path: Path) -> None:
+    """Ray Serve's template makes a plain 500 of HAProxy's 502, 503 and 504."""
+    theirs = tmp_path / "500.http"
+    theirs.write_text("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n", newline="")
+    rules = [line for line in HAPROXY_CONFIG_TEMPLATE.splitlines() if line.strip().startswith("errorfile")]
+    assert len(rules) == 3
+    rules = [line.replace("{{ config.error_file_path }}", str(theirs)) for line in rules]
+    server = f"    server gone 127.0.0.1:{free_port()}"
+    answer = answered(tmp_path / "config", tmp_path, rules, ["backend default_backend", server])
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "7"
+    assert answer.json() == {"error": balancer.GONE}
+
+
+def answered(config: Path, folder: Path, defaults: list[str], backs: list[str]) -> httpx.Response:
+    """What HAProxy says that our script starts, with these lines in its configuration."""
+    port = free_port()
+    waits = [f"    timeout {of} 5s" for of in ("client", "server", "connect")]
+    front = ["frontend f", f"    bind 127.0.0.1:{port}", "    default_backend default_backend"]
+    config.write_text("\n".join(["defaults", "    mode http", *waits, *defaults, *front, *backs, ""]))
+    script = balancer._wrapped(folder, 7)["HAPROXY_BINARY_PATH"]
+    process = subprocess.Popen([script, "-db", "-f", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: listens(port))
+        return httpx.get(f"http://127.0.0.1:{port}/v2/models/m/infer")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def listens(port: int) -> bool:
