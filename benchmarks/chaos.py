@@ -150,12 +150,12 @@ class Running:
     def _unlike(self) -> list[str]:
         """What of the result is unlike the undisturbed one."""
         try:
-            same = self.subject.result(self.scene.place) == self.expected
+            found = self.subject.result(self.scene.place)
         except (OSError, ValueError, LookupError) as error:
             return [
                 f"the result cannot be read: {type(error).__name__}: {error}; the command said {self.scene.said()[-600:]}"
             ]
-        return [] if same else ["the result is another than the undisturbed one"]
+        return [f"the result is another than the undisturbed one: {at}" for at in unlike(self.expected, found)[:1]]
 
     def _others(self) -> None:
         """Commands that were typed a second time end too, and say why."""
@@ -209,6 +209,16 @@ class Running:
 
     def _moment(self, name: str) -> bool:
         return name == "uniform" or bool(getattr(self.scene, name)())
+
+
+def unlike(expected: Any, found: Any, at: str = "") -> list[str]:
+    """Places in which two results differ, with both values."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        names = sorted(expected.keys() | found.keys(), key=str)
+        return [x for k in names for x in unlike(expected.get(k), found.get(k), f"{at}/{k}")]
+    if isinstance(expected, (list, tuple)) and isinstance(found, (list, tuple)) and len(expected) == len(found):
+        return [x for i, pair in enumerate(zip(expected, found, strict=True)) for x in unlike(*pair, f"{at}/{i}")]
+    return [] if expected == found else [f"{at}: {str(expected)[:200]} != {str(found)[:200]}"]
 
 
 def main() -> None:

@@ -148,10 +148,12 @@ def mirrored(folder: Path) -> Subject:
         here = {str(p.relative_to(kept)): p.read_bytes() for p in kept.glob("step-*/**/*") if p.is_file()}
         there = Bucket.content(place)
         newest = max(name.partition("/")[0] for name in here)
-        copied = {name for name in here if name.startswith(newest)} <= set(there)
-        return bytes_of(place / "runs" / "a"), copied and all(there[n] == here[n] for n in here if n in there)
+        lacking = sorted({name for name in here if name.startswith(newest)} - set(there))
+        return bytes_of(place / "runs" / "a"), lacking, [n for n in here if n in there and there[n] != here[n]]
 
-    return replace(plain, commands=commands, result=result, expected=lambda: (plain.expected(), True), usually=usually)
+    return replace(
+        plain, commands=commands, result=result, expected=lambda: (plain.expected(), [], []), usually=usually
+    )
 
 
 def serving(folder: Path, *asked: str) -> Subject:
