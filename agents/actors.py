@@ -30,7 +30,8 @@ class _Actor(Direct):
         return replace(super().describe(), node=ray.util.get_node_ip_address())
 
 
-AgentActor = ray.remote(max_restarts=0, max_task_retries=0)(_Actor)
+# task events: the head would keep an entry of every call, 20 MiB in 1,000 steps of two peers (Ray 2.60)
+AgentActor = ray.remote(max_restarts=0, max_task_retries=0, enable_task_events=False)(_Actor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +72,4 @@ class _Coordinator:
             return Failed(refs)
 
 
-Coordinator = ray.remote(max_restarts=0, max_task_retries=0, num_cpus=0)(_Coordinator)
+Coordinator = ray.remote(max_restarts=0, max_task_retries=0, enable_task_events=False, num_cpus=0)(_Coordinator)
