@@ -43,7 +43,7 @@ class Agent(Base):
         """Attack the own network on the batch of step ``t``."""
         with self._verb("craft", t):
             ends = [self._attacked(t, attack, part, hints) for part in self._parts(t)]
-            return self._publish(Adversarial(torch.cat(ends)))
+            return self._publish(Adversarial(ends[0] if len(ends) == 1 else torch.cat(ends)))
 
     def _attacked(self, t: int, attack: str, part: slice, hints: dict[str, Any]) -> Tensor:
         (x, batch), rng = self._batches(t), self._rng(t, f"attack {attack}")  # draws for the whole batch, in every part
@@ -242,7 +242,7 @@ class Agent(Base):
     def _values(self, loss: Loss, t: int, n: int) -> dict[str, float]:
         """Means of all terms over a batch of ``n``; every lane sees the same, so all raise or none."""
         named, device = loss.terms | loss.stats, self.batches.device
-        packed = torch.stack([v.detach().to(device, torch.float64) for v in named.values()])  # a GPU is waited for once
+        packed = torch.stack([v.detach().to(device) for v in named.values()]).double()  # a GPU is waited for once
         values = self.lanes.mean(dict(zip(named, packed.tolist(), strict=True)), n, device=device)
         for name, value in values.items():
             if not isfinite(value):

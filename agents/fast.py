@@ -100,15 +100,21 @@ class Fast(nn.Module):
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the network's weights and batch-norm statistics as they are now."""
-        for own, layer, bn in self._pairs:
-            weight, bias = layer.weight, layer.bias
+        own, made = [], []
+        for layer, theirs, bn in self._pairs:
+            weight, bias = theirs.weight, theirs.bias
             if bn is not None:
-                scale = torch.rsqrt(bn.running_var + bn.eps) * (1 if bn.weight is None else bn.weight)
-                bias = scale * ((0 if bias is None else bias) - bn.running_mean) + (0 if bn.bias is None else bn.bias)
+                scale = torch.rsqrt(bn.running_var + bn.eps)
+                scale = scale if bn.weight is None else scale * bn.weight
+                bias = scale * (-bn.running_mean if bias is None else bias - bn.running_mean)
+                bias = bias if bn.bias is None else bias + bn.bias
                 weight = weight * scale.view(-1, 1, 1, 1)
-            own.weight.copy_(weight)
+            own.append(layer.weight)
+            made.append(weight)
             if bias is not None:
-                own.bias.copy_(bias)
+                own.append(layer.bias)
+                made.append(bias)
+        torch._foreach_copy_(own, made)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] in [0, 1] -> logits [B, K]."""

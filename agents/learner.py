@@ -14,6 +14,7 @@ from sparring.agents.shares import Gradients
 from sparring.trainers import optim
 from sparring.trainers.averaging import Average, recompute_batch_norm
 from sparring.trainers.config import OptimConfig
+from sparring.trainers.losses import scaled
 from sparring.trainers.methods.base import Model
 from sparring.trainers.perturbation import perturbed
 from sparring.trainers.types import Loss, Share, When
@@ -143,9 +144,10 @@ def copied(module: torch.nn.Module) -> dict[str, Tensor]:
 
 def weighed(loss: Loss, weights: Mapping[str, float]) -> Terms:
     """A loss's terms, each times its weight (1 where none is given)."""
-    return {k: weights.get(k, 1.0) * v for k, v in loss.terms.items()}
+    return {k: scaled(weights.get(k, 1.0), v) for k, v in loss.terms.items()}
 
 
 def total(terms: Terms) -> Tensor:
     """Their sum."""
-    return torch.stack(list(terms.values())).sum()
+    only, *others = terms.values()
+    return torch.stack([only, *others]).sum() if others else only

@@ -75,14 +75,17 @@ class AgentSpec:
         """The method with its options."""
         return methods.load(self.method)(**self.options)
 
+    def chosen_device(self) -> torch.device:
+        """Where the agent computes on this machine."""
+        return torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
+
     def build(self, lanes: Lanes = Lanes()) -> Agent:
         """The agent with fresh weights: a pure function of this specification, the same for every lane.
 
         Raises:
             ValueError: unknown method, network or data set.
         """
-        device = torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
-        dataset = self.images.load()
+        device, dataset = self.chosen_device(), self.images.load()
         batches, held_out = self._batches(dataset, device, node_loader(self.loader, self.team))
         method = self.make_method()
         role = method.roles()[self.me]

@@ -18,6 +18,7 @@ from sparring.trainers import half
 from sparring.trainers.balls import BALLS as BALLS
 from sparring.trainers.balls import spread as spread
 from sparring.trainers.config import Attack, Msd, NoiseStep, NormName, Threat
+from sparring.trainers.rng import on_cpu
 
 Objective = Callable[[Tensor], Tensor]  # [B, C, H, W] -> [B]
 
@@ -57,10 +58,11 @@ def run(
         wide = run(attack, lambda z: objective(z.to(x.dtype)).float(), x.float(), rng=rng, rows=rows)
         return half.towards(wide, x[rows])
     if isinstance(attack, Msd):
-        return msd(objective, x[rows], attacks=attack.attacks, steps=attack.steps, rng=rng)
+        return msd(objective, x[rows], attacks=attack.attacks, steps=attack.steps, rng=on_cpu(rng))
     if isinstance(attack, NoiseStep):
         noisy = (x + BALLS["linf"].sample(x, attack.noise, rng)).clamp(0, 1)[rows]
         return BALLS["linf"].step(noisy, gradient(objective, noisy), attack.step_size, rng).clamp(0, 1)
+    numbers = on_cpu(rng)
     ends = [
         pgd(
             objective,
@@ -69,7 +71,7 @@ def run(
             threat=Threat(attack.norm, attack.eps),
             step_size=attack.length,
             steps=attack.iterations,
-            rng=rng,
+            rng=numbers,
         )
         for _ in range(attack.restarts)
     ]
@@ -81,13 +83,13 @@ def pgd(
 ) -> Tensor:
     """Projected gradient ascent from ``start`` within the ball around ``center`` and the box.
 
-    Source: Madry et al., arXiv 1706.06083. ``rng`` serves the l1 step only. The start itself is not clipped.
+    Source: Madry et al., arXiv 1706.06083. ``rng``, of the CPU, serves the l1 step only. The start itself is not clipped.
     """
-    ball = BALLS[threat.norm]
+    ball, ones = BALLS[threat.norm], start.new_ones(len(start))
+    inside = ball.region(center, threat.eps)
     adv = start
     for _ in range(steps):
-        adv = ball.step(adv, gradient(objective, adv), step_size, rng)
-        adv = ball.project(adv, center, threat.eps).clamp(0, 1)
+        adv = inside(ball.step(adv, gradient(objective, adv, ones), step_size, rng))
     return adv.detach()
 
 
@@ -98,13 +100,12 @@ def msd(objective: Objective, x: Tensor, *, attacks: tuple[Attack, ...], steps: 
     one of highest objective goes on. Each example's best iterate is returned, ``x`` itself included.
     """
     now = best = x
-    score = _ranked(objective, [x])[1]
+    score, ones = _ranked(objective, [x])[1], x.new_ones(len(x))
+    inside = [BALLS[a.norm].region(x, a.eps) for a in attacks]
     for _ in range(steps):
-        g = gradient(objective, now)
-        candidates = []
-        for a in attacks:
-            moved = BALLS[a.norm].step(now, g, a.length, rng)
-            candidates.append(BALLS[a.norm].project(moved, x, a.eps).clamp(0, 1))
+        g = gradient(objective, now, ones)
+        moved = [BALLS[a.norm].step(now, g, a.length, rng) for a in attacks]
+        candidates = [project(candidate) for project, candidate in zip(inside, moved, strict=True)]
         now, value = _ranked(objective, candidates)
         better = value > score
         best, score = torch.where(spread(better, best), now, best), torch.where(better, value, score)
@@ -130,21 +131,25 @@ class NoGradient(ValueError):
     """The images do not reach the objective through differentiable operations."""
 
 
-def gradient(objective: Objective, x: Tensor) -> Tensor:
+def gradient(objective: Objective, x: Tensor, ones: Tensor | None = None) -> Tensor:
     """Gradient of the summed objective with respect to the images only: no parameter's ``.grad`` is touched.
+
+    Args:
+        ones: [B], where many gradients are asked for.
 
     Raises:
         NoGradient: the objective does not depend on the images through differentiable operations.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        value = objective(x).sum()
+        value = objective(x)
         if not value.requires_grad:
             raise NoGradient(
                 "the model gives no gradient with respect to its images (it detaches them, or computes outside torch); "
                 "attack it without gradients: --attacks square-1000"
             )
-        return torch.autograd.grad(value, x)[0]
+        of_each = torch.ones_like(value) if ones is None or ones.dtype != value.dtype else ones
+        return torch.autograd.grad(value, x, of_each)[0]
 
 
 def strongest(objective: Objective, candidates: list[Tensor]) -> Tensor:

@@ -98,17 +98,17 @@ class Batches:
         epoch, i = divmod(t, self.steps_per_epoch)
         order = _order(self.seed, "order", epoch, len(self.split))
         stop = len(order) if i + 1 == self.steps_per_epoch else (i + 1) * self.batch_size
-        return order[i * self.batch_size : stop].to(self.device)
+        return order[i * self.batch_size : stop]
 
     def _plain(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
-        at = self._at(t)
-        return *self.split.take(at), self.split.numbers(at)
+        numbers = self.split.numbers(self._at(t))
+        return *self.split.at(numbers), numbers
 
     def _numbers(self, t: int) -> tuple[int, ...]:
         return tuple(self.split.numbers(self._at(t)).tolist())
 
     def _decoded(self, t: int, crops: Crops) -> tuple[Tensor, Tensor]:
-        labels = self.split.labels[self.split.numbers(self._at(t))]
+        labels = self.split.labels[self.split.numbers(self._at(t)).to(self.device)]
         if self._loader is None:
             started = time.perf_counter()
             made = np.stack([crops.image(t, number) for number in self._numbers(t)])
@@ -127,8 +127,8 @@ class Batches:
             (self.split, "order", self.batch_size - generated, 0),
             (self.extra, "extra", generated, len(self.split.images)),  # numbered after the data set's own
         ):
-            at = _stream(self.seed, name, len(split), t * count, count).to(self.device)
-            parts.append((*split.take(at), split.numbers(at) + first))
+            numbers = split.numbers(_stream(self.seed, name, len(split), t * count, count))
+            parts.append((*split.at(numbers), numbers + first))
         images, labels, index = (torch.cat(p) for p in zip(*parts, strict=True))
         return images, labels, index
 

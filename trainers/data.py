@@ -37,13 +37,16 @@ class Split:
 
     def take(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Images [b, H, W, C] and labels [b] of the given positions."""
-        at = index if self.rows is None else self.rows[index]
-        return self.images[at], self.labels[at]
+        return self.at(index if self.rows is None else self.rows[index])
+
+    def at(self, numbers: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The same of places in the whole data set, which come to the device where the images are."""
+        here = numbers.to(self.labels.device) if isinstance(numbers, Tensor) else numbers
+        return self.images[here], self.labels[here]
 
     def to(self, device: torch.device | str) -> Split:
-        """The same on a device."""
-        rows = None if self.rows is None else self.rows.to(device)
-        return Split(self.images.to(device), self.labels.to(device), rows, self.source)
+        """The same on a device. Which images they are stays known here: no batch waits for the device to be told."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     @cached_property
     def sha256(self) -> str:

@@ -49,9 +49,27 @@ def kl(target: Tensor, logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     Returns:
         [B], each >= 0 but for rounding: the sum over nearly equal logits may be some 1e-7 below in float32.
     """
-    log_q = F.log_softmax(target / temperature, dim=1)
-    log_p = F.log_softmax(logits / temperature, dim=1)
-    return (log_q.exp() * (log_q - log_p)).sum(1)
+    return kl_from(target, temperature=temperature)(logits)
+
+
+def kl_from(target: Tensor, *, temperature: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """:func:`kl` as a function of its second argument; what the first one gives is computed once, for an attack's many steps."""
+    log_q = _log_softmax(target, temperature)
+    q = log_q.exp()
+
+    def divergence(logits: Tensor) -> Tensor:
+        return (q * (log_q - _log_softmax(logits, temperature))).sum(1)
+
+    return divergence
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    return F.log_softmax(logits if temperature == 1 else logits / temperature, dim=1)
+
+
+def scaled(weight: float, value: Tensor) -> Tensor:
+    """``weight * value``; a weight of 1 costs nothing."""
+    return value if weight == 1 else weight * value
 
 
 def kl_elements(target: Tensor, logits: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -127,4 +145,4 @@ RAISED = {"pgd": cross_entropy, "margin-pgd": margin, "scaled-pgd": scaled_cross
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:
     """Share of examples whose largest logit is the label: a scalar in [0, 1] without gradient."""
-    return (logits.detach().argmax(1) == y).to(logits.dtype).mean()
+    return (logits.detach().argmax(1) == y).mean(dtype=logits.dtype)

@@ -19,11 +19,16 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
     return torch.Generator(device).manual_seed(seed_of(*key))
 
 
+def on_cpu(rng: torch.Generator) -> torch.Generator:
+    """A generator for numbers that Python needs: ``rng`` itself, or for one of a GPU, which each of them would wait for, another."""
+    return rng if rng.device.type == "cpu" else torch.Generator().manual_seed(rng.initial_seed())
+
+
 @contextmanager
 def seeded(*key: int | str, device: torch.device | str = "cpu") -> Iterator[None]:
     """Run code that draws from torch's global generators (initialisation, dropout) from a key; the caller's states return."""
     gpu = torch.device(device)
-    with torch.random.fork_rng(devices=[] if gpu.type == "cpu" else [gpu]):
+    with torch.random.fork_rng(devices=[gpu] if gpu.type == "cuda" else []):
         torch.default_generator.manual_seed(
             seed_of(*key)
         )  # torch.manual_seed notes a stack per call for absent devices

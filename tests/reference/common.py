@@ -147,8 +147,8 @@ def gradients_seen() -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
     real = attacks.gradient
 
-    def gradient(objective: Any, x: Tensor) -> Tensor:
-        seen.append(real(objective, x))
+    def gradient(objective: Any, x: Tensor, ones: Tensor | None = None) -> Tensor:
+        seen.append(real(objective, x, ones))
         return seen[-1]
 
     with mock.patch.object(attacks, "gradient", gradient):

@@ -50,7 +50,7 @@ class Perturbation(nn.Module):
         return (x + own).clamp(0, 1)
 
     def _move(self, gradient: Tensor) -> None:
-        moved = self.delta[: len(gradient)] + self.eps * gradient.sign()
+        moved = torch.add(self.delta[: len(gradient)], gradient.sign(), alpha=self.eps)
         self.delta[: len(gradient)] = moved.clamp(-self.eps, self.eps)
 
     def _load_from_state_dict(self, state: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sparring.trainers.config import Attack, require
-from sparring.trainers.losses import accuracy, cross_entropy, kl
+from sparring.trainers.losses import accuracy, cross_entropy, kl, kl_from
 from sparring.trainers.methods.base import Method, Model
 from sparring.trainers.search import Space, Uniform
 from sparring.trainers.types import LEARNER, Adversarial, Batch, Loss, Message, Role, State, Team, When
@@ -67,7 +67,8 @@ class Lbgat(Method):
     def objective(self, me: str, model: Model, batch: Batch) -> Callable[[Tensor], Tensor]:
         with torch.no_grad():
             clean = model(batch.x)
-        return lambda x: kl(clean, model(x))
+        divergence = kl_from(clean)
+        return lambda x: divergence(model(x))
 
     def forward(self, me: str, model: Model, batch: Batch, adv: Adversarial | None = None) -> Passes:
         out = model(adv.x) if adv is not None else None

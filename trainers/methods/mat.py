@@ -32,7 +32,7 @@ import torch
 from torch import Generator, Tensor
 
 from sparring.trainers.config import Attack, require
-from sparring.trainers.losses import accuracy, cross_entropy, kl
+from sparring.trainers.losses import accuracy, cross_entropy, kl, kl_from
 from sparring.trainers.methods.base import Method, Model
 from sparring.trainers.search import Space, Uniform
 from sparring.trainers.types import LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
@@ -143,7 +143,8 @@ class Mat(Method):
             return lambda x: cross_entropy(model(x), batch.y)
         with torch.no_grad():
             clean = model(batch.x)
-        return lambda x: kl(clean, model(x))
+        divergence = kl_from(clean)
+        return lambda x: divergence(model(x))
 
     def answer_mode(self, me: str) -> Literal["eval", "train"]:
         return self.teacher_bn

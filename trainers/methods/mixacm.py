@@ -30,12 +30,14 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from sparring.trainers.config import require
-from sparring.trainers.losses import accuracy, cross_entropy, kl
+from sparring.trainers.losses import accuracy, cross_entropy, kl, scaled
 from sparring.trainers.methods.base import Method, Model
+from sparring.trainers.rng import on_cpu
 from sparring.trainers.search import Choice, Space, Uniform
 from sparring.trainers.types import LEARNER, Answer, Batch, Loss, Role, State, Team, When
 
 T = TypeVar("T")
+SHORTEST = 1e-12  # maps that are shorter count as so long, as in F.normalize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +97,9 @@ class Mixacm(Method):
     def inputs(self, batch: Batch, rng: Generator) -> Batch:
         if self.alpha == 0:
             return replace(batch, y2=batch.y)
-        a, b = (_gamma(self.alpha, rng) for _ in range(2))
+        a, b = (_gamma(self.alpha, on_cpu(rng)) for _ in range(2))
         lam = a / (a + b) if a + b > 0 else 0.5
-        pi = torch.randperm(len(batch.x), generator=rng, device=rng.device)
+        pi = torch.randperm(len(batch.x), generator=rng, device=batch.x.device)
         return replace(batch, x=lam * batch.x + (1 - lam) * batch.x[pi], y2=batch.y[pi], lam=lam)
 
     def helpers(self, me: str, widths: Mapping[str, list[int]]) -> nn.Module | None:
@@ -140,7 +142,8 @@ class Mixacm(Method):
             return length
         if self.map == "max":
             return a.amax((2, 3))
-        return a.abs().pow(self.power).mean((2, 3))
+        powers = a.square() if self.power == 2 else a.abs().pow(self.power)
+        return powers.mean((2, 3))
 
     def forward(self, me: str, model: Model, batch: Batch, teacher: Answer) -> Answer:
         own = self.reply(me, model, batch.x)
@@ -159,46 +162,46 @@ class Mixacm(Method):
         lam, tau, terms = batch.lam, self.temperature, {}
         if self.label_weight > 0:
             first, second = cross_entropy(own.logits, batch.y).mean(), cross_entropy(own.logits, batch.y2).mean()
-            terms["mix"] = self.label_weight * (lam * first + (1 - lam) * second)
+            terms["mix"] = scaled(self.label_weight, lam * first + (1 - lam) * second)
         if self.kd_weight > 0:
             soft = kl(teacher.logits, own.logits, temperature=tau).mean()
             terms["kld"] = self.kd_weight * tau**2 * soft
         if self.acm_weight > 0:
             theirs = teacher.maps[len(teacher.maps) - len(own.maps) :]
-            distances = [self.distance_of(t, s) for t, s in zip(theirs, own.maps, strict=True)]
-            terms["acm"] = self.acm_weight * torch.stack(distances).sum()
+            terms["acm"] = self.acm_weight * torch.stack(self.distances(theirs, own.maps)).sum()
         right = lam * accuracy(own.logits, batch.y) + (1 - lam) * accuracy(own.logits, batch.y2)
         return Loss(terms, {"mixed_accuracy": right})
 
-    def distance_of(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """Distance of two channel maps [B, C] after ``normalize``, averaged over the batch: a scalar."""
+    def distances(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Tensor]:
+        """Of each pair of channel maps [B, C] after ``normalize``, averaged over the batch: scalars."""
         if self.distance == "cos":
-            return (1 - F.cosine_similarity(teacher, student, dim=1)).mean()
-        d = self._normalised(teacher) - self._normalised(student)
-        if self.distance == "l1":
-            return d.abs().sum(1).mean()
+            pairs = zip(map(self._normalised, teacher), map(self._normalised, student), strict=True)
+            return [(1 - F.cosine_similarity(t, s, dim=1)).mean() for t, s in pairs]
+        theirs, own = (torch.cat([self._normalised(v) for v in maps], dim=1) for maps in (teacher, student))
+        d = own - theirs  # of all pairs at once
+        widths = [v.shape[1] for v in student]
         if self.distance == "l2":
-            length: Tensor = torch.linalg.vector_norm(d, dim=1)
-            return length.mean()
-        squared = d.square()
-        return squared.mean() if self.distance == "mse" else squared.sum(1).mean()
+            return [torch.linalg.vector_norm(part, dim=1).mean() for part in torch.split(d, widths, dim=1)]
+        parts = torch.split(d.abs() if self.distance == "l1" else d.square(), widths, dim=1)
+        return [part.mean() if self.distance == "mse" else part.sum(1).mean() for part in parts]
 
     def _normalised(self, v: Tensor) -> Tensor:
         if self.normalize == "none":
             return v
-        return F.normalize(v, p=2.0 if self.normalize == "l2" else 1.0, dim=1, eps=1e-12)
+        length = torch.linalg.vector_norm(v, 2 if self.normalize == "l2" else 1, dim=1, keepdim=True)
+        return v / F.threshold(length, SHORTEST, SHORTEST)  # clamped by one kernel each way
 
 
 def _gamma(alpha: float, rng: Generator) -> float:
     """One draw of Gamma(alpha, 1) from a generator: torch's own sampler knows only the global one (Marsaglia, Tsang 2000)."""
     if alpha < 1:
-        u = torch.rand((), generator=rng, device=rng.device, dtype=torch.float64).item()
+        u = torch.rand((), generator=rng, dtype=torch.float64).item()
         return float(_gamma(alpha + 1, rng) * u ** (1 / alpha))
     d = alpha - 1 / 3
     c = 1 / (9 * d) ** 0.5
     while True:
-        z = torch.randn((), generator=rng, device=rng.device, dtype=torch.float64).item()
-        u = torch.rand((), generator=rng, device=rng.device, dtype=torch.float64).item()
+        z = torch.randn((), generator=rng, dtype=torch.float64).item()
+        u = torch.rand((), generator=rng, dtype=torch.float64).item()
         v = (1 + c * z) ** 3
         if v > 0 and torch.tensor(u).log().item() < 0.5 * z * z + d - d * v + d * torch.tensor(v).log().item():
             return float(d * v)

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sparring.trainers.config import require
-from sparring.trainers.losses import accuracy, cross_entropy, kl, kl_elements
+from sparring.trainers.losses import accuracy, cross_entropy, kl_elements, kl_from
 from sparring.trainers.methods.base import Method, Model
 from sparring.trainers.search import Space, Uniform
 from sparring.trainers.types import LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
@@ -89,7 +89,8 @@ class Peeraid(Method):
         student.learn(t, other=zp)
 
     def objective(self, me: str, model: Model, batch: Batch, guide: Answer) -> Callable[[Tensor], Tensor]:
-        return lambda x: kl(guide.logits, model(x))
+        divergence = kl_from(guide.logits)
+        return lambda x: divergence(model(x))
 
     def forward(self, me: str, model: Model, batch: Batch, adv: Adversarial) -> Passes:
         if me == "peer":

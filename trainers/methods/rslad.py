@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sparring.trainers.config import require
-from sparring.trainers.losses import accuracy, kl, kl_offset
+from sparring.trainers.losses import accuracy, kl_from, kl_offset
 from sparring.trainers.methods.base import Method, Model
 from sparring.trainers.search import Space, Uniform
 from sparring.trainers.types import FROZEN, LEARNER, Adversarial, Answer, Batch, Loss, Message, Role, State, Team, When
@@ -57,7 +57,8 @@ class Rslad(Method):
         team["student"].learn(t, adv=team["student"].craft(t, guide=soft), soft=soft)
 
     def objective(self, me: str, model: Model, batch: Batch, guide: Answer) -> Callable[[Tensor], Tensor]:
-        return lambda x: kl(guide.logits, model(x))
+        divergence = kl_from(guide.logits)
+        return lambda x: divergence(model(x))
 
     def forward(self, me: str, model: Model, batch: Batch, adv: Adversarial, soft: Answer) -> Passes:
         return Passes(adv=model(adv.x), nat=model(batch.x))
