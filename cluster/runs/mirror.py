@@ -65,6 +65,21 @@ def found(uri: str | None, run: Path) -> bool:
     return True
 
 
+def finish(uri: str | None, folder: RunFolder, say: Callable[[str], None]) -> None:
+    """Copy what a complete run has and its mirror lacks: no checkpoint follows, and whoever committed the last one may have been killed.
+
+    Args:
+        say: told what to do where the place does not answer.
+    """
+    if uri is not None:
+        mirror = Mirror(uri, folder.path.name)
+        mirror.push(folder, lambda text: None)
+        if mirror.failed:
+            say(
+                f"the mirror {mirror.base} does not answer and lacks the last checkpoint; once it does: sparring resume {folder}"
+            )
+
+
 class Mirror:
     """The folder ``URI/NAME``.
 
@@ -72,14 +87,18 @@ class Mirror:
         uri: where mirrors live: ``s3://bucket/runs``, ``file:///mnt/runs``.
         name: the run's.
 
+    Attributes:
+        base: the folder, in its file system.
+        failed: the last copying did not succeed.
+
     Raises:
         UsageError: no file system of that kind.
     """
 
     def __init__(self, uri: str, name: str) -> None:
         place = places.opened(uri, what="--mirror ")
-        self._there, self._base, self._uri = place.there, place.at(name), place.said(name)
-        self._here, self._failed = fs.LocalFileSystem(), False
+        self._there, self.base, self._uri = place.there, place.at(name), place.said(name)
+        self._here, self.failed = fs.LocalFileSystem(), False
 
     def refuse_another(self, folder: RunFolder | None) -> None:
         """Never overwrite a copy that is not this run's, or that is ahead of it.
@@ -97,16 +116,16 @@ class Mirror:
             return
         again = "choose another --name, or go on from it: repeat the command with --resume-if-exists"
         if folder is None:
-            raise Exists(f"the mirror {self._base} holds a run already, until {steps[-1]}; {again}")
+            raise Exists(f"the mirror {self.base} holds a run already, until {steps[-1]}; {again}")
         here = folder.checkpoints.committed()
-        with places.asking(self._uri), self._there.open_input_stream(f"{self._base}/config.yaml") as file:
+        with places.asking(self._uri), self._there.open_input_stream(f"{self.base}/config.yaml") as file:
             copied = yaml.safe_load(file.read())
         keeping.look_through(copied, folder.path)
         if run_config.RunConfig.from_dict(copied).sha256 != folder.config.sha256:
-            raise Exists(f"the mirror {self._base} holds a run with other settings; choose another --name or --mirror")
+            raise Exists(f"the mirror {self.base} holds a run with other settings; choose another --name or --mirror")
         if not here or here[-1] < number_of(steps[-1]):
             raise Exists(
-                f"the mirror {self._base} is ahead of {folder}: it has {steps[-1]}. Move {folder} away, and repeat the command "
+                f"the mirror {self.base} is ahead of {folder}: it has {steps[-1]}. Move {folder} away, and repeat the command "
                 "with --resume-if-exists to go on from the mirror"
             )
 
@@ -120,15 +139,15 @@ class Mirror:
         try:
             self._push(folder)
         except OSError as error:
-            if not self._failed:
+            if not self.failed:
                 say(
-                    f"the mirror {self._base} could not be written ({places.line(error)}); once more at the next checkpoint"
+                    f"the mirror {self.base} could not be written ({places.line(error)}); once more at the next checkpoint"
                 )
-            self._failed = True
+            self.failed = True
             return
-        if self._failed:
-            say(f"the mirror {self._base} has everything again")
-        self._failed = False
+        if self.failed:
+            say(f"the mirror {self.base} has everything again")
+        self.failed = False
 
     def _push(self, folder: RunFolder) -> None:
         there = set(self._steps())
@@ -139,15 +158,15 @@ class Mirror:
             told = sorted((folder.path / "trackers").glob("*.json"))  # which runs of trackers' this is
             for path in [*files, *code, *told, *(folder.path / name for name in RECORDS), step / COMMITTED]:
                 if path.exists():
-                    to = f"{self._base}/{path.relative_to(folder.path)}"
+                    to = f"{self.base}/{path.relative_to(folder.path)}"
                     self._there.create_dir(to.rpartition("/")[0])
                     self._copy(str(path), self._here, f"{to}.part", self._there)
                     self._there.move(f"{to}.part", to)
         kept = {step.name for step in steps}
         for old in there:
             if old not in kept:
-                self._there.delete_file(f"{self._base}/checkpoints/{old}/{COMMITTED}")
-                self._there.delete_dir(f"{self._base}/checkpoints/{old}")
+                self._there.delete_file(f"{self.base}/checkpoints/{old}/{COMMITTED}")
+                self._there.delete_dir(f"{self.base}/checkpoints/{old}")
 
     def pull(self, run: Path) -> bool:
         """Bring the run here, with all its committed steps; False when nothing was committed there.
@@ -162,13 +181,13 @@ class Mirror:
         steps = self._steps()
         if not steps:
             return False
-        selector = fs.FileSelector(self._base, recursive=True)
-        wanted = (f"{self._base}/code/", f"{self._base}/trackers/", *(f"{self._base}/checkpoints/{s}/" for s in steps))
+        selector = fs.FileSelector(self.base, recursive=True)
+        wanted = (f"{self.base}/code/", f"{self.base}/trackers/", *(f"{self.base}/checkpoints/{s}/" for s in steps))
         working = run.with_name(f".{run.name}.pull")
         shutil.rmtree(working, ignore_errors=True)  # of an attempt that was killed
         try:
             for info in self._there.get_file_info(selector):
-                inside = info.path.removeprefix(f"{self._base}/")
+                inside = info.path.removeprefix(f"{self.base}/")
                 if (
                     info.is_file
                     and (info.path.startswith(wanted) or "/" not in inside)
@@ -184,8 +203,8 @@ class Mirror:
 
     def _steps(self) -> list[str]:
         """Names of the committed steps there."""
-        selector = fs.FileSelector(f"{self._base}/checkpoints", recursive=True, allow_not_found=True)
-        found = (i.path.removeprefix(f"{self._base}/checkpoints/") for i in self._there.get_file_info(selector))
+        selector = fs.FileSelector(f"{self.base}/checkpoints", recursive=True, allow_not_found=True)
+        found = (i.path.removeprefix(f"{self.base}/checkpoints/") for i in self._there.get_file_info(selector))
         steps = (
             match[1] for path in found if (match := STEP.fullmatch(path))
         )  # not what somebody copied there besides

@@ -135,6 +135,7 @@ def _execute(folder: RunFolder, config: RunConfig, how: Circumstances) -> Run:
         if first is not None and first == folder.total_steps and not damaged:
             folder.keep(keeping.know(folder.path))  # the user's own, if he has said so
             folder.complete(first)
+            mirror.finish(config.mirror, folder, lambda line: print(line, file=sys.stderr))
             if not how.quiet:
                 print(f"{folder} is complete already", file=sys.stderr)
             return Run(folder.path)
@@ -192,6 +193,7 @@ def _train(job: Job, team: Team, stop: StopSignal) -> None:
         final = Run(job.folder.path).agents
         results = {f"{agent}/{k}": v for agent, accuracies in final.items() for k, v in accuracies.items()}
         progress.results(flat(job.config.to_dict()), results)
+        mirror.finish(job.config.mirror, job.folder, progress.event)
         progress.event(f"done: {job.folder}")
     except BaseException as error:
         # where nothing can be written any more, or the run is elsewhere, the error is still what is told

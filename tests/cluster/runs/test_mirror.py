@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,37 @@ def test_training_outlives_its_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     Mirror(config.mirror or "", "run").pull(tmp_path / "b")
     assert RunFolder(tmp_path / "b").checkpoints.newest_whole() == (20, [])
+
+
+def test_a_complete_run_brings_its_mirror_what_that_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its process was killed between the last commit and the copy; or the place did not answer, which is said."""
+    config = small("mat", team="local", mirror=(tmp_path / "mirror").as_uri())
+    real = Mirror._copy
+
+    def copy(mirror: Mirror, source: str, *args: Any) -> None:
+        if "step-000020" in source:
+            raise OSError("no route to host")
+        real(mirror, source, *args)
+
+    def train() -> Path:
+        how = Circumstances(quiet=True)
+        return launch.train(config, runs_dir=tmp_path / "a", name="run", resume_if_exists=True, how=how).path
+
+    monkeypatch.setattr(Mirror, "_copy", copy)
+    log = (train() / "log.txt").read_text()
+    assert re.search(
+        r"mirror/run does not answer and lacks the last checkpoint; once it does: sparring resume .*a/run\n", log
+    )
+    last = tmp_path / "mirror" / "run" / "checkpoints" / "step-000020" / "COMMITTED"
+    assert not last.exists()
+    train()
+    assert "lacks the last checkpoint" in capsys.readouterr().err
+    monkeypatch.setattr(Mirror, "_copy", real)
+    train()
+    assert last.exists()
+    assert "mirror" not in capsys.readouterr().err
 
 
 def test_nothing_there(tmp_path: Path) -> None:
