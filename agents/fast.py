@@ -114,7 +114,8 @@ class Fast(nn.Module):
             if bias is not None:
                 own.append(layer.bias)
                 made.append(bias)
-        torch._foreach_copy_(own, made)
+        if own:  # a network may have no layer of these
+            torch._foreach_copy_(own, made)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] in [0, 1] -> logits [B, K]."""
