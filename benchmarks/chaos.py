@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import subprocess
 import sys
 import tempfile
@@ -29,26 +28,15 @@ import chaos_what
 from chaos_faults import FAULTS, ONCE
 from chaos_scene import Lift, Scene
 from chaos_subject import Subject
+from chaos_what import Planned
 from common import circumstances, save
 
-MOMENTS = ("uniform", "saving", "recovering")
-LATE = 0.9  # of the undisturbed duration: what is drawn later would come too late
 WAITS = 0.3  # of the undisturbed duration: so long a fault waits for its moment
 HANGS = 300.0  # seconds without an end after which a command counts as hung
 ANOTHER = 10.0  # seconds until a command is begun again that was told that another process holds the run
 ATTEMPTS = 8  # commands until one is done
 AT_START = "Failed to register worker to Raylet"  # in the very second in which a command connects, Ray itself ends it
 GOES_ON = (6, 8, 130, 143)  # exit codes that a fault may cause; 143: a service that is ending is told to end
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """One fault of a scenario."""
-
-    fault: str
-    moment: str
-    share: float  # of the undisturbed duration, before which it does not happen
-    lasts: float  # seconds, of those that end again
 
 
 @dataclass(slots=True)
@@ -66,23 +54,6 @@ class Outcome:
     def ok(self) -> bool:
         """Whether all ended as promised."""
         return not self.wrong
-
-
-def drawn(seed: int, names: list[str]) -> tuple[str, list[Planned]]:
-    """What runs, and what happens to it."""
-    draw = random.Random(seed)
-    what = draw.choice(names)
-    possible = chaos_what.SUBJECTS[what].faults
-    count = draw.choice((1, 1, 2, 3))
-    return what, [
-        Planned(
-            draw.choice(possible),
-            draw.choice(MOMENTS if i else MOMENTS[:2]),
-            draw.uniform(0.0, LATE),
-            draw.uniform(0.5, 6.0),
-        )
-        for i in range(count)
-    ]
 
 
 class Running:
@@ -237,7 +208,7 @@ def main() -> None:
         for seed in seeds:
             if not args.only and time.monotonic() - began > 60 * args.minutes:
                 break
-            what, planned = drawn(seed, args.what)
+            what, planned = chaos_what.drawn(seed, args.what)
             running = Running(seed, chaos_what.made(what, Path(folder)), planned, Path(folder) / str(seed))
             try:
                 outcome = running.go()

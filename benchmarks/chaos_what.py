@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -23,6 +24,9 @@ from sparring.cluster.config.recipes import recipe
 from sparring.cluster.training import launch
 from tests.helpers import bytes_of
 from tests.serve.made import published
+
+MOMENTS = ("uniform", "saving", "recovering")
+LATE = 0.9  # of the undisturbed duration: what is drawn later would come too late
 
 
 @dataclass(frozen=True)
@@ -195,3 +199,30 @@ SUBJECTS: Mapping[str, Kind] = {
 def made(name: str, folder: Path) -> Subject:
     """A subject in a folder that all scenarios share."""
     return SUBJECTS[name].make(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One fault of a scenario."""
+
+    fault: str
+    moment: str
+    share: float  # of the undisturbed duration, before which it does not happen
+    lasts: float  # seconds, of those that end again
+
+
+def drawn(seed: int, names: list[str]) -> tuple[str, list[Planned]]:
+    """What runs, and what happens to it."""
+    draw = random.Random(seed)
+    what = draw.choice(names)
+    possible = SUBJECTS[what].faults
+    count = draw.choice((1, 1, 2, 3))
+    return what, [
+        Planned(
+            draw.choice(possible),
+            draw.choice(MOMENTS if i else MOMENTS[:2]),
+            draw.uniform(0.0, LATE),
+            draw.uniform(0.5, 6.0),
+        )
+        for i in range(count)
+    ]

@@ -3,9 +3,10 @@
 python benchmarks/soak_long.py train|evaluate|serve [--minutes 60] [--seed 0] [--save]
 
     command, begun again until the minutes are over <--- a fault a minute (chaos_faults.py)
-    /proc of all its processes, every ten seconds ---> slopes of those that lived for ten minutes ---> verdict
+    /proc of all its processes, every ten seconds ---> slopes of our own that lived for twenty minutes ---> verdict
 
-``train``: one run of two peers on two hosts (network namespaces) with a slow link, on which 5,000 steps take about an hour. ``evaluate``: one evaluation by two workers, as long.
+``train``: one run of two peers on two hosts (network namespaces) with a slow link, on which 5,000 steps take about an hour.
+``evaluate``: one evaluation by two workers, as long.
 ``serve``: two predictors under load, while a new version is published every minute.
 """
 
@@ -135,7 +136,9 @@ class Soak:
         for pid, argv in self._processes().items():
             with contextlib.suppress(OSError):
                 held = held_by(pid)
-                self.lives.setdefault(pid, Life(named(argv))).seen.append((seconds, progress, held))
+                life = self.lives.setdefault(pid, Life(""))
+                life.name = named(argv)  # a worker of Ray's gets its own when it is given something to do
+                life.seen.append((seconds, progress, held))
 
     def _processes(self) -> dict[int, list[str]]:
         cluster = self.subject.cluster

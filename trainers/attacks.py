@@ -148,8 +148,10 @@ def gradient(objective: Objective, x: Tensor, ones: Tensor | None = None) -> Ten
                 "the model gives no gradient with respect to its images (it detaches them, or computes outside torch); "
                 "attack it without gradients: --attacks square-1000"
             )
-        of_each = torch.ones_like(value) if ones is None or ones.dtype != value.dtype else ones
-        return torch.autograd.grad(value, x, of_each)[0]
+        alike = (
+            ones is not None and ones.shape == value.shape and ones.dtype == value.dtype
+        )  # a caller's may be one number
+        return torch.autograd.grad(value, x, ones if alike else torch.ones_like(value))[0]
 
 
 def strongest(objective: Objective, candidates: list[Tensor]) -> Tensor:

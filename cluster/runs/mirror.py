@@ -69,14 +69,14 @@ def finish(uri: str | None, folder: RunFolder, say: Callable[[str], None]) -> No
     """Copy what a complete run has and its mirror lacks: no checkpoint follows, and whoever committed the last one may have been killed.
 
     Args:
-        say: told what to do where the place does not answer.
+        say: told what to do where the place takes nothing.
     """
     if uri is not None:
         mirror = Mirror(uri, folder.path.name)
         mirror.push(folder, lambda text: None)
         if mirror.failed:
             say(
-                f"the mirror {mirror.base} does not answer and lacks the last checkpoint; once it does: sparring resume {folder}"
+                f"the mirror {mirror.base} lacks the last checkpoint ({mirror.failed}); once it takes it: sparring resume {folder}"
             )
 
 
@@ -89,7 +89,7 @@ class Mirror:
 
     Attributes:
         base: the folder, in its file system.
-        failed: the last copying did not succeed.
+        failed: why the last copying did not succeed; empty where it did.
 
     Raises:
         UsageError: no file system of that kind.
@@ -98,7 +98,7 @@ class Mirror:
     def __init__(self, uri: str, name: str) -> None:
         place = places.opened(uri, what="--mirror ")
         self._there, self.base, self._uri = place.there, place.at(name), place.said(name)
-        self._here, self.failed = fs.LocalFileSystem(), False
+        self._here, self.failed = fs.LocalFileSystem(), ""
 
     def refuse_another(self, folder: RunFolder | None) -> None:
         """Never overwrite a copy that is not this run's, or that is ahead of it.
@@ -143,11 +143,11 @@ class Mirror:
                 say(
                     f"the mirror {self.base} could not be written ({places.line(error)}); once more at the next checkpoint"
                 )
-            self.failed = True
+            self.failed = places.line(error)
             return
         if self.failed:
             say(f"the mirror {self.base} has everything again")
-        self.failed = False
+        self.failed = ""
 
     def _push(self, folder: RunFolder) -> None:
         there = set(self._steps())

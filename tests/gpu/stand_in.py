@@ -7,6 +7,7 @@ operator --> Watch --> both devices among its tensors?      raises Mixed, where 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -38,46 +39,11 @@ SIZED = (  # their results' sizes depend on values, so a GPU is waited for
 )
 FUSED = (aten._fused_sgd_.default, aten._fused_adamw_.default)  # which meta does not know; they write in place
 INDEX = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default)
-FREE = {  # no kernel: they look at what is there in another way, or make room
-    *(
-        "detach",
-        "alias",
-        "view",
-        "_unsafe_view",
-        "_reshape_alias",
-        "lift_fresh",
-        "t",
-        "transpose",
-        "permute",
-        "expand",
-        "slice",
-    ),
-    *(
-        "select",
-        "squeeze",
-        "squeeze_",
-        "unsqueeze",
-        "unsqueeze_",
-        "as_strided",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "chunk",
-    ),
-    *(
-        "empty",
-        "empty_like",
-        "new_empty",
-        "empty_strided",
-        "new_empty_strided",
-        "diagonal",
-        "unfold",
-        "narrow",
-        "flatten",
-        "detach_",
-    ),
-    *("is_same_size", "sym_size", "record_stream", "resolve_conj", "resolve_neg", "view_as_real", "set_data"),
-}
+FREE = re.compile(  # no kernel: they look at what is there in another way, or make room
+    "(detach|squeeze|unsqueeze)_?|alias|view|_unsafe_view|_reshape_alias|view_as_real|lift_fresh|t|transpose|permute|expand|slice|select"
+    "|as_strided|split|split_with_sizes|unbind|chunk|diagonal|unfold|narrow|flatten|(new_)?empty|empty_like|(new_)?empty_strided"
+    "|is_same_size|sym_size|record_stream|resolve_conj|resolve_neg|set_data"
+)
 
 
 class Mixed(RuntimeError):
@@ -103,12 +69,8 @@ class Watch(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.waits, self.uploads, self.launches, self.names = (
-            Counter[str](),
-            Counter[str](),
-            Counter[str](),
-            Counter[str](),
-        )
+        self.waits, self.uploads = Counter[str](), Counter[str]()
+        self.launches, self.names = Counter[str](), Counter[str]()
         self._inside = 0  # calls of networks under way
         self._spans: list[tuple[int, int]] = []  # of autograd's numbers, given out within a network's forward pass
 
@@ -119,7 +81,7 @@ class Watch(TorchDispatchMode):
             return instead[0]
         made = func(*args, **kwargs) if func not in FUSED else None
         there = [x for x in tree_leaves((args, kwargs, made)) if isinstance(x, Tensor) and x.device == GPU]
-        if there and func.__name__.partition(".")[0] not in FREE:
+        if there and not FREE.fullmatch(func.__name__.partition(".")[0]):
             where = self.LAYERS if self._in_a_network() else self.OUTSIDE
             self.launches[where] += 1
             if where == self.OUTSIDE:
@@ -132,7 +94,7 @@ class Watch(TorchDispatchMode):
         self._draws(func, kwargs, seen)
         there = [x for x in seen if x.device == GPU]
         if func in COPIES:
-            return self._copied(func, args, kwargs, bool(there))
+            return self._copied(func, args, kwargs)
         if not there:
             return None
         if func in READS:
@@ -145,7 +107,7 @@ class Watch(TorchDispatchMode):
             raise Mixed(f"{func} in {place()}: {[(str(x.device), tuple(x.shape)) for x in seen]}")
         return (there[0],) if func is aten.exponential_.default else None  # meta's own takes no generator
 
-    def _copied(self, func: Any, args: Any, kwargs: Any, there: bool) -> tuple[Any] | None:
+    def _copied(self, func: Any, args: Any, kwargs: Any) -> tuple[Any] | None:
         """Copies from one device to the other."""
         into = func is COPIES[1]
         to = args[0].device if into else torch.device(kwargs.get("device") or args[0].device)

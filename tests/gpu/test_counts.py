@@ -69,7 +69,7 @@ def test_what_else_a_step_may_do(name: str) -> None:
     assert dict(seen.waits) == {VALUES: 1, MESSAGE: 1, **more.get(name, {})}
 
 
-def test_a_run_on_the_device(tmp_path: Any) -> None:
+def test_a_run_on_the_device() -> None:
     """A whole epoch with its measured last step, a look at held-out images, and a checkpoint: each waits at named places."""
     config = configured("at", attack__steps=2, data__fraction=0.05, optim__ema=0.9, optim__swa=True, optim__swa_start=0)
     with team(config) as local:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparring.trainers import attacks
-from sparring.trainers.config import Attack, Threat
+from sparring.trainers.config import Attack, Msd, Threat
 from sparring.trainers.losses import cross_entropy, kl, margin
 from sparring.trainers.rng import generator
 
@@ -128,6 +128,21 @@ def test_linear_model_is_solved_exactly() -> None:
     attack = Attack(norm="l1", eps=0.1, steps=400, step_size=0.01, start="none")
     adv = attacks.run(attack, lambda z: (w * z).sum((1, 2, 3)), x, rng=generator(0))
     assert (w * (adv - x)).sum() > 0.5 * best["l1"]
+
+
+@pytest.mark.parametrize("kind", [Attack(eps=0.1, steps=3), Msd((Attack(eps=0.1), Attack(norm="l2", eps=0.5)), 3)])
+def test_an_objective_of_another_kind_leads_the_same_way(kind: Attack | Msd) -> None:
+    """Of one number per example and class, or in another precision: what is raised is the sum."""
+    x, w = torch.rand(4, 1, 3, 3), torch.randn(4, 1, 3, 3)
+
+    def each(z: torch.Tensor) -> torch.Tensor:
+        return (w * z).flatten(1)
+
+    plain = attacks.run(kind, lambda z: each(z).sum(1), x, rng=generator(0))
+    assert torch.equal(attacks.run(kind, lambda z: each(z).sum(1).double(), x, rng=generator(0)), plain)
+    if isinstance(kind, Attack):
+        assert torch.equal(attacks.run(kind, lambda z: each(z), x, rng=generator(0)), plain)
+        assert torch.equal(attacks.run(kind, lambda z: each(z).sum(), x, rng=generator(0)), plain)
 
 
 @settings(max_examples=30, deadline=None)

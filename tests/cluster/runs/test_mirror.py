@@ -152,7 +152,7 @@ def test_a_complete_run_brings_its_mirror_what_that_lacks(
     monkeypatch.setattr(Mirror, "_copy", copy)
     log = (train() / "log.txt").read_text()
     assert re.search(
-        r"mirror/run does not answer and lacks the last checkpoint; once it does: sparring resume .*a/run\n", log
+        r"mirror/run lacks the last checkpoint \(no route to host\); once it takes it: sparring resume .*a/run\n", log
     )
     last = tmp_path / "mirror" / "run" / "checkpoints" / "step-000020" / "COMMITTED"
     assert not last.exists()
