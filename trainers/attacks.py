@@ -148,9 +148,8 @@ def gradient(objective: Objective, x: Tensor, ones: Tensor | None = None) -> Ten
                 "the model gives no gradient with respect to its images (it detaches them, or computes outside torch); "
                 "attack it without gradients: --attacks square-1000"
             )
-        alike = (
-            ones is not None and ones.shape == value.shape and ones.dtype == value.dtype
-        )  # a caller's may be one number
+        # a caller's objective may give one number, or another precision
+        alike = ones is not None and ones.shape == value.shape and ones.dtype == value.dtype
         return torch.autograd.grad(value, x, ones if alike else torch.ones_like(value))[0]
 
 
